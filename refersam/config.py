@@ -1,0 +1,274 @@
+"""Configuration of ReferSAM: every size of the model is an explicit field, declared once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
+from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
+
+TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "clip_text_model": CLIPTextConfig}
+"""Text encoders by their transformers `model_type`."""
+
+PRESETS = ("tiny", "base", "large", "huge")
+TEXT_ENCODERS = ("bert", "clip")
+
+PATCH_SIZE = 16
+"""SAM's patch size in pixels; the pyramid's strides 8, 16 and 32 are laid around it."""
+
+
+class ReferSamConfig(PreTrainedConfig):
+    """Sizes and switches of a ReferSAM model.
+
+    Build one with `ReferSamConfig.from_preset("base", text_encoder="bert")`, or give the parts:
+
+    Args:
+        vision_config: SAM's image encoder (`SamVisionConfig` or its dictionary).
+        mask_decoder_config: SAM's two-way mask decoder; its `hidden_size` is the prompt width C.
+        prompt_encoder_config: SAM's prompt encoder, of which ReferSAM uses the mask downscaling.
+        text_config: `BertConfig` or `CLIPTextConfig` (or a dictionary with their `model_type`).
+        freeze_text_encoder: keep the text encoder's weights as they are in training. None: frozen for CLIP,
+            fine-tuned for BERT, as in the paper.
+        layer_groups: first and last ViT layer (inclusive) of each group; the interactor injects before a group and
+            extracts and fuses after it. Together they must cover every layer in order.
+        spatial_prior_channels: width n of the convolutional spatial prior at stride 4.
+        deformable_num_heads: heads of the deformable attention of injectors and extractors.
+        deformable_num_points: sampling points per head and level.
+        deformable_value_ratio: width of the deformable attention's values as a share of the ViT width.
+        fusion_hidden_size: attention width of the fusion between text and pyramid.
+        fusion_num_heads: heads of the fusion attention.
+        fusion_ffn_ratio: hidden width of the fusion's feed-forward nets, as a multiple of each stream's own width.
+        num_extra_fusions: further (extract, fuse) pairs after the last group.
+        num_context_tokens: learned tokens that travel with the text through the interactor; 0 for none.
+        num_sparse_tokens: learned tokens that become SAM's sparse prompts; 0 for none.
+        num_prompter_layers: layers of the prompter.
+        prompter_num_heads: heads of the prompter's attention.
+        prompter_ffn_ratio: hidden width of the prompter's feed-forward nets, as a multiple of C.
+        injection_gate_init: start of the injectors' gates gamma (the authors: 1e-6, which suits a pretrained ViT).
+        fusion_gate_init: start of the fusion's gates (the authors: 1).
+        supervise_iou: SAM's predicted IoU is trained to be the mask's real IoU, and so serves as the confidence. Off in
+            the authors' models, whose predicted IoU was never trained for phrases.
+        object_score_head: adds a head on the decoder's IoU token that says whether the phrase has a target at all
+            (as SAM 2's object score). Off in the authors' models.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    model_type = "refersam"
+    sub_configs: ClassVar[dict[str, Any]] = {
+        "vision_config": SamVisionConfig,
+        "prompt_encoder_config": SamPromptEncoderConfig,
+        "mask_decoder_config": SamMaskDecoderConfig,
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    prompt_encoder_config: dict | PreTrainedConfig | None = None
+    mask_decoder_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    freeze_text_encoder: bool | None = None
+    layer_groups: list[list[int]] | tuple = ((0, 2), (3, 5), (6, 8), (9, 11))
+    spatial_prior_channels: int = 64
+    deformable_num_heads: int = 12
+    deformable_num_points: int = 4
+    deformable_value_ratio: float = 0.5
+    fusion_hidden_size: int = 768
+    fusion_num_heads: int = 12
+    fusion_ffn_ratio: float = 2.0
+    num_extra_fusions: int = 2
+    num_context_tokens: int = 16
+    num_sparse_tokens: int = 4
+    num_prompter_layers: int = 2
+    prompter_num_heads: int = 8
+    prompter_ffn_ratio: float = 4.0
+    injection_gate_init: float = 1e-6
+    fusion_gate_init: float = 1.0
+    supervise_iou: bool = False
+    object_score_head: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = _sub_config(self.vision_config, SamVisionConfig)
+        # SAM's two-way decoder was trained with torch's default epsilon; transformers' default differs.
+        self.mask_decoder_config = _sub_config(self.mask_decoder_config, SamMaskDecoderConfig, layer_norm_eps=1e-5)
+        self.prompt_encoder_config = _sub_config(self.prompt_encoder_config, SamPromptEncoderConfig)
+        self.text_config = _text_config(self.text_config)
+        if self.freeze_text_encoder is None:
+            self.freeze_text_encoder = self.text_encoder_kind == "clip"
+        self.layer_groups = [list(group) for group in self.layer_groups]
+        super().__post_init__(**kwargs)
+        self._check_sizes()
+
+    @property
+    def text_encoder_kind(self) -> str:
+        """'bert' or 'clip'."""
+        return "bert" if self.text_config.model_type == "bert" else "clip"
+
+    @property
+    def prompt_hidden_size(self) -> int:
+        """SAM's prompt width C."""
+        return self.mask_decoder_config.hidden_size
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """The text encoder's configuration (transformers asks for it by this name)."""
+        return self.text_config
+
+    def _check_sizes(self) -> None:
+        vision, prompt_width = self.vision_config, self.prompt_hidden_size
+        layers = [layer for first, last in self.layer_groups for layer in range(first, last + 1)]
+        if layers != list(range(vision.num_hidden_layers)):
+            raise ValueError(
+                f"layer_groups must cover the {vision.num_hidden_layers} ViT layers in order, "
+                f"as [[first, last], ...] with both ends included, but got {self.layer_groups}."
+            )
+        if vision.patch_size != PATCH_SIZE:
+            raise ValueError(f"vision_config.patch_size must be {PATCH_SIZE}, but got {vision.patch_size}.")
+        if vision.output_channels != prompt_width or self.prompt_encoder_config.hidden_size != prompt_width:
+            raise ValueError(
+                "vision_config.output_channels, prompt_encoder_config.hidden_size and mask_decoder_config.hidden_size "
+                f"must be equal, but are {vision.output_channels}, {self.prompt_encoder_config.hidden_size} and "
+                f"{prompt_width}."
+            )
+        value_width = self.deformable_value_ratio * vision.hidden_size
+        for name, width, heads in (
+            ("vision_config.hidden_size", vision.hidden_size, vision.num_attention_heads),
+            ("deformable_value_ratio * vision_config.hidden_size", value_width, self.deformable_num_heads),
+            ("fusion_hidden_size", self.fusion_hidden_size, self.fusion_num_heads),
+            ("mask_decoder_config.hidden_size", prompt_width, self.prompter_num_heads),
+        ):
+            if width % heads:
+                raise ValueError(f"{name} must be a multiple of its {heads} heads, but is {width}.")
+        if vision.hidden_size % 4 or prompt_width % 8:
+            raise ValueError(
+                f"The ViT width must be a multiple of 4 and C of 8, but they are {vision.hidden_size}, {prompt_width}."
+            )
+
+    @classmethod
+    def from_preset(cls, name: str, text_encoder: str = "bert", **overrides: Any) -> ReferSamConfig:
+        """The configuration of a preset.
+
+        Args:
+            name: 'tiny' (trained from scratch on SceneRef, its own tokenizer), 'base', 'large' or 'huge' (SAM ViT-B,
+                ViT-L, ViT-H with BERT-base or CLIP ViT-B/16's text model).
+            text_encoder: 'bert' or 'clip'.
+            overrides: any other field of this class.
+
+        Raises:
+            ValueError: an unknown preset or text encoder.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"Unknown preset {name!r}: choose one of {', '.join(PRESETS)}.")
+        if text_encoder not in TEXT_ENCODERS:
+            raise ValueError(f"Unknown text encoder {text_encoder!r}: choose one of {', '.join(TEXT_ENCODERS)}.")
+        fields = _tiny_fields(text_encoder) if name == "tiny" else _published_fields(name, text_encoder)
+        return cls(**{**fields, **overrides})
+
+
+def sam_vision_config(
+    hidden_size: int,
+    num_hidden_layers: int,
+    num_attention_heads: int,
+    global_attn_indexes: list[int],
+    image_size: int,
+    window_size: int,
+    output_channels: int,
+) -> SamVisionConfig:
+    """SAM's image encoder with everything that follows from its sizes filled in."""
+    return SamVisionConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        global_attn_indexes=global_attn_indexes,
+        image_size=image_size,
+        window_size=window_size,
+        output_channels=output_channels,
+        num_pos_feats=output_channels // 2,
+        # transformers' default of 1e-10 suits weights that are loaded; from scratch nothing would pass.
+        initializer_range=1 / math.sqrt(3 * hidden_size),
+    )
+
+
+def _published_fields(name: str, text_encoder: str) -> dict[str, Any]:
+    width, depth, heads, global_layers = {
+        "base": (768, 12, 12, [2, 5, 8, 11]),
+        "large": (1024, 24, 16, [5, 11, 17, 23]),
+        "huge": (1280, 32, 16, [7, 15, 23, 31]),
+    }[name]
+    per_group = depth // 4
+    # BERT-base, or the text half of CLIP ViT-B/16: the classes' own defaults but for CLIP's end token.
+    text = BertConfig() if text_encoder == "bert" else CLIPTextConfig(bos_token_id=49406, eos_token_id=49407)
+    return {
+        "vision_config": sam_vision_config(width, depth, heads, global_layers, 1024, 14, 256),
+        "text_config": text,
+        "layer_groups": [[first, first + per_group - 1] for first in range(0, depth, per_group)],
+        "deformable_num_heads": heads,
+        "fusion_hidden_size": width,
+        "fusion_num_heads": heads,
+    }
+
+
+def _tiny_fields(text_encoder: str) -> dict[str, Any]:
+    width, heads, prompt_width = 128, 4, 128
+    text_sizes = {
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "max_position_embeddings": 64,
+    }
+    if text_encoder == "bert":
+        # Trained from scratch, where BERT's own dropout of 0.1 only slows the learning of a small vocabulary.
+        text: PreTrainedConfig = BertConfig(
+            **text_sizes,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=0,
+            initializer_range=0.05,
+        )
+    else:
+        text = CLIPTextConfig(**text_sizes, pad_token_id=0, bos_token_id=2, eos_token_id=3)
+    return {
+        "vision_config": sam_vision_config(width, 8, heads, [1, 3, 5, 7], 128, 4, prompt_width),
+        "prompt_encoder_config": {"hidden_size": prompt_width, "image_size": 128, "mask_input_channels": 16},
+        "mask_decoder_config": {
+            "hidden_size": prompt_width,
+            "mlp_dim": 256,
+            "iou_head_hidden_dim": prompt_width,
+            "layer_norm_eps": 1e-5,
+        },
+        "text_config": text,
+        "freeze_text_encoder": False,
+        "layer_groups": [[0, 1], [2, 3], [4, 5], [6, 7]],
+        "spatial_prior_channels": 32,
+        "deformable_num_heads": heads,
+        "fusion_hidden_size": width,
+        "fusion_num_heads": heads,
+        "num_extra_fusions": 1,
+        "injection_gate_init": 0.1,
+        "initializer_range": 0.05,  # 1 / sqrt(3 D): the published 0.02 would let next to nothing through 128 channels
+        "supervise_iou": True,
+        "object_score_head": True,
+    }
+
+
+def _sub_config(given: Any, kind: type[PreTrainedConfig], **defaults: Any) -> PreTrainedConfig:
+    if given is None:
+        return kind(**defaults)
+    if isinstance(given, dict):
+        return kind(**{**defaults, **given})
+    return given
+
+
+def _text_config(given: Any) -> PreTrainedConfig:
+    if given is None:
+        return BertConfig()
+    if not isinstance(given, dict):
+        if given.model_type not in TEXT_CONFIGS:
+            raise ValueError(f"text_config must be one of {', '.join(TEXT_CONFIGS)}, but is {given.model_type!r}.")
+        return given
+    kind = given.get("model_type", "bert")
+    if kind not in TEXT_CONFIGS:
+        raise ValueError(f"text_config.model_type must be one of {', '.join(TEXT_CONFIGS)}, but is {kind!r}.")
+    return TEXT_CONFIGS[kind](**{key: value for key, value in given.items() if key != "model_type"})

@@ -1,0 +1,25 @@
+"""Errors whose message is meant for the user: one sentence saying what was expected, what came, what to do."""
+
+
+class ReferSamError(Exception):
+    """Base of the errors below; the command line prints the message and exits with code 1."""
+
+
+class CheckpointError(ReferSamError, ValueError):
+    """Weights that are missing, broken, unsafe or of another model."""
+
+
+class ImageError(ReferSamError, ValueError):
+    """A picture that cannot be read, or is too large."""
+
+
+class PhraseError(ReferSamError, ValueError):
+    """A phrase that cannot be used."""
+
+
+class DeviceError(ReferSamError, ValueError):
+    """A device or number format that is not there."""
+
+
+class DataError(ReferSamError, ValueError):
+    """A data set or folder that is not what it should be."""

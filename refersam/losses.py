@@ -1,0 +1,125 @@
+"""ReferSAM's loss: binary cross-entropy and dice on uncertain points, for the final and the coarse mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from refersam.model.refersam import ReferSamOutput
+
+
+class ReferSamLoss(nn.Module):
+    """Loss terms of a batch. Each of `mask`, `dice`, `coarse_mask`, `coarse_dice` weighs 1, as in the paper.
+
+    Points are drawn as PointRend draws them: from `oversample_ratio * num_points` uniform candidates the most
+    uncertain (smallest |logit|), `importance_ratio` of num_points, and the rest uniformly. The draws use torch's CPU
+    generator, so that a seed gives the same points on every device.
+
+    Args:
+        num_points: points per mask.
+        oversample_ratio: candidates per point.
+        importance_ratio: share of points that are the most uncertain candidates.
+        iou_weight: weight of the IoU term: squared difference between predicted and real IoU of the mask (threshold 0),
+            over phrases that have a target. 0 leaves it out.
+        object_weight: weight of the object-score term: BCE on "the phrase has a target". 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_ratio: float = 0.75,
+        iou_weight: float = 0.0,
+        object_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_ratio <= 1:
+            raise ValueError(
+                "Expected num_points >= 1, oversample_ratio >= 1 and importance_ratio in [0, 1], but got "
+                f"{num_points}, {oversample_ratio} and {importance_ratio}."
+            )
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_ratio = importance_ratio
+        self.iou_weight = iou_weight
+        self.object_weight = object_weight
+
+    def forward(self, output: ReferSamOutput, target_mask: Tensor) -> dict[str, Tensor]:
+        """Compute the terms.
+
+        Args:
+            output: of the model.
+            target_mask: (B, H, W) boolean or in [0, 1]; empty where the phrase has no target.
+
+        Returns:
+            Scalars `mask`, `dice`, `coarse_mask`, `coarse_dice`, where weighted `iou` and `object`, and `total`.
+
+        Raises:
+            ValueError: a target of another shape, or an object-score term without that head.
+        """
+        logits = output.mask_logits
+        if target_mask.shape != logits.shape:
+            raise ValueError(
+                f"target_mask must be {tuple(logits.shape)} as mask_logits, but is {tuple(target_mask.shape)}."
+            )
+        target = target_mask.to(torch.float32)
+        terms: dict[str, Tensor] = {}
+        terms["mask"], terms["dice"] = self._point_terms(logits.float(), target)
+        terms["coarse_mask"], terms["coarse_dice"] = self._point_terms(output.coarse_mask_logits.float(), target)
+        total = terms["mask"] + terms["dice"] + terms["coarse_mask"] + terms["coarse_dice"]
+        if self.iou_weight:
+            terms["iou"] = iou_term(output.iou_scores.float(), logits, target)
+            total = total + self.iou_weight * terms["iou"]
+        if self.object_weight:
+            if output.object_score_logits is None:
+                raise ValueError("object_weight needs a model with config.object_score_head, but this one has none.")
+            has_target = target.flatten(1).amax(dim=1)
+            terms["object"] = F.binary_cross_entropy_with_logits(output.object_score_logits.float(), has_target)
+            total = total + self.object_weight * terms["object"]
+        terms["total"] = total
+        return terms
+
+    def _point_terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        points = self.sample_points(logits)
+        sampled, truth = sample_at(logits, points), sample_at(target, points)
+        return F.binary_cross_entropy_with_logits(sampled, truth), dice_term(sampled, truth)
+
+    @torch.no_grad()
+    def sample_points(self, logits: Tensor) -> Tensor:
+        """(B, H, W) logits -> (B, num_points, 2) points (x, y) in [0, 1]."""
+        batch, count = logits.shape[0], self.num_points
+        candidates = torch.rand(batch, int(count * self.oversample_ratio), 2).to(logits.device)
+        num_uncertain = int(self.importance_ratio * count)
+        uncertainty = -sample_at(logits, candidates).abs()
+        chosen = uncertainty.topk(num_uncertain, dim=1).indices
+        uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+        return torch.cat([uncertain, torch.rand(batch, count - num_uncertain, 2).to(logits.device)], dim=1)
+
+
+def sample_at(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples: (B, H, W) maps at (B, N, 2) points (x, y) in [0, 1] -> (B, N); pixel centres at (i + 0.5)/n."""
+    grid = (2 * points - 1).unsqueeze(2)  # (B, N, 1, 2)
+    return F.grid_sample(maps.unsqueeze(1), grid, align_corners=False)[:, 0, :, 0]
+
+
+def dice_term(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean over the batch of 1 - (2 sum(s y) + 1) / (sum(s) + sum(y) + 1), with (B, N) logits and truth."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * truth).sum(dim=1) + 1
+    return (1 - overlap / (probability.sum(dim=1) + truth.sum(dim=1) + 1)).mean()
+
+
+def iou_term(predicted: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """Squared error of the predicted IoU (B,) against the real IoU of logits >= 0, over phrases with a target."""
+    with torch.no_grad():
+        mask, truth = logits >= 0, target >= 0.5
+        intersection = (mask & truth).flatten(1).sum(dim=1)
+        union = (mask | truth).flatten(1).sum(dim=1)
+        has_target = truth.flatten(1).any(dim=1)
+        real = intersection / union.clamp(min=1)
+    error = (predicted - real).square() * has_target
+    return error.sum() / has_target.sum().clamp(min=1)

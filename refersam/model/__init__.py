@@ -1,0 +1,1 @@
+"""The model: text encoder, interactor, prompter, SAM."""

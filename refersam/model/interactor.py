@@ -1,0 +1,165 @@
+"""Vision-Language Interactor (VLI): runs beside SAM's image encoder and lets picture and text read each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refersam.model.adapter import Extractor, Injector
+from refersam.model.fusion import Fusion
+from refersam.model.pyramid import PyramidGeometry, PyramidPositions, tokens_to_map
+from refersam.model.sam import Sam
+from refersam.model.spatial_prior import SpatialPrior, group_norm
+
+NORM_EPS = 1e-6
+
+
+@dataclass
+class InteractorOutput:
+    """What the prompter and the mask decoder need; C is SAM's prompt width.
+
+    Attributes:
+        text: (B, S, C) projected text.
+        pyramid: (B, L, C) projected pyramid of strides 8, 16, 32.
+        mask_features: (B, C, H/4, W/4).
+        image_embedding: (B, C, h, w) at stride 16.
+    """
+
+    text: Tensor
+    pyramid: Tensor
+    mask_features: Tensor
+    image_embedding: Tensor
+
+
+class Interaction(nn.Module):
+    """The adapter of one group of ViT layers; the last one has extra (extract, fuse) pairs."""
+
+    def __init__(self, *, adapter: dict, fusion: dict, num_extra_fusions: int) -> None:
+        super().__init__()
+        self.injector = Injector(**adapter)
+        self.extractor = Extractor(**adapter)
+        self.fusion = Fusion(**fusion)
+        self.extra_extractors = nn.ModuleList(Extractor(**adapter) for _ in range(num_extra_fusions))
+        self.extra_fusions = nn.ModuleList(Fusion(**fusion) for _ in range(num_extra_fusions))
+
+
+class MaskFeatures(nn.Module):
+    """Stride-4 features that the dense prompt is matched against: the spatial prior's detail, the pyramid's meaning."""
+
+    def __init__(self, *, prior_channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.lateral = nn.Conv2d(prior_channels, hidden_size, kernel_size=1, bias=False)
+        self.lateral_norm = group_norm(hidden_size)
+        self.smooth = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, bias=False)
+        self.smooth_norm = group_norm(hidden_size)
+        self.output = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
+
+    def forward(self, prior: Tensor, level8: Tensor) -> Tensor:
+        """(I, n, H/4, W/4) prior of I pictures and (B, C, H/8, W/8), B a multiple of I -> (B, C, H/4, W/4)."""
+        lateral = repeat_per_phrase(self.lateral_norm(self.lateral(prior)), level8.shape[0])
+        upsampled = F.interpolate(level8, size=lateral.shape[2:], mode="bilinear", align_corners=False)
+        return self.output(F.gelu(self.smooth_norm(self.smooth(lateral + upsampled))))
+
+
+class Interactor(nn.Module):
+    """See `ReferSamConfig` for the sizes.
+
+    Args:
+        hidden_size: ViT width D.
+        text_size: text width Dt.
+        prompt_size: SAM's prompt width C.
+        layer_groups: first and last ViT layer of each group.
+        prior_channels: width of the spatial prior at stride 4.
+        adapter: keyword arguments of `Injector` and `Extractor`.
+        fusion: keyword arguments of `Fusion`.
+        num_extra_fusions: further (extract, fuse) pairs after the last group.
+        num_context_tokens: learned tokens that travel with the text.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        text_size: int,
+        prompt_size: int,
+        layer_groups: Sequence[Sequence[int]],
+        prior_channels: int,
+        adapter: dict,
+        fusion: dict,
+        num_extra_fusions: int,
+        num_context_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.layer_groups = [(first, last) for first, last in layer_groups]
+        self.spatial_prior = SpatialPrior(channels=prior_channels, hidden_size=hidden_size)
+        self.positions = PyramidPositions(hidden_size=hidden_size)
+        self.context_tokens = nn.Parameter(torch.empty(num_context_tokens, text_size))
+        last_group = len(self.layer_groups) - 1
+        self.interactions = nn.ModuleList(
+            Interaction(adapter=adapter, fusion=fusion, num_extra_fusions=num_extra_fusions * (index == last_group))
+            for index in range(last_group + 1)
+        )
+        self.text_projection = nn.Sequential(
+            nn.Linear(text_size, prompt_size),
+            nn.GELU(),
+            nn.Linear(prompt_size, prompt_size),
+            nn.LayerNorm(prompt_size, eps=NORM_EPS),
+        )
+        self.level_projections = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden_size, prompt_size), nn.LayerNorm(prompt_size, eps=NORM_EPS))
+            for _ in range(3)
+        )
+        self.mask_features = MaskFeatures(prior_channels=prior_channels, hidden_size=prompt_size)
+
+    def forward(
+        self, sam: Sam, pixel_values: Tensor, text: Tensor, text_mask: Tensor, geometry: PyramidGeometry
+    ) -> InteractorOutput:
+        """Run SAM's image encoder with the interactor beside it.
+
+        Args:
+            sam: SAM's parts.
+            pixel_values: (I, 3, H, W) pictures.
+            text: (B, S, Dt) token features; B is a multiple of I, the phrases of one picture follow one another.
+            text_mask: (B, S) boolean.
+            geometry: of the picture's size.
+        """
+        num_phrases, num_text_tokens = text.shape[:2]
+        positions = self.positions(geometry)
+        tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
+        token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
+
+        prior, pyramid = self.spatial_prior(pixel_values)
+        patches = sam.embed_patches(pixel_values).flatten(1, 2)
+        for group, interaction in zip(self.layer_groups, self.interactions, strict=True):
+            patches = interaction.injector(patches, pyramid, geometry)
+            patches = sam.run_layers(patches.unflatten(1, geometry.grid_size), *group).flatten(1, 2)
+            pyramid = interaction.extractor(pyramid, patches, geometry)
+            # Up to here nothing has seen the text: computed once per picture, however many phrases it has.
+            patches, pyramid = repeat_per_phrase(patches, num_phrases), repeat_per_phrase(pyramid, num_phrases)
+            tokens, pyramid = interaction.fusion(tokens, token_mask, pyramid, positions, geometry.level_lengths)
+            for extract, fuse in zip(interaction.extra_extractors, interaction.extra_fusions, strict=True):
+                pyramid = extract(pyramid, patches, geometry)
+                tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
+
+        projected = [
+            projection(level)
+            for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
+        ]
+        level8, level16 = (tokens_to_map(projected[i], geometry.level_sizes[i]) for i in (0, 1))
+        return InteractorOutput(
+            text=self.text_projection(tokens[:, :num_text_tokens]),
+            pyramid=torch.cat(projected, dim=1),
+            mask_features=self.mask_features(prior, level8),
+            image_embedding=sam.neck(patches.unflatten(1, geometry.grid_size)) + level16,
+        )
+
+
+def repeat_per_phrase(features: Tensor, num_phrases: int) -> Tensor:
+    """(I, ...) features of pictures -> (num_phrases, ...), each repeated for its phrases."""
+    if features.shape[0] == num_phrases:
+        return features
+    return features.repeat_interleave(num_phrases // features.shape[0], dim=0)

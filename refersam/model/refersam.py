@@ -1,0 +1,228 @@
+"""ReferSAM: picture and phrase in, the mask of exactly that out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from refersam.config import ReferSamConfig
+from refersam.model.adapter import Injector
+from refersam.model.deformable_attention import DeformableAttention, compass_offsets
+from refersam.model.fusion import Fusion
+from refersam.model.interactor import Interactor
+from refersam.model.prompter import Prompter
+from refersam.model.pyramid import PyramidGeometry, PyramidPositions
+from refersam.model.sam import Sam
+from refersam.model.text_encoder import build_text_encoder, encode_text, sentence_positions
+
+SIZE_MULTIPLE = 32
+"""Height and width of the input must be multiples of this many pixels."""
+
+
+@dataclass
+class ReferSamOutput(ModelOutput):
+    """What the model says of B (picture, phrase) pairs. The same type in training and evaluation.
+
+    Attributes:
+        mask_logits: (B, H, W) before the sigmoid; the mask is where they are >= 0.
+        low_res_mask_logits: (B, H/4, W/4) the same at the decoder's own resolution.
+        coarse_mask_logits: (B, H/4, W/4) the dense prompt, before SAM's decoder refined it.
+        iou_scores: (B,) SAM's prediction of the mask's IoU; meaningful where `config.supervise_iou`.
+        object_score_logits: (B,) that the phrase has a target, before the sigmoid; None without that head.
+    """
+
+    mask_logits: Tensor | None = None
+    low_res_mask_logits: Tensor | None = None
+    coarse_mask_logits: Tensor | None = None
+    iou_scores: Tensor | None = None
+    object_score_logits: Tensor | None = None
+
+
+class ReferSamModel(PreTrainedModel):
+    """Segment Anything with a Vision-Language Interactor and a Vision-Language Prompter (IEEE TCSVT 2025).
+
+    `from_pretrained`, `save_pretrained` and `push_to_hub` are transformers'; `from_backbones` starts from the
+    published weights of SAM and of a text encoder.
+    """
+
+    config_class = ReferSamConfig
+    config: ReferSamConfig
+    base_model_prefix = "refersam"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+    _no_split_modules = ["SamVisionLayer", "Interaction"]  # noqa: RUF012 - transformers' own declaration
+
+    def __init__(self, config: ReferSamConfig) -> None:
+        super().__init__(config)
+        width = config.vision_config.hidden_size
+        self.text_encoder = build_text_encoder(config)
+        self.sam = Sam(
+            vision_config=config.vision_config,
+            prompt_encoder_config=config.prompt_encoder_config,
+            mask_decoder_config=config.mask_decoder_config,
+            object_score_head=config.object_score_head,
+        )
+        self.interactor = Interactor(
+            hidden_size=width,
+            text_size=config.text_config.hidden_size,
+            prompt_size=config.prompt_hidden_size,
+            layer_groups=config.layer_groups,
+            prior_channels=config.spatial_prior_channels,
+            adapter={
+                "hidden_size": width,
+                "num_heads": config.deformable_num_heads,
+                "num_points": config.deformable_num_points,
+                "value_ratio": config.deformable_value_ratio,
+            },
+            fusion={
+                "text_size": config.text_config.hidden_size,
+                "hidden_size": width,
+                "attention_size": config.fusion_hidden_size,
+                "num_heads": config.fusion_num_heads,
+                "ffn_ratio": config.fusion_ffn_ratio,
+            },
+            num_extra_fusions=config.num_extra_fusions,
+            num_context_tokens=config.num_context_tokens,
+        )
+        self.prompter = Prompter(
+            hidden_size=config.prompt_hidden_size,
+            num_heads=config.prompter_num_heads,
+            num_layers=config.num_prompter_layers,
+            ffn_ratio=config.prompter_ffn_ratio,
+            num_sparse_tokens=config.num_sparse_tokens,
+        )
+        self.post_init()
+        self._freeze()
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> ReferSamOutput:
+        """Segment.
+
+        Args:
+            pixel_values: (I, 3, H, W), RGB, normalised as the processor does; H and W multiples of 32.
+            input_ids: (B, S) token ids. B is I, or a multiple of it: then the first B/I phrases belong to the first
+                picture, and so on, and what does not depend on the phrase is computed once per picture.
+            attention_mask: (B, S), 1 at real tokens, 0 at padding; None for no padding.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        _check_inputs(pixel_values, input_ids, attention_mask)
+        height, width = pixel_values.shape[2:]
+        geometry = PyramidGeometry.of_image(height, width, pixel_values.device)
+        text_mask = attention_mask.bool()
+
+        text = encode_text(self.text_encoder, input_ids, attention_mask)
+        seen = self.interactor(self.sam, pixel_values, text, text_mask, geometry)
+        sentence = sentence_positions(self.config.text_encoder_kind, attention_mask)
+        prompts = self.prompter(seen.text, text_mask, sentence, seen.pyramid, seen.mask_features, geometry)
+        dense_prompt = self.sam.embed_mask(prompts.dense_prompt)
+        low_res, iou, score = self.sam.decode_mask(seen.image_embedding, dense_prompt, prompts.sparse_prompts)
+        mask = F.interpolate(low_res.unsqueeze(1), size=(height, width), mode="bilinear", align_corners=True)
+        return ReferSamOutput(
+            mask_logits=mask.squeeze(1),
+            low_res_mask_logits=low_res,
+            coarse_mask_logits=prompts.coarse_mask_logits,
+            iou_scores=iou,
+            object_score_logits=score,
+        )
+
+    def train(self, mode: bool = True) -> ReferSamModel:
+        """Training mode; what is frozen stays so, and a frozen text encoder in evaluation mode, without dropout."""
+        super().train(mode)
+        self._freeze()  # here too, since loading makes every parameter trainable and ends with eval()
+        if self.config.freeze_text_encoder:
+            self.text_encoder.eval()
+        return self
+
+    def _freeze(self) -> None:
+        self.sam.freeze_fixed_parameters()
+        if self.config.freeze_text_encoder:
+            self.text_encoder.requires_grad_(False)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """`_init_weights` keeps transformers' rules, so it is trusted with modules without weights of their own."""
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialisation for training (transformers calls it for each module without loaded weights)."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=1.0)
+        elif isinstance(module, nn.ConvTranspose2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.zeros_(module.bias)
+        elif isinstance(module, DeformableAttention):
+            init.zeros_(module.sampling_offsets.weight)
+            start = compass_offsets(module.num_heads, module.num_levels, module.num_points)
+            init.copy_(module.sampling_offsets.bias, start)
+            init.zeros_(module.attention_weights.weight)
+            init.xavier_uniform_(module.value_proj.weight)
+            init.xavier_uniform_(module.output_proj.weight)
+        elif isinstance(module, PyramidPositions):
+            init.normal_(module.level_embedding, std=1.0)
+        elif isinstance(module, Injector):
+            init.constant_(module.gate, self.config.injection_gate_init)
+        elif isinstance(module, Fusion):
+            init.constant_(module.text_gate, self.config.fusion_gate_init)
+            init.constant_(module.pyramid_gate, self.config.fusion_gate_init)
+        elif isinstance(module, Interactor):
+            init.normal_(module.context_tokens, std=1.0)
+        elif isinstance(module, Prompter):
+            init.normal_(module.sparse_tokens, std=1.0)
+            init.normal_(module.token_positions, std=1.0)
+            init.ones_(module.mask_scaling.weight)
+        elif isinstance(module, Sam):
+            self._init_sam(module)
+
+    def _init_sam(self, sam: Sam) -> None:
+        # SAM's own heads start as torch starts them; its Fourier matrix has unit deviation, as published.
+        for part in (sam.mask_decoder, sam.object_score_head):
+            for layer in part.modules() if part is not None else ():
+                if isinstance(layer, nn.Linear):
+                    init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+        init.normal_(sam.prompt_encoder.shared_embedding.positional_embedding, std=1.0)
+        init.normal_(sam.vision_encoder.pos_embed, std=0.02)
+
+
+def _check_inputs(pixel_values: Any, input_ids: Tensor, attention_mask: Tensor) -> None:
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ValueError(f"pixel_values must be (B, 3, H, W), but is {tuple(pixel_values.shape)}.")
+    if any(side == 0 or side % SIZE_MULTIPLE for side in pixel_values.shape[2:]):
+        raise ValueError(
+            f"Height and width of pixel_values must be multiples of {SIZE_MULTIPLE}, but are "
+            f"{tuple(pixel_values.shape[2:])}: resize the picture (ReferSamProcessor does)."
+        )
+    if input_ids.ndim != 2 or attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"input_ids and attention_mask must both be (B, S), but are {tuple(input_ids.shape)} and "
+            f"{tuple(attention_mask.shape)}."
+        )
+    if input_ids.shape[0] == 0 or input_ids.shape[0] % pixel_values.shape[0]:
+        raise ValueError(
+            f"The number of phrases must be a multiple of the number of pictures, but there are "
+            f"{input_ids.shape[0]} phrases and {pixel_values.shape[0]} pictures."
+        )
