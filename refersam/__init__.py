@@ -1,0 +1,53 @@
+"""Referring image segmentation with ReferSAM: a picture and a phrase in, the mask of exactly that out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from refersam.version import __version__
+
+if TYPE_CHECKING:
+    from refersam.config import ReferSamConfig
+    from refersam.model.refersam import ReferSamModel, ReferSamOutput
+    from refersam.predictor import ReferSamPredictor, Segmentation
+    from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+    from refersam.registration import register
+
+__all__ = [
+    "ReferSamConfig",
+    "ReferSamImageProcessor",
+    "ReferSamModel",
+    "ReferSamOutput",
+    "ReferSamPredictor",
+    "ReferSamProcessor",
+    "Segmentation",
+    "__version__",
+    "register",
+]
+
+_HOMES = {
+    "ReferSamConfig": "refersam.config",
+    "ReferSamImageProcessor": "refersam.processor",
+    "ReferSamModel": "refersam.model.refersam",
+    "ReferSamOutput": "refersam.model.refersam",
+    "ReferSamPredictor": "refersam.predictor",
+    "ReferSamProcessor": "refersam.processor",
+    "Segmentation": "refersam.predictor",
+    "register": "refersam.registration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on its first use: `import refersam` itself loads nothing and changes nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'refersam' has no attribute {name!r}")
+    if name != "register":
+        import_module("refersam.registration").register()
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

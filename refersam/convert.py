@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,11 @@ def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{len(unknown)} of {len(cleaned)} names are not those of the authors' ReferSAM: {_some(unknown)}."
         )
-    return {renamed[name]: tensor for name, tensor in cleaned.items()}
+    # The authors keep the fusion's gates as (1, 1, n).
+    return {
+        renamed[name]: tensor.flatten() if renamed[name].endswith(("text_gate", "pyramid_gate")) else tensor
+        for name, tensor in cleaned.items()
+    }
 
 
 def check_state_dict(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
@@ -222,7 +227,7 @@ def check_state_dict(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]
     shapes = [
         f"{name}: {tuple(given[name].shape)} where {tuple(tensor.shape)} is expected"
         for name, tensor in expected.items()
-        if name in given and given[name].numel() != tensor.numel()
+        if name in given and given[name].shape != tensor.shape
     ]
     if shapes:
         problems.append(f"{len(shapes)} of another shape ({_some(shapes)})")
@@ -348,3 +353,45 @@ def read_authors_config(path: Path) -> ReferSamConfig:
 
 def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def convert_official_checkpoint(
+    weights: Path, config: ReferSamConfig, out: Path, tokenizer: str | None = None, image_size: int = 448
+) -> int:
+    """Write the authors' weights as a folder that `from_pretrained` loads.
+
+    Args:
+        weights: the authors' checkpoint.
+        config: its sizes.
+        out: folder to write; it appears complete or not at all, and must not exist or be empty.
+        tokenizer: folder or Hub id of the tokenizer to put beside the weights; None for weights alone.
+        image_size: side of the network's input in pixels.
+
+    Returns:
+        Number of weights.
+
+    Raises:
+        CheckpointError: a file that cannot be read safely, names or shapes that do not fit, a folder in use.
+    """
+    from refersam.model.refersam import ReferSamModel
+    from refersam.processor import ReferSamProcessor
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} already exists: name a new folder.")
+    state = authors_state_dict(read_checkpoint(weights))
+    model = ReferSamModel(config)
+    check_state_dict(model.state_dict(), state, str(weights))
+    model.load_state_dict(state)
+    processor = None if tokenizer is None else ReferSamProcessor.from_text_encoder(tokenizer, image_size)
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        if processor is not None:
+            processor.save_pretrained(temporary)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return len(state)

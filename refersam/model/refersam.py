@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +136,25 @@ class ReferSamModel(PreTrainedModel):
             iou_scores=iou,
             object_score_logits=score,
         )
+
+    @classmethod
+    def from_backbones(
+        cls, sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any
+    ) -> ReferSamModel:
+        """A model to be trained, that starts from published weights of SAM and of a text encoder.
+
+        Args:
+            sam: Hub id or folder in transformers' format ("facebook/sam-vit-base"), or one of Meta's `sam_vit_*.pth`.
+            text: Hub id or folder of BERT or CLIP ("google-bert/bert-base-uncased", "openai/clip-vit-base-patch16").
+            overrides: other fields of `ReferSamConfig`.
+
+        Raises:
+            CheckpointError: weights that are missing, unsafe or of another model.
+            ValueError: sizes that do not fit together.
+        """
+        from refersam.backbones import model_from_backbones
+
+        return model_from_backbones(sam, text, **overrides)
 
     def train(self, mode: bool = True) -> ReferSamModel:
         """Training mode; what is frozen stays so, and a frozen text encoder in evaluation mode, without dropout."""

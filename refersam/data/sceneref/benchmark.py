@@ -1,0 +1,203 @@
+"""Scenes from a seed: one at a time, as a map-style data set, as a training stream; and what a blank guess scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch.utils.data
+from numpy.typing import NDArray
+
+from refersam.data.sceneref.layout import Layout, sample_layout
+from refersam.data.sceneref.objects import SceneObject
+from refersam.data.sceneref.phrases import ScenePhrase, build_phrase, draw_phenomena
+from refersam.data.sceneref.render import render
+from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
+from refersam.data.sceneref.view import View
+
+_LAYOUTS = 6
+
+
+@dataclass
+class Scene:
+    """A picture, its objects and phrases about it.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        objects: in drawing order, later ones on top.
+        masks: (num_objects, H, W) bool, the exact visible pixels of each object; no two share a pixel.
+        phrases: at most `SceneRefSettings.phrases_per_scene`.
+    """
+
+    image: NDArray[np.uint8]
+    objects: tuple[SceneObject, ...]
+    masks: NDArray[np.bool_]
+    phrases: tuple[ScenePhrase, ...]
+
+    def target_mask(self, phrase: ScenePhrase) -> NDArray[np.bool_]:
+        """(H, W) bool: the union of the masks of the phrase's targets; all False when it has none."""
+        return np.asarray(self.masks[list(phrase.targets)].any(axis=0), dtype=np.bool_)
+
+
+def generate_scene(settings: SceneRefSettings, split: str, seed: int, index: int) -> Scene:
+    """Draws one scene; it depends on these arguments alone.
+
+    Args:
+        settings: what the scenes are like.
+        split: one of `SPLITS`.
+        seed: not negative; another seed gives another benchmark.
+        index: number of the scene, not negative.
+
+    Returns:
+        The scene. Equal arguments give equal bytes on the same machine.
+
+    Raises:
+        ValueError: for an unknown split, or a negative seed or index.
+        RuntimeError: if the picture has no room for `min_objects` objects.
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must not be negative; got seed {seed}, index {index}.")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, split_number(split), index])))
+    layout, phrases = _layout_with_phrases(settings, split, rng)
+    image = render(layout, rng, settings.difficulty)
+    return Scene(image, tuple(layout.objects), layout.masks(), tuple(phrases))
+
+
+def _layout_with_phrases(
+    settings: SceneRefSettings, split: str, rng: np.random.Generator
+) -> tuple[Layout, list[ScenePhrase]]:
+    """A layout about which the drawn phenomena can be said; failing that, the best of a few, with other phenomena."""
+    wanted = draw_phenomena(rng, settings.shares, settings.phrases_per_scene)
+    best: tuple[Layout, View, list[ScenePhrase], set[str], int] | None = None
+    for _ in range(_LAYOUTS):
+        layout = sample_layout(settings, split, rng)
+        view = View(layout.objects, settings, split, rng)
+        texts: set[str] = set()
+        built = [build_phrase(view, phenomenon, texts) for phenomenon in wanted]
+        phrases = [phrase for phrase in built if phrase is not None]
+        missing = len(built) - len(phrases)
+        if best is None or missing < best[4]:
+            best = (layout, view, phrases, texts, missing)
+        if not missing:
+            break
+    if best is None:
+        raise RuntimeError("No layout was drawn.")
+    layout, view, phrases, texts, missing = best
+    for _ in range(4 * missing):
+        if len(phrases) == len(wanted):
+            break
+        phrase = build_phrase(view, draw_phenomena(rng, settings.shares, 1)[0], texts)
+        if phrase is not None:
+            phrases.append(phrase)
+    for phenomenon in ("attribute", "no-target", *DEFAULT_PHENOMENA):  # a picture has at least one phrase
+        if not phrases:
+            phrase = build_phrase(view, phenomenon, texts, tries=100)
+            phrases += [] if phrase is None else [phrase]
+    return layout, phrases
+
+
+class SceneRefDataset(torch.utils.data.Dataset[Scene]):
+    """A map-style data set of `count` scenes; `dataset[i]` draws scene i anew each time.
+
+    Args:
+        settings: what the scenes are like.
+        split: one of `SPLITS`.
+        seed: not negative.
+        count: number of scenes.
+
+    Raises:
+        ValueError: for an unknown split or a negative count.
+    """
+
+    def __init__(self, settings: SceneRefSettings, split: str = "val", seed: int = 0, count: int = 1000) -> None:
+        split_number(split)
+        if count < 0:
+            raise ValueError(f"count must not be negative; got {count}.")
+        self.settings, self.split, self.seed, self.count = settings, split, seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Scene:
+        if not 0 <= index < self.count:
+            raise IndexError(f"Scene {index} of {self.count}.")
+        return generate_scene(self.settings, self.split, self.seed, index)
+
+
+class SceneRefStream(torch.utils.data.IterableDataset[Scene]):
+    """Scenes start, start + 1, ... without end, or `count` of them. No scene comes twice.
+
+    With `num_workers` workers in a DataLoader, worker w draws the scenes start + w, start + w + num_workers, ...:
+    together they draw each scene once. A training that has used n scenes goes on with `start + n`.
+
+    Args:
+        settings: what the scenes are like.
+        split: one of `SPLITS`.
+        seed: not negative.
+        start: number of the first scene.
+        count: number of scenes of all workers together; None for no end.
+
+    Raises:
+        ValueError: for an unknown split, or a negative start or count.
+    """
+
+    def __init__(
+        self, settings: SceneRefSettings, split: str = "train", seed: int = 0, start: int = 0, count: int | None = None
+    ) -> None:
+        split_number(split)
+        if start < 0 or (count is not None and count < 0):
+            raise ValueError(f"start and count must not be negative; got start {start}, count {count}.")
+        self.settings, self.split, self.seed, self.start, self.count = settings, split, seed, start, count
+
+    def __iter__(self) -> Iterator[Scene]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        position = first
+        while self.count is None or position < self.count:
+            yield generate_scene(self.settings, self.split, self.seed, self.start + position)
+            position += step
+
+
+def blind_guess_scores(scenes: Iterable[Scene]) -> dict[str, float]:
+    """What masks that do not depend on the phrase score: mean IoU in percent over the phrases with a target.
+
+    Returns:
+        One score per guess ("everything", "all objects", "largest object", "central object"), and "best", the largest
+        of them; zeros when there is no phrase with a target.
+    """
+    meter = BlindGuessMeter()
+    for scene in scenes:
+        meter.add(scene)
+    return meter.scores()
+
+
+class BlindGuessMeter:
+    """Adds up `blind_guess_scores` scene by scene."""
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(("everything", "all objects", "largest object", "central object"), 0.0)
+        self.phrases = 0
+
+    def add(self, scene: Scene) -> None:
+        """Takes the scene's phrases with a target into the means."""
+        areas = scene.masks.sum(axis=(1, 2))
+        height, width = scene.image.shape[:2]
+        centres = np.array([item.centre for item in scene.objects])
+        central = int(((centres - np.array([width / 2, height / 2])) ** 2).sum(axis=1).argmin())
+        largest = int(areas.argmax())
+        for phrase in scene.phrases:
+            if not phrase.targets:
+                continue
+            target = float(areas[list(phrase.targets)].sum())  # masks share no pixel: areas add up
+            self.phrases += 1
+            self.sums["everything"] += target / (height * width)
+            self.sums["all objects"] += target / float(areas.sum())
+            for name, guess in (("largest object", largest), ("central object", central)):
+                both = float(areas[guess]) if guess in phrase.targets else 0.0
+                self.sums[name] += both / (target + float(areas[guess]) - both)
+
+    def scores(self) -> dict[str, float]:
+        """The scores so far, percent."""
+        scores = {name: 100 * value / max(1, self.phrases) for name, value in self.sums.items()}
+        return {**scores, "best": max(scores.values())}

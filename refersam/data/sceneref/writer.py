@@ -1,0 +1,251 @@
+"""Writes SceneRef in gRefCOCO's on-disk format.
+
+`DIR/sceneref/grefs(unc).json` and `instances.json` hold all splits written so far; the pictures lie under
+`DIR/images/scenes/`. Each split has its own range of ids, so that writing a split again replaces it and nothing else.
+Pictures come first, then the two indices, each moved into place whole: a run that is killed leaves the old or the new
+index, never a half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refersam.data.sceneref.benchmark import BlindGuessMeter, Scene, generate_scene
+from refersam.data.sceneref.objects import SHAPES
+from refersam.data.sceneref.phrases import ScenePhrase
+from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
+from refersam.data.sceneref.words import tokenize
+
+REFS_FILE = "grefs(unc).json"
+INSTANCES_FILE = "instances.json"
+_DESCRIPTION = "SceneRef"
+#: Ids of a split's pictures, objects, refs and sentences start at this times (its number + 1).
+_IDS_PER_SPLIT = 100_000_000
+MAX_COUNT = 1_000_000
+
+Entry = dict[str, Any]
+
+
+def write_sceneref(
+    out: Path,
+    split: str,
+    count: int,
+    seed: int,
+    settings: SceneRefSettings,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes `count` pictures of a split and their phrases; other splits in the folder stay as they are.
+
+    Args:
+        out: folder; `sceneref/` and `images/scenes/` are made in it.
+        split: one of `SPLITS`. What the folder already has of it is replaced.
+        count: number of pictures, 1 to `MAX_COUNT`.
+        seed: not negative.
+        settings: what the scenes are like.
+        progress: called after each picture with the number of pictures done.
+
+    Returns:
+        Statistics, also written to `sceneref/statistics_{split}.json`: "pictures", "objects", "refs", "sentences",
+        "phenomena" (phrases per first tag), "tags" (phrases per tag), "blind_guess" (see `blind_guess_scores`).
+
+    Raises:
+        ValueError: for an unknown split, a count out of range, or a folder whose index is not SceneRef's.
+    """
+    number = split_number(split)
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError(f"count must be 1 to {MAX_COUNT}; got {count}.")
+    index_folder, picture_folder = Path(out) / "sceneref", Path(out) / "images" / "scenes"
+    old_instances, old_refs = _read_index(index_folder)
+    index_folder.mkdir(parents=True, exist_ok=True)
+    picture_folder.mkdir(parents=True, exist_ok=True)
+
+    rows = _Rows(split, (number + 1) * _IDS_PER_SPLIT)
+    meter = BlindGuessMeter()
+    for index in range(count):
+        scene = generate_scene(settings, split, seed, index)
+        name = f"{split}_{seed}_{index:06d}.png"
+        _write_picture(picture_folder / name, scene.image)
+        rows.add(scene, name)
+        meter.add(scene)
+        if progress is not None:
+            progress(index + 1)
+
+    statistics = rows.statistics(seed, settings, meter.scores())
+    keep = _other_splits(old_instances, old_refs, rows.first_id)
+    instances = {
+        "info": {"description": _DESCRIPTION, "version": "1"},
+        "licenses": [],
+        "categories": [{"supercategory": "shape", "id": i + 1, "name": shape} for i, shape in enumerate(SHAPES)],
+        "images": _sorted(keep["images"] + rows.images, "id"),
+        "annotations": _sorted(keep["annotations"] + rows.annotations, "id"),
+    }
+    _replace_files(
+        {
+            index_folder / f"statistics_{split}.json": _dump(statistics, indent=2),
+            index_folder / INSTANCES_FILE: _dump(instances),
+            index_folder / REFS_FILE: _dump(_sorted(keep["refs"] + rows.refs, "ref_id")),
+        }
+    )
+    new_names = {row["file_name"] for row in rows.images}
+    for row in old_instances["images"]:
+        if _in_range(row["id"], rows.first_id) and row["file_name"] not in new_names:
+            (picture_folder / Path(row["file_name"]).name).unlink(missing_ok=True)
+    return statistics
+
+
+class _Rows:
+    """The entries of one split."""
+
+    def __init__(self, split: str, first_id: int) -> None:
+        self.split, self.first_id = split, first_id
+        self.images: list[Entry] = []
+        self.annotations: list[Entry] = []
+        self.refs: list[Entry] = []
+
+    def add(self, scene: Scene, name: str) -> None:
+        """Takes in a scene whose picture has this file name."""
+        image_id = self.first_id + len(self.images)
+        height, width = scene.image.shape[:2]
+        self.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        annotation_ids = []
+        encoded = coco_mask.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0).astype(np.uint8)))
+        areas = coco_mask.area(encoded).tolist()
+        boxes = coco_mask.toBbox(encoded).tolist()
+        for item, rle, area, box in zip(scene.objects, encoded, areas, boxes, strict=True):
+            annotation_ids.append(self.first_id + len(self.annotations))
+            self.annotations.append(
+                {
+                    "id": annotation_ids[-1],
+                    "image_id": image_id,
+                    "category_id": SHAPES.index(item.shape) + 1,
+                    "segmentation": {"size": [height, width], "counts": rle["counts"].decode("ascii")},
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": 0,
+                    "color": item.colour,
+                    "size": item.size,
+                    "pattern": item.pattern,
+                }
+            )
+        for phrase in scene.phrases:
+            self._add_ref(scene, phrase, image_id, name, annotation_ids)
+
+    def _add_ref(self, scene: Scene, phrase: ScenePhrase, image_id: int, name: str, annotation_ids: list[int]) -> None:
+        ref_id = self.first_id + len(self.refs)
+        tokens = tokenize(phrase.text)
+        sentence = {"tokens": tokens, "raw": phrase.text, "sent_id": ref_id, "sent": " ".join(tokens)}
+        categories = sorted({SHAPES.index(scene.objects[i].shape) + 1 for i in phrase.targets})
+        self.refs.append(
+            {
+                "ref_id": ref_id,
+                "ann_id": [annotation_ids[i] for i in phrase.targets] or [-1],
+                "image_id": image_id,
+                "category_id": categories or [-1],
+                "split": self.split,
+                "file_name": f"{Path(name).stem}_{ref_id}{Path(name).suffix}",
+                "sentences": [sentence],
+                "sent_ids": [ref_id],
+                "no_target": not phrase.targets,
+                "tags": list(phrase.tags),
+            }
+        )
+
+    def statistics(self, seed: int, settings: SceneRefSettings, blind: dict[str, float]) -> dict[str, Any]:
+        """Counts of what was added."""
+        first = Counter(row["tags"][0] for row in self.refs)
+        every = Counter(tag for row in self.refs for tag in row["tags"])
+        return {
+            "split": self.split,
+            "seed": seed,
+            "width": settings.width,
+            "height": settings.height,
+            "pictures": len(self.images),
+            "objects": len(self.annotations),
+            "refs": len(self.refs),
+            "sentences": len(self.refs),
+            "phenomena": {name: first[name] for name in DEFAULT_PHENOMENA},
+            "tags": dict(sorted(every.items())),
+            "blind_guess": {name: round(score, 2) for name, score in blind.items()},
+        }
+
+
+def _read_index(folder: Path) -> tuple[Entry, list[Entry]]:
+    """The index in a folder, empty when there is none.
+
+    Raises:
+        ValueError: if files by these names are there that SceneRef did not write.
+    """
+    instances_file, refs_file = folder / INSTANCES_FILE, folder / REFS_FILE
+    advice = "Choose another folder, or move these files away."
+    if not instances_file.exists():
+        if refs_file.exists():
+            raise ValueError(f"{refs_file} has no {INSTANCES_FILE} beside it, so SceneRef did not write it. {advice}")
+        return {"images": [], "annotations": []}, []
+    try:
+        instances = json.loads(instances_file.read_text(encoding="utf-8"))
+        refs = json.loads(refs_file.read_text(encoding="utf-8")) if refs_file.exists() else []
+    except ValueError as error:
+        raise ValueError(f"The index in {folder} is not valid JSON: {error}. {advice}") from error
+    info = instances.get("info") if isinstance(instances, dict) else None
+    if not isinstance(info, dict) or info.get("description") != _DESCRIPTION or not isinstance(refs, list):
+        raise ValueError(f"{instances_file} was not written by SceneRef (info.description is not 'SceneRef'). {advice}")
+    return instances, refs
+
+
+def _in_range(identifier: int, first_id: int) -> bool:
+    return first_id <= identifier < first_id + _IDS_PER_SPLIT
+
+
+def _other_splits(instances: Entry, refs: list[Entry], first_id: int) -> dict[str, list[Entry]]:
+    return {
+        "images": [row for row in instances["images"] if not _in_range(row["id"], first_id)],
+        "annotations": [row for row in instances["annotations"] if not _in_range(row["id"], first_id)],
+        "refs": [row for row in refs if not _in_range(row["ref_id"], first_id)],
+    }
+
+
+def _sorted(rows: list[Entry], key: str) -> list[Entry]:
+    return sorted(rows, key=lambda row: int(row[key]))
+
+
+def _dump(value: Any, indent: int | None = None) -> bytes:
+    separators = None if indent else (",", ":")
+    return json.dumps(value, indent=indent, separators=separators).encode("utf-8")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    temporary = _temporary(path)
+    try:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=4)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _replace_files(contents: dict[Path, bytes]) -> None:
+    """Writes all files beside their places first, then moves them in, in the given order."""
+    try:
+        for path, content in contents.items():
+            with _temporary(path).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            _temporary(path).replace(path)
+    finally:
+        for path in contents:
+            _temporary(path).unlink(missing_ok=True)

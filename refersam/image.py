@@ -1,0 +1,113 @@
+"""Reading pictures as people see them, whatever they come as, without trusting them."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from refersam.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded: a small file can unpack to more than the machine's memory."""
+
+ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
+
+
+def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture as 8-bit RGB.
+
+    Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid over white; a picture that its camera
+    marked as turned is turned upright.
+
+    Args:
+        source: a path, the bytes of a picture file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or
+            (H, W, 4) RGBA, uint8, or float in [0, 1].
+        apply_exif_rotation: turn upright. Off for COCO's pictures, whose masks match the stored pixels.
+        max_pixels: limit on width times height.
+
+    Raises:
+        ImageError: no such file, not a picture, broken, or too large.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
+    image = source if isinstance(source, Image.Image) else _open(source, name)
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
+        )
+    try:
+        image.load()
+        if apply_exif_rotation:
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
+        raise ImageError(f"{name} is broken or cut off: {error}.") from error
+
+
+def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
+    try:
+        if isinstance(source, bytes):
+            return Image.open(io.BytesIO(source))
+        path = Path(source)
+        if not path.exists():
+            raise ImageError(f"No such file: {name}.")
+        if not path.is_file():
+            raise ImageError(f"{name} is not a file.")
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large to be decoded safely: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name} is not a picture that Pillow can read.") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit grey, whichever mode Pillow chose for it; 32-bit files hold 16 bits in practice, or are scaled down.
+        top = 65535.0 if values.max(initial=0) <= 65535 else float(values.max())
+        return Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(
+            f"An array must be (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, but has the shape {array.shape}."
+        )
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise ImageError(f"The array has {array.shape[1]} x {array.shape[0]} pixels, more than {max_pixels:,}.")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ImageError("An array of floats must hold finite values in [0, 1].")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ImageError(f"An array must be uint8, or float in [0, 1], but is {array.dtype}.")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def resize_to_array(image: Image.Image | np.ndarray, height: int, width: int) -> Any:
+    """Resize by Pillow, bilinear with antialiasing: the same numbers on every machine.
+
+    Args:
+        image: RGB or grey, a PIL image or uint8 array.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        uint8 array (height, width, 3), or (height, width) for grey.
+    """
+    pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if pil.size != (width, height):
+        pil = pil.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(pil)

@@ -1,0 +1,161 @@
+"""Picture and phrase to tensors, and logits back to masks at the picture's own size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
+
+from refersam.errors import CheckpointError, PhraseError
+from refersam.image import ImageSource, load_image, resize_to_array
+from refersam.model.refersam import SIZE_MULTIPLE
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ReferSamImageProcessor(ImageProcessingMixin):
+    """Resizes without keeping the aspect ratio, as the published tools do, and normalises.
+
+    Args:
+        size: {"height": ..., "width": ...} of the network's input, multiples of 32.
+        image_mean: per channel, of pixels in [0, 1].
+        image_std: per channel.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers' own declaration
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.size = dict(size or {"height": 448, "width": 448})
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        for side in ("height", "width"):
+            value = self.size.get(side)
+            if not isinstance(value, int) or value <= 0 or value % SIZE_MULTIPLE:
+                raise ValueError(f"size[{side!r}] must be a positive multiple of {SIZE_MULTIPLE}, but is {value!r}.")
+
+    def __call__(self, images: ImageSource | Sequence[ImageSource], **kwargs: Any) -> BatchFeature:
+        """See `preprocess`."""
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(self, images: ImageSource | Sequence[ImageSource], **_kwargs: Any) -> BatchFeature:
+        """One picture or several -> pixel_values (I, 3, H, W) float32; anything that `load_image` takes."""
+        several = images if isinstance(images, list | tuple) else [images]
+        pixels = [
+            self.normalise(resize_to_array(load_image(image), self.size["height"], self.size["width"]))
+            for image in several
+        ]
+        return BatchFeature({"pixel_values": torch.stack(pixels)})
+
+    def normalise(self, pixels: np.ndarray) -> Tensor:
+        """(H, W, 3) uint8 RGB -> (3, H, W) float32."""
+        tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        return (tensor - mean) / std
+
+
+class ReferSamProcessor(ProcessorMixin):
+    """Image processor and tokenizer together.
+
+    Args:
+        image_processor: a `ReferSamImageProcessor`.
+        tokenizer: any fast tokenizer of transformers.
+        max_text_tokens: longer phrases are cut, keeping the end token; special tokens count.
+    """
+
+    valid_kwargs = ["max_text_tokens"]  # noqa: RUF012 - transformers' own declaration
+
+    def __init__(self, image_processor: Any, tokenizer: Any, max_text_tokens: int = 20, **_kwargs: Any) -> None:
+        super().__init__(image_processor, tokenizer)
+        if max_text_tokens < 3:
+            raise ValueError(f"max_text_tokens must be at least 3 (two are special), but is {max_text_tokens}.")
+        self.max_text_tokens = max_text_tokens
+
+    @classmethod
+    def from_text_encoder(cls, text: str | os.PathLike, image_size: int = 448) -> ReferSamProcessor:
+        """The processor for a model `from_backbones`: the text encoder's own tokenizer, a square input.
+
+        Args:
+            text: Hub id or folder of the text encoder.
+            image_size: side in pixels, a multiple of 32.
+
+        Raises:
+            CheckpointError: no tokenizer there.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(os.fspath(text))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"No tokenizer could be read from {text}: {str(error).splitlines()[0]}") from error
+        return cls(ReferSamImageProcessor(size={"height": image_size, "width": image_size}), tokenizer)
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        text: str | Sequence[str] | None = None,
+        **_kwargs: Any,
+    ) -> BatchFeature:
+        """Tensors for the model.
+
+        Args:
+            images: one picture or several; anything that `load_image` takes.
+            text: one phrase or several; a multiple of the pictures, those of one picture following one another.
+
+        Returns:
+            `pixel_values` (I, 3, H, W), `input_ids` and `attention_mask` (B, S), padded to the longest phrase.
+
+        Raises:
+            ImageError: a picture that cannot be read.
+            PhraseError: a phrase without a word.
+        """
+        data: dict[str, Tensor] = {}
+        if images is not None:
+            data.update(self.image_processor(images))
+        if text is not None:
+            data.update(self.encode_phrases([text] if isinstance(text, str) else list(text)))
+        return BatchFeature(data)
+
+    def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Tensor]:
+        """Phrases -> `input_ids` and `attention_mask` (B, S), padded to the longest.
+
+        Raises:
+            PhraseError: a phrase without a word.
+        """
+        for phrase in phrases:
+            if not isinstance(phrase, str) or not phrase.strip():
+                raise PhraseError(f"A phrase must have at least one word, but got {phrase!r}.")
+        encoded = self.tokenizer(
+            list(phrases),
+            padding=True,
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_tensors="pt",
+        )
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def cut_off(self, phrase: str) -> str:
+        """The end of a phrase that does not fit into `max_text_tokens`, as written; empty where all of it fits."""
+        encoded = self.tokenizer(phrase, add_special_tokens=False, return_offsets_mapping=True)
+        room = self.max_text_tokens - self.tokenizer.num_special_tokens_to_add()
+        offsets = encoded["offset_mapping"]
+        return phrase[offsets[room][0] :] if len(offsets) > room else ""
+
+    def resize_logits(self, mask_logits: Tensor, height: int, width: int) -> Tensor:
+        """(B, H, W) logits -> (B, height, width), bilinear, in float32: resized first, cut at 0 afterwards."""
+        logits = mask_logits.float().unsqueeze(1)
+        if logits.shape[2:] != (height, width):
+            logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        return logits.squeeze(1)

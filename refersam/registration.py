@@ -1,0 +1,23 @@
+"""Make transformers' Auto classes know ReferSAM."""
+
+from __future__ import annotations
+
+from functools import cache
+
+
+@cache
+def register() -> None:
+    """Register ReferSAM with AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor.
+
+    Done by itself on the first use of a name of `refersam`; call it before `AutoModel.from_pretrained` otherwise.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+    from refersam.config import ReferSamConfig
+    from refersam.model.refersam import ReferSamModel
+    from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+
+    AutoConfig.register(ReferSamConfig.model_type, ReferSamConfig)
+    AutoModel.register(ReferSamConfig, ReferSamModel)
+    AutoImageProcessor.register(ReferSamConfig, slow_image_processor_class=ReferSamImageProcessor)
+    AutoProcessor.register(ReferSamConfig, ReferSamProcessor)

@@ -1,0 +1,51 @@
+"""The tiny preset's own WordPiece tokenizer: a small vocabulary of whole words, and characters for all others."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
+
+
+def train_tokenizer(phrases: Iterable[str], vocab_size: int, min_count: int = 2) -> PreTrainedTokenizerFast:
+    """Build the tokenizer from example phrases.
+
+    The vocabulary holds the special tokens, every character of the Latin alphabet, digits and punctuation (also as a
+    word's continuation, so that any such word can be read letter by letter; accents are dropped), then the phrases'
+    words by frequency.
+
+    Args:
+        phrases: text to take the words from.
+        vocab_size: entries at the most.
+        min_count: words seen less often are left to the characters.
+
+    Raises:
+        ValueError: a vocabulary too small for the characters.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for phrase in phrases:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(phrase)))
+    entries = [*SPECIAL_TOKENS.values(), *ALPHABET, *("##" + character for character in ALPHABET)]
+    if vocab_size < len(entries):
+        raise ValueError(f"vocab_size must be at least {len(entries)} to hold every character, but is {vocab_size}.")
+    words = sorted(word for word, count in counts.items() if count >= min_count and word not in entries)
+    words.sort(key=lambda word: -counts[word])
+    vocabulary = {entry: index for index, entry in enumerate([*entries, *words][:vocab_size])}
+
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)

@@ -1,0 +1,1 @@
+"""Training: settings, data, optimizer, checkpoints and the loop."""

@@ -1,0 +1,103 @@
+"""Checkpoints: complete, atomic, safe to read. A kill leaves the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refersam.convert import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step_(\d+)\.pt")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write `state` and the random state of this process; drop all but the newest `keep`.
+
+    Args:
+        folder: made if missing.
+        step: optimizer steps done.
+        state: of tensors and plain containers.
+        keep: checkpoints to keep.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:07d}.pt"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"step": step, "random": _random_state(), **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    for old in _complete(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, its random state put back; None where there is none.
+
+    Raises:
+        CheckpointError: checkpoints are there, but none can be read.
+    """
+    candidates = _complete(folder)
+    for path in reversed(candidates):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a broken file
+            logger.warning("%s cannot be read and is passed over: %s", path, error)
+            continue
+        _restore_random_state(state.pop("random"))
+        return state
+    if candidates:
+        raise CheckpointError(f"None of the {len(candidates)} checkpoints in {folder} can be read.")
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed write left behind."""
+    for leftover in folder.glob("*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in the place of another."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
+
+
+def _random_state() -> dict[str, Any]:
+    version, keys, gauss = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries may use
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(keys), gauss],
+        "numpy": [str(numpy_state[0]), torch.from_numpy(np.array(numpy_state[1], dtype=np.int64)), *numpy_state[2:]],
+    }
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, numpy_keys, *rest = state["numpy"]
+    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
