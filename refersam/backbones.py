@@ -90,7 +90,9 @@ def _metas_sam(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         iou_width = ours["mask_decoder.iou_prediction_head.proj_in.weight"].shape[0]
         mask_channels = ours["prompt_encoder.mask_embed.conv2.weight"].shape[0]
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is not one of Meta's SAM checkpoints: {error} is missing or misshapen.") from error
+        raise CheckpointError(
+            f"{path} is not one of Meta's SAM checkpoints: {error} is missing or misshapen."
+        ) from error
     window = min((table.shape[0] + 1) // 2 for table in tables)
     global_layers = [index for index, table in enumerate(tables) if (table.shape[0] + 1) // 2 == grid != window]
     fields = {
@@ -127,9 +129,7 @@ def _text_encoder(name: str) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     config = _read_config(name)
     kinds: dict[str, Any] = {"bert": BertModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}
     if config.model_type not in kinds:
-        raise CheckpointError(
-            f"{name} is a model of type {config.model_type!r}; text encoders are {', '.join(kinds)}."
-        )
+        raise CheckpointError(f"{name} is a model of type {config.model_type!r}; text encoders are {', '.join(kinds)}.")
     encoder = _loaded(kinds[config.model_type], name)
     text_config = encoder.config
     encoder = getattr(encoder, "text_model", encoder)

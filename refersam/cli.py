@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from refersam.errors import DeviceError, PhraseError, ReferSamError
+from refersam.errors import DataError, DeviceError, PhraseError, ReferSamError
 from refersam.version import __version__
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ out_console = Console()
 err_console = Console(stderr=True)
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     """SceneRef's splits."""
 
     train = "train"
@@ -58,7 +59,7 @@ class Split(str, Enum):
     compositional = "compositional"
 
 
-class Preset(str, Enum):
+class Preset(StrEnum):
     """Presets with published sizes."""
 
     base = "base"
@@ -66,14 +67,14 @@ class Preset(str, Enum):
     huge = "huge"
 
 
-class TextEncoder(str, Enum):
+class TextEncoder(StrEnum):
     """Text encoders."""
 
     bert = "bert"
     clip = "clip"
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     """Number formats."""
 
     float32 = "float32"
@@ -91,7 +92,8 @@ def main() -> None:
         err_console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, DeviceError | PhraseError) else 1)
     except OSError as error:
-        err_console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        err_console.print(f"Error: {what}.", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -113,27 +115,35 @@ def _root(
 @app.command()
 def segment(
     image: Annotated[Path, typer.Argument(help="The picture.", metavar="IMAGE", show_default=False)],
-    phrases: Annotated[list[str], typer.Argument(help="What to find; several are answered one by one.",
-                                                 metavar="PHRASE...", show_default=False)],
+    phrases: Annotated[
+        list[str],
+        typer.Argument(help="What to find; several are answered one by one.", metavar="PHRASE...", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
     model: Annotated[str | None, typer.Option(help="Folder or Hub id; the model in the box without.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is without.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="A pixel belongs to the mask from this probability on.")
+        float,
+        typer.Option(min=0, max=1, callback=_probability, help="A pixel belongs to the mask from this probability on."),
     ] = 0.5,
     no_target_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Nothing matches below this probability of a target.")
+        float,
+        typer.Option(min=0, max=1, callback=_probability, help="Nothing matches below this probability of a target."),
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
     _refuse_empty(phrases)
+    _refuse_file(out)
+    from refersam.image import load_image
+
+    picture = load_image(image)
     predictor = _load_predictor(model, device, dtype.value)
     _warn_of_cut_phrases(predictor, phrases)
     start = time.perf_counter()
     with _waiting("Segmenting"):
-        results = predictor.predict(image, phrases, threshold, no_target_threshold)
+        results = predictor.predict(picture, phrases, threshold, no_target_threshold)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     files = save_results(results, out, image.stem)
     if as_json:
@@ -144,9 +154,9 @@ def segment(
     for result in results:
         add_result(table, image.name, result, milliseconds)
     out_console.print(table)
-    out_console.print(f"Masks and overlays are in {out}/", highlight=False)
+    _say(f"Masks and overlays are in {out}/")
     if model is None:
-        out_console.print(NOT_FOR_PHOTOGRAPHS, style="dim", highlight=False)
+        _say(NOT_FOR_PHOTOGRAPHS, style="dim")
 
 
 @app.command()
@@ -164,6 +174,7 @@ def train(
     settings = read_settings(recipe, changes or [])
     from refersam.training.trainer import Trainer
 
+    _quiet_transformers()
     with _waiting("Preparing"):
         trainer = Trainer(settings, out, resume)
     with _progress() as progress:
@@ -179,28 +190,32 @@ def train(
     for name, value in metrics.items():
         table.add_row(name, f"{value:.2f}")
     out_console.print(table)
-    out_console.print(f"The model is in {out / 'model'}/", highlight=False)
+    _say(f"The model is in {out / 'model'}/")
 
 
 @data_app.command("scenes")
 def data_scenes(
     out: Annotated[Path, typer.Option(help="Data root: OUT/sceneref/ and OUT/images/scenes/ are written.")],
     split: Annotated[Split, typer.Option(help="Another split can be added to the same folder later.")] = Split.val,
-    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 500,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Pictures.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
-    width: Annotated[int, typer.Option(min=32, help="Pixels.")] = 256,
-    height: Annotated[int, typer.Option(min=32, help="Pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 256,
+    height: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 256,
     phrases: Annotated[int, typer.Option(min=1, max=32, help="Phrases per picture.")] = 6,
 ) -> None:
     """Draw SceneRef, the synthetic benchmark, in gRefCOCO's format."""
     from refersam.data.sceneref import SceneRefSettings, write_sceneref
 
+    _refuse_file(out)
     settings = SceneRefSettings(width=width, height=height, phrases_per_scene=phrases)
     with _progress() as progress:
         bar = progress.add_task("drawing", total=count)
-        statistics = write_sceneref(
-            out, split.value, count, seed, settings, lambda done: progress.update(bar, completed=done)
-        )
+        try:
+            statistics = write_sceneref(
+                out, split.value, count, seed, settings, lambda done: progress.update(bar, completed=done)
+            )
+        except (ValueError, RuntimeError) as error:  # a folder of something else; a picture without room
+            raise DataError(str(error)) from error
     table = Table("", "value", title=f"SceneRef, split {split.value}")
     for name, value in statistics.items():
         if isinstance(value, dict):
@@ -228,6 +243,7 @@ def convert_official(
         raise typer.BadParameter(f"--image-size must be a multiple of 32, but is {image_size}.")
     from refersam.convert import convert_official_checkpoint, read_authors_config
 
+    _quiet_transformers()
     with _waiting("Converting"):
         from refersam.config import ReferSamConfig
 
@@ -235,13 +251,12 @@ def convert_official(
             read_authors_config(config) if config else ReferSamConfig.from_preset(preset.value, text.value)  # type: ignore[union-attr]
         )
         count = convert_official_checkpoint(weights, sizes, out, tokenizer, image_size)
-    out_console.print(f"{count} weights converted into {out}/", highlight=False)
+    _say(f"{count} weights converted into {out}/")
     if tokenizer is None:
-        out_console.print(
+        _say(
             f"The tokenizer is missing: the weights load with ReferSamModel.from_pretrained({str(out)!r}), but phrases "
             "need one. Convert again with --tokenizer naming the text encoder's (google-bert/bert-base-uncased, "
-            "openai/clip-vit-base-patch16, or a folder).",
-            highlight=False,
+            "openai/clip-vit-base-patch16, or a folder)."
         )
 
 
@@ -256,7 +271,9 @@ def result_table() -> Table:
 def add_result(table: Table, picture: str, result: Segmentation, milliseconds: float) -> None:
     """One row: picture, phrase, score, box, area, milliseconds."""
     box = "nothing matches" if result.no_target else "-" if result.box is None else " ".join(map(str, result.box))
-    table.add_row(picture, result.phrase, f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}")
+    table.add_row(
+        Text(picture), Text(result.phrase), f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}"
+    )
 
 
 def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[tuple[Path, Path]]:
@@ -266,7 +283,7 @@ def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[
     files: list[tuple[Path, Path]] = []
     taken: set[str] = set()
     for result in results:
-        base = f"{stem}_{_slug(result.phrase)}"
+        base = f"{_short(stem)}_{_slug(result.phrase)}"
         name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(results) + 2))) if n not in taken)
         taken.add(name)
         mask, overlay = out / f"{name}_mask.png", out / f"{name}_overlay.png"
@@ -278,7 +295,12 @@ def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[
 
 
 def _slug(phrase: str) -> str:
-    return re.sub(r"[^\w]+", "-", phrase.lower()).strip("-")[:40] or "phrase"
+    return _short(re.sub(r"[^\w]+", "-", phrase.lower()).strip("-")[:40]) or "phrase"
+
+
+def _short(name: str, most: int = 80) -> str:
+    """Not more than so many bytes: file systems allow 255 in all."""
+    return name.encode()[:most].decode(errors="ignore")
 
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:
@@ -292,6 +314,30 @@ def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:
         "mask": str(mask),
         "overlay": str(overlay),
     }
+
+
+def _say(text: str, style: str | None = None) -> None:
+    """Print as it is: a path may hold what rich would read as markup, and is copied whole."""
+    out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _probability(value: float) -> float:
+    if not 0 <= value <= 1:  # not a number, too, which compares with nothing
+        raise typer.BadParameter(f"{value} is not a number from 0 to 1.")
+    return value
+
+
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: --out names a folder.")
+
+
+def _quiet_transformers() -> None:
+    """Its reports of loading and its progress bars: what they say, this package says in its own errors."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def _refuse_empty(phrases: Sequence[str]) -> None:
@@ -315,11 +361,9 @@ def _warn_of_cut_phrases(predictor: ReferSamPredictor, phrases: Sequence[str]) -
 
 def _load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:
     with _waiting("Loading the model"):
-        from transformers.utils import logging as transformers_logging
-
         from refersam.predictor import ReferSamPredictor
 
-        transformers_logging.disable_progress_bar()
+        _quiet_transformers()
         return ReferSamPredictor.from_pretrained(model, device=device, dtype=dtype)
 
 

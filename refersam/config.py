@@ -63,10 +63,11 @@ class ReferSamConfig(PreTrainedConfig):
         "mask_decoder_config": SamMaskDecoderConfig,
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    prompt_encoder_config: dict | PreTrainedConfig | None = None
-    mask_decoder_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # Dictionaries or nothing when given, configurations from __post_init__ on.
+    vision_config: Any = None
+    prompt_encoder_config: Any = None
+    mask_decoder_config: Any = None
+    text_config: Any = None
     freeze_text_encoder: bool | None = None
     layer_groups: list[list[int]] | tuple = ((0, 2), (3, 5), (6, 8), (9, 11))
     spatial_prior_channels: int = 64
@@ -110,7 +111,7 @@ class ReferSamConfig(PreTrainedConfig):
         """SAM's prompt width C."""
         return self.mask_decoder_config.hidden_size
 
-    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+    def get_text_config(self, *_args: Any, **_kwargs: Any) -> PreTrainedConfig:
         """The text encoder's configuration (transformers asks for it by this name)."""
         return self.text_config
 

@@ -42,7 +42,10 @@ SAM_KEYS: tuple[tuple[str, str], ...] = (
     ("mask_decoder.iou_token.weight", "sam.mask_decoder.iou_token.weight"),
     ("mask_decoder.mask_tokens.weight", "sam.mask_decoder.mask_tokens.weight"),
     ("mask_decoder.transformer.layers.{i}.norm{j}.{p}", "sam.mask_decoder.transformer.layers.{i}.layer_norm{j}.{p}"),
-    ("mask_decoder.transformer.layers.{i}.self_attn.{rest}", "sam.mask_decoder.transformer.layers.{i}.self_attn.{rest}"),
+    (
+        "mask_decoder.transformer.layers.{i}.self_attn.{rest}",
+        "sam.mask_decoder.transformer.layers.{i}.self_attn.{rest}",
+    ),
     (
         "mask_decoder.transformer.layers.{i}.cross_attn_{rest}",
         "sam.mask_decoder.transformer.layers.{i}.cross_attn_{rest}",
@@ -176,8 +179,8 @@ def rename_keys(names: Iterable[str], table: Iterable[tuple[str, str]]) -> tuple
         rules.append((re.compile(pattern), ours))
     renamed, unknown = {}, []
     for name in names:
-        for pattern, ours in rules:
-            match = pattern.fullmatch(name)
+        for rule, ours in rules:
+            match = rule.fullmatch(name)
             if match:
                 renamed[name] = ours.format(**match.groupdict())
                 break
@@ -272,7 +275,7 @@ def _read_pickle(path: Path) -> Any:
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         except ValueError:  # the format before zip files: only what training scripts commonly store is replaced
             foreign = ["argparse.Namespace"]
-        stand_ins = [(type("Inert", (_Inert,), {}), name) for name in foreign]
+        stand_ins: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file

@@ -46,6 +46,4 @@ def evaluate_images(
         scores = confidence(output, logits.sigmoid(), model.config.supervise_iou).tolist()
         for index, truth in enumerate(item.masks):
             intersection, union = compare_masks(masks[index], truth)
-            yield SampleResult(
-                intersection, union, bool(truth.any()), judged[index], item.tags[index], scores[index]
-            )
+            yield SampleResult(intersection, union, bool(truth.any()), judged[index], item.tags[index], scores[index])

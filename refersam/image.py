@@ -15,6 +15,25 @@ from refersam.errors import ImageError
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: a small file can unpack to more than the machine's memory."""
 
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "JPEG2000",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "WEBP",
+    "AVIF",
+    "PPM",
+    "TGA",
+    "ICO",
+    "PCX",
+    "SGI",
+)
+"""What is read. Pillow knows more, some of it by starting other programs (PostScript)."""
+
 ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
@@ -35,6 +54,10 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
+    if not isinstance(source, str | os.PathLike | bytes | Image.Image):
+        raise ImageError(
+            f"A picture must be a path, bytes, a PIL image or a numpy array, but is a {type(source).__name__}."
+        )
     name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
     image = source if isinstance(source, Image.Image) else _open(source, name)
     if image.width * image.height > max_pixels:
@@ -46,32 +69,42 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         if apply_exif_rotation:
             image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
 
 
 def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     try:
         if isinstance(source, bytes):
-            return Image.open(io.BytesIO(source))
+            return Image.open(io.BytesIO(source), formats=FORMATS)
         path = Path(source)
         if not path.exists():
             raise ImageError(f"No such file: {name}.")
         if not path.is_file():
             raise ImageError(f"{name} is not a file.")
-        return Image.open(path)
+        return Image.open(path, formats=FORMATS)
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large to be decoded safely: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name} is not a picture that Pillow can read.") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read: permission denied.") from error
+    except Exception as error:  # Pillow's readers raise many kinds for broken files
+        raise ImageError(f"{name} is not a picture that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP, ...).") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit grey, whichever mode Pillow chose for it; 32-bit files hold 16 bits in practice, or are scaled down.
-        top = 65535.0 if values.max(initial=0) <= 65535 else float(values.max())
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        # 16-bit grey, whichever mode Pillow chose for it; 32-bit files hold 16 bits in practice, or are scaled down;
+        # floating point (TIFF) is in [0, 1] or [0, 255] where all of it fits in.
+        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+        top = next((top for top in tops if values.max(initial=0) <= top), float(values.max()))
         return Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -82,9 +115,7 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(
-            f"An array must be (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, but has the shape {array.shape}."
-        )
+        raise ImageError(f"An array must be (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, but has the shape {array.shape}.")
     if array.shape[0] * array.shape[1] > max_pixels:
         raise ImageError(f"The array has {array.shape[1]} x {array.shape[0]} pixels, more than {max_pixels:,}.")
     if np.issubdtype(array.dtype, np.floating):

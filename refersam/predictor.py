@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, DeviceError, PhraseError
 from refersam.files import write_atomically
 from refersam.image import ImageSource, load_image
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.processor import ReferSamProcessor
+from refersam.registration import register
 
 MODEL_IN_THE_BOX = Path(__file__).parent / "assets" / "model"
 """The tiny model that comes with the package: it knows drawn scenes, not photographs."""
@@ -26,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 OVERLAY_COLOUR = (255, 40, 120)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The answer to one phrase about one picture of H x W pixels.
 
@@ -120,8 +122,8 @@ class ReferSamPredictor:
         loaded, processor = load_model(name)
         return cls(loaded.to(device=place, dtype=number_format), processor)
 
-    @overload
-    def predict(
+    @overload  # a str is a Sequence[str] too, but the first declaration is the one that counts
+    def predict(  # type: ignore[overload-overlap]
         self, image: ImageSource, phrase: str, threshold: float = ..., no_target_threshold: float = ...
     ) -> Segmentation: ...
 
@@ -225,6 +227,7 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
     """
     from transformers import PreTrainedConfig
 
+    register()  # transformers finds the image processor by its registration
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{name} holds no ReferSAM model: a folder with config.json and weights is expected.")
@@ -232,23 +235,39 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         raise CheckpointError(f"No such model: {name} is neither a folder nor a Hub id of the form owner/name.")
     try:
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
         raise CheckpointError(f"No model could be read from {name}: {_first_line(error)}") from error
     if kind != "refersam":
         raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
     try:
-        model, report = ReferSamModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        problems = {key: sorted(map(str, names)) for key, names in report.items() if names}
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The weights of {name} could not be read: {_first_line(error)}") from error
-    if problems:
-        raise CheckpointError(f"The weights of {name} do not fit its configuration: {problems}.")
+        config = ReferSamConfig.from_pretrained(name)
+    except Exception as error:
+        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}") from error
     try:
-        return model, ReferSamProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        model, report = ReferSamModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:
+        reason = _first_line(error)
+        if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
+            reason = "some have another shape than its configuration says"
+        raise CheckpointError(f"The weights of {name} could not be read: {reason}") from error
+    problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
+    if problems:
+        raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
+    try:
+        processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
         raise CheckpointError(
             f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}"
         ) from error
+    for what, needed, room in (
+        ("entries", len(processor.tokenizer), config.text_config.vocab_size),
+        ("tokens per phrase", processor.max_text_tokens, config.text_config.max_position_embeddings),
+    ):
+        if needed > room:
+            raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
+    return model, processor
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -281,10 +300,20 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
         DeviceError: unknown.
     """
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if wanted not in DTYPES.values():
+    if wanted is None or wanted not in DTYPES.values():
         raise DeviceError(f"Unknown number format {dtype!r}: choose one of {', '.join(DTYPES)}.")
     return wanted
 
 
+def _some(what: str, names: Iterable[object], most: int = 3) -> str:
+    """How many, and the first of them: "2 missing (a, b)"."""
+    listed = sorted(str(name[0] if isinstance(name, tuple) else name) for name in names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return f"{len(listed)} {what} ({', '.join(listed[:most])}{more})"
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(": ")
+    if isinstance(error, OSError | ValueError | RuntimeError) and line:
+        return line
+    return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"

@@ -11,17 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.errors import CheckpointError, PhraseError
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
 
+MAX_SIDE = 4096
+"""Longest side of the network's input in pixels: a settings file from elsewhere must not exhaust the machine."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ReferSamImageProcessor(ImageProcessingMixin):
+class ReferSamImageProcessor(BaseImageProcessor):
     """Resizes without keeping the aspect ratio, as the published tools do, and normalises.
 
     Args:
@@ -45,8 +48,10 @@ class ReferSamImageProcessor(ImageProcessingMixin):
         self.image_std = list(image_std)
         for side in ("height", "width"):
             value = self.size.get(side)
-            if not isinstance(value, int) or value <= 0 or value % SIZE_MULTIPLE:
-                raise ValueError(f"size[{side!r}] must be a positive multiple of {SIZE_MULTIPLE}, but is {value!r}.")
+            if not isinstance(value, int) or not 0 < value <= MAX_SIDE or value % SIZE_MULTIPLE:
+                raise ValueError(
+                    f"size[{side!r}] must be a positive multiple of {SIZE_MULTIPLE} up to {MAX_SIDE}, but is {value!r}."
+                )
 
     def __call__(self, images: ImageSource | Sequence[ImageSource], **kwargs: Any) -> BatchFeature:
         """See `preprocess`."""
@@ -54,7 +59,7 @@ class ReferSamImageProcessor(ImageProcessingMixin):
 
     def preprocess(self, images: ImageSource | Sequence[ImageSource], **_kwargs: Any) -> BatchFeature:
         """One picture or several -> pixel_values (I, 3, H, W) float32; anything that `load_image` takes."""
-        several = images if isinstance(images, list | tuple) else [images]
+        several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         pixels = [
             self.normalise(resize_to_array(load_image(image), self.size["height"], self.size["width"]))
             for image in several
@@ -144,6 +149,10 @@ class ReferSamProcessor(ProcessorMixin):
             max_length=self.max_text_tokens,
             return_tensors="pt",
         )
+        special = self.tokenizer.num_special_tokens_to_add()
+        for phrase, length in zip(phrases, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
+            if length <= special:  # invisible characters only
+                raise PhraseError(f"A phrase must have at least one word, but nothing can be read in {phrase!r}.")
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def cut_off(self, phrase: str) -> str:

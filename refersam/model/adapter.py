@@ -47,7 +47,5 @@ class Extractor(nn.Module):
 
     def forward(self, pyramid: Tensor, patches: Tensor, geometry: PyramidGeometry) -> Tensor:
         """(B, L, D) pyramid and (B, h * w, D) ViT tokens -> (B, L, D) pyramid."""
-        extracted = self.attention(
-            pyramid, self.value_norm(patches), geometry.reference_points, (geometry.grid_size,)
-        )
+        extracted = self.attention(pyramid, self.value_norm(patches), geometry.reference_points, (geometry.grid_size,))
         return self.output_norm(pyramid + extracted)

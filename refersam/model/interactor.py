@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,22 @@ class Interaction(nn.Module):
         self.fusion = Fusion(**fusion)
         self.extra_extractors = nn.ModuleList(Extractor(**adapter) for _ in range(num_extra_fusions))
         self.extra_fusions = nn.ModuleList(Fusion(**fusion) for _ in range(num_extra_fusions))
+
+    def fuse(
+        self,
+        tokens: Tensor,
+        token_mask: Tensor,
+        pyramid: Tensor,
+        patches: Tensor,
+        positions: Tensor,
+        geometry: PyramidGeometry,
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse text and pyramid, then extract and fuse again as often as this group has extra pairs."""
+        tokens, pyramid = self.fusion(tokens, token_mask, pyramid, positions, geometry.level_lengths)
+        for extract, fuse in zip(self.extra_extractors, self.extra_fusions, strict=True):
+            pyramid = extract(pyramid, patches, geometry)
+            tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
+        return tokens, pyramid
 
 
 class MaskFeatures(nn.Module):
@@ -134,20 +151,17 @@ class Interactor(nn.Module):
 
         prior, pyramid = self.spatial_prior(pixel_values)
         patches = sam.embed_patches(pixel_values).flatten(1, 2)
-        for group, interaction in zip(self.layer_groups, self.interactions, strict=True):
+        for group, module in zip(self.layer_groups, self.interactions, strict=True):
+            interaction = cast(Interaction, module)
             patches = interaction.injector(patches, pyramid, geometry)
             patches = sam.run_layers(patches.unflatten(1, geometry.grid_size), *group).flatten(1, 2)
             pyramid = interaction.extractor(pyramid, patches, geometry)
             # Up to here nothing has seen the text: computed once per picture, however many phrases it has.
             patches, pyramid = repeat_per_phrase(patches, num_phrases), repeat_per_phrase(pyramid, num_phrases)
-            tokens, pyramid = interaction.fusion(tokens, token_mask, pyramid, positions, geometry.level_lengths)
-            for extract, fuse in zip(interaction.extra_extractors, interaction.extra_fusions, strict=True):
-                pyramid = extract(pyramid, patches, geometry)
-                tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
+            tokens, pyramid = interaction.fuse(tokens, token_mask, pyramid, patches, positions, geometry)
 
         projected = [
-            projection(level)
-            for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
+            projection(level) for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
         ]
         level8, level16 = (tokens_to_map(projected[i], geometry.level_sizes[i]) for i in (0, 1))
         return InteractorOutput(

@@ -116,9 +116,7 @@ class Prompter(nn.Module):
         tokens = torch.cat([seed, self.sparse_tokens.expand(batch, -1, -1)], dim=1)
         positions = self.positions(geometry)
         for layer in self.layers:
-            tokens = layer(
-                tokens, self.token_positions, pyramid, positions, geometry.level_lengths, text, text_mask
-            )
+            tokens = layer(tokens, self.token_positions, pyramid, positions, geometry.level_lengths, text, text_mask)
         dense = self.dense_embedding(tokens[:, :1])  # (B, 1, C)
         coarse = (dense @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])  # (B, 1, H/4, W/4)
         return PrompterOutput(

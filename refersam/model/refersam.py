@@ -40,10 +40,11 @@ class ReferSamOutput(ModelOutput):
         object_score_logits: (B,) that the phrase has a target, before the sigmoid; None without that head.
     """
 
-    mask_logits: Tensor | None = None
-    low_res_mask_logits: Tensor | None = None
-    coarse_mask_logits: Tensor | None = None
-    iou_scores: Tensor | None = None
+    # ModelOutput wants defaults; the model fills all but the last.
+    mask_logits: Tensor = None  # type: ignore[assignment]
+    low_res_mask_logits: Tensor = None  # type: ignore[assignment]
+    coarse_mask_logits: Tensor = None  # type: ignore[assignment]
+    iou_scores: Tensor = None  # type: ignore[assignment]
     object_score_logits: Tensor | None = None
 
 
@@ -138,9 +139,7 @@ class ReferSamModel(PreTrainedModel):
         )
 
     @classmethod
-    def from_backbones(
-        cls, sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any
-    ) -> ReferSamModel:
+    def from_backbones(cls, sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any) -> ReferSamModel:
         """A model to be trained, that starts from published weights of SAM and of a text encoder.
 
         Args:
@@ -241,8 +240,9 @@ def _check_inputs(pixel_values: Any, input_ids: Tensor, attention_mask: Tensor) 
             f"input_ids and attention_mask must both be (B, S), but are {tuple(input_ids.shape)} and "
             f"{tuple(attention_mask.shape)}."
         )
-    if input_ids.shape[0] == 0 or input_ids.shape[0] % pixel_values.shape[0]:
+    num_phrases, num_pictures = input_ids.shape[0], pixel_values.shape[0]
+    if num_phrases == 0 or num_pictures == 0 or num_phrases % num_pictures:
         raise ValueError(
             f"The number of phrases must be a multiple of the number of pictures, but there are "
-            f"{input_ids.shape[0]} phrases and {pixel_values.shape[0]} pictures."
+            f"{num_phrases} phrases and {num_pictures} pictures."
         )

@@ -37,7 +37,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    for old in _complete(folder)[:-keep]:
+    # Newer ones could not be read, or the run would not be here: they do not count.
+    for old in [other for other in _complete(folder) if _number(other) <= step][:-keep]:
         old.unlink(missing_ok=True)
     return path
 
@@ -79,12 +80,16 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def _complete(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
+    return sorted((path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def _random_state() -> dict[str, Any]:
     version, keys, gauss = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries may use
+    numpy_state: Any = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -100,4 +105,4 @@ def _restore_random_state(state: dict[str, Any]) -> None:
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     kind, numpy_keys, *rest = state["numpy"]
-    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *rest))

@@ -10,7 +10,8 @@ from refersam.training.settings import OptimizerSettings
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW; weight decay only on matrices and kernels, not on norms, biases, gates, tokens and embeddings."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     weights = {
         id(module.weight)
         for module in model.modules()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from refersam.data.sceneref.settings import SceneRefSettings
 from refersam.errors import ReferSamError
 
 
@@ -39,12 +40,24 @@ class StageSettings(_Section):
     difficulty: float = Field(1.0, ge=0, le=1, description="How busy the drawing is.")
     phenomena: dict[str, float] | None = Field(None, description="Share of each phenomenon; none for SceneRef's own.")
 
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> StageSettings:
+        SceneRefSettings(
+            min_objects=self.min_objects,
+            max_objects=self.max_objects,
+            phenomena=self.phenomena,
+            difficulty=self.difficulty,
+        )
+        return self
+
 
 class DataSettings(_Section):
     """SceneRef's stream: drawn while training, no picture twice."""
 
-    image_size: int = Field(128, ge=32, multiple_of=32, description="Side of the network's input in pixels.")
-    picture_sizes: list[int] = Field([128], min_length=1, description="Sides of the drawn pictures, in turn.")
+    image_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="Side of the network's input in pixels.")
+    picture_sizes: list[Annotated[int, Field(ge=32, le=4096)]] = Field(
+        [128], min_length=1, description="Sides of the drawn pictures, in turn."
+    )
     phrases_per_picture: int = Field(4, ge=1, le=32, description="Phrases asked of each picture.")
     max_text_tokens: int = Field(20, ge=3, description="Longer phrases are cut.")
     vocab_size: int = Field(1024, ge=256, description="Most entries of the tokenizer trained here.")
@@ -102,9 +115,13 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
         SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
     """
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read as YAML: {error}") from error
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise SettingsError(f"No such file: {path}.") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold settings by name, but holds a {type(content).__name__}.")
     for change in changes:
@@ -127,7 +144,7 @@ def _apply_change(content: dict[str, Any], change: str) -> None:
     try:
         content[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{change!r}: the value is not YAML: {error}") from error
+        raise SettingsError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
 
 
 def _explain(detail: Any) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
 import logging
 import math
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -22,15 +25,17 @@ from refersam.data.sample import ReferringImage
 from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.errors import ReferSamError
 from refersam.evaluate import evaluate_images
+from refersam.files import write_atomically
 from refersam.losses import ReferSamLoss
 from refersam.metrics import sceneref_metrics
 from refersam.model.refersam import ReferSamModel
+from refersam.predictor import load_model
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
 from refersam.training import checkpoint
 from refersam.training.data import BatchStream, scene_to_referring_image, training_loader
 from refersam.training.optimization import build_optimizer, rate_factor
-from refersam.training.settings import TrainSettings
+from refersam.training.settings import SettingsError, TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +51,7 @@ class TrainingError(ReferSamError, RuntimeError):
 def build_processor(settings: TrainSettings) -> ReferSamProcessor:
     """The processor of a run: its tokenizer is trained on SceneRef's own phrases."""
     if settings.model.start_from is not None:
-        processor = ReferSamProcessor.from_pretrained(settings.model.start_from)
-        tokenizer = processor.tokenizer
+        tokenizer = load_model(settings.model.start_from)[1].tokenizer
     else:
         tokenizer = train_tokenizer(_tokenizer_phrases(settings), settings.data.vocab_size)
     side = settings.data.image_size
@@ -65,10 +69,29 @@ def _tokenizer_phrases(settings: TrainSettings) -> Iterator[str]:
 def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
     """The model of a run, from scratch or from a trained one."""
     if settings.model.start_from is not None:
-        return ReferSamModel.from_pretrained(settings.model.start_from, dtype=torch.float32)
-    config = ReferSamConfig.from_preset(settings.model.preset, settings.model.text_encoder, **settings.model.config)
-    config.text_config.vocab_size = len(processor.tokenizer)
-    return ReferSamModel(config)
+        model = load_model(settings.model.start_from)[0]
+    else:
+        model = ReferSamModel(_build_config(settings, len(processor.tokenizer)))
+    room = model.config.text_config.max_position_embeddings
+    if settings.data.max_text_tokens > room:
+        raise SettingsError(
+            f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
+        )
+    return model
+
+
+def _build_config(settings: TrainSettings, vocab_size: int) -> ReferSamConfig:
+    known = sorted(field.name for field in dataclasses.fields(ReferSamConfig))  # type: ignore[arg-type]
+    for name in settings.model.config:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"unknown setting model.config.{name}, did you mean {nearest}?")
+    try:
+        config = ReferSamConfig.from_preset(settings.model.preset, settings.model.text_encoder, **settings.model.config)
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:  # what wrong sizes end in
+        raise SettingsError(f"model.config: {error}") from error
+    config.text_config.vocab_size = vocab_size
+    return config
 
 
 def validation_images(settings: TrainSettings) -> Iterator[ReferringImage]:
@@ -94,6 +117,8 @@ class Trainer:
     def __init__(self, settings: TrainSettings, out: Path, resume: bool = False) -> None:
         self.settings, self.out = settings, out
         self.checkpoints = out / "checkpoints"
+        if out.exists() and not out.is_dir():
+            raise TrainingError(f"{out} is a file: give a folder.")
         if out.exists() and any(out.iterdir()) and not resume:
             raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
         self.accelerator = Accelerator(mixed_precision=settings.precision)
@@ -116,7 +141,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.clear(self.checkpoints)
-            (out / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False))
+            recipe = yaml.safe_dump(settings.model_dump(), sort_keys=False).encode()
+            write_atomically(out / "settings.yaml", lambda file: file.write(recipe))
+            self._cut_log()
 
     def run(self, progress: Progress | None = None) -> dict[str, float]:
         """Train to the last step, keep the final model in `out/model`, return its validation metrics."""
@@ -173,7 +200,7 @@ class Trainer:
         terms = self.loss(output, batch.target_mask.to(device))
         self.accelerator.backward(terms["total"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.max_grad_norm)
-        values = {name: float(value) for name, value in terms.items()}
+        values = {name: value.item() for name, value in terms.items()}
         if not math.isfinite(values["total"]):
             raise TrainingError(f"The loss is {values['total']} at step {self.step}: lower optimizer.learning_rate.")
         self.optimizer.step()
@@ -184,14 +211,15 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """SceneRef's metrics of the averaged weights on the val split."""
         average = self.average.module.eval()
-        results = evaluate_images(average, self.processor, validation_images(self.settings))
+        results = evaluate_images(cast(ReferSamModel, average), self.processor, validation_images(self.settings))
         return sceneref_metrics(results)
 
     def save_model(self) -> Path:
         """Write the averaged weights and the processor to `out/model`, at once."""
         final, temporary = self.out / "model", self.out / "model.tmp"
         if self.accelerator.is_main_process:
-            self.average.module.save_pretrained(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+            cast(ReferSamModel, self.average.module).save_pretrained(temporary)
             self.processor.save_pretrained(temporary)
             checkpoint.replace_folder(temporary, final)
         return final
@@ -210,11 +238,25 @@ class Trainer:
         if state is None:
             logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)
             return
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        try:
+            self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"The checkpoint in {self.checkpoints} is of another model than the recipe's: resume with the recipe "
+                f"that the run began with ({self.out / 'settings.yaml'})."
+            ) from error
         logger.info("Resumed after step %d.", self.step)
+
+    def _cut_log(self) -> None:
+        """Drop what a killed run logged after its last checkpoint, and a line that it left unfinished."""
+        path = self.out / "log.jsonl"
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = b"".join(line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= self.step)
+            write_atomically(path, lambda file: file.write(kept))
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:

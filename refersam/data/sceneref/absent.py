@@ -21,12 +21,9 @@ _ALIKE: frozenset[frozenset[str]] = CONFUSABLE | frozenset(
 def build_no_target(view: View, words: Wording) -> str | None:
     """A phrase without a target, or None when this draw found none."""
     if view.chance(0.27):
-        return _false_relation(view, words)
-    what = _absent_description(view)
-    if what is None or view.matching(what):
-        return None
-    pair = (what.colour, what.shape) in HELD_OUT_PAIRS
-    if pair != view.compositional:  # held-out pairs are named in their own split, and only there
+        return view.persist(lambda: _false_relation(view, words), 16)
+    what = view.persist(lambda: _absent_description(view), 12)
+    if what is None:
         return None
     words.note("absent")
     return _say_absent(view, words, what)
@@ -38,7 +35,15 @@ def _clear(name: str, present: list[str]) -> bool:
 
 
 def _absent_description(view: View) -> Description | None:
-    """A description that may fit nothing; the caller checks."""
+    """A description that fits nothing; it names a held-out pair in `compositional` and only there."""
+    what = _draw_description(view)
+    if what is None or view.matching(what) or ((what.colour, what.shape) in HELD_OUT_PAIRS) != view.compositional:
+        return None
+    return what
+
+
+def _draw_description(view: View) -> Description | None:
+    """A description that may fit nothing."""
     colours = sorted({item.colour for item in view.objects})
     shapes = sorted({item.shape for item in view.objects})
     kind = weighted(view.rng, ("pair", "size", "pattern", "new"), (0.55, 0.16, 0.07, 0.22))

@@ -30,7 +30,7 @@ FORMS = 8
 #: A pattern on a smaller object (radius in pixels) could not be seen.
 MIN_PATTERN_RADIUS = 8.0
 #: Up to this radius, in pixels, coverage is measured on 8 x 8 points per pixel, above on 4 x 4.
-_FINE_RADIUS = 20.0
+_FINE_RADIUS = 12.0
 
 Points = NDArray[np.float64]
 
@@ -225,7 +225,7 @@ _UNBIASED = {scale: _unbiased(scale) for scale in (4, 8)}
 
 
 def _flat(points: Points, corner: Points, scale: int) -> list[Any]:
-    flat: list[Any] = ((points - corner) * scale - 0.5).ravel().tolist()
+    flat: list[Any] = ((points - corner) * scale).ravel().tolist()
     return flat
 
 

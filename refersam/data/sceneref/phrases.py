@@ -22,7 +22,7 @@ import numpy as np
 
 from refersam.data.sceneref.absent import build_no_target
 from refersam.data.sceneref.places import build_absolute, build_ordinal, build_relative
-from refersam.data.sceneref.sampling import pick, weighted
+from refersam.data.sceneref.sampling import pick, sample, weighted
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA
 from refersam.data.sceneref.view import View, members
 from refersam.data.sceneref.words import Description, Wording, count_word
@@ -169,7 +169,12 @@ def build_several(view: View, words: Wording) -> Draft | None:
     """ "all red stars", "both rings", "the star and the ring", "all stars left of the square", "the two leftmost"."""
     form = weighted(view.rng, ("group", "and", "side", "outer"), (0.52, 0.28, 0.12, 0.08))
     if form == "and":
-        return _conjunction(view, words)
+        return view.persist(lambda: _conjunction(view, words), 4)
+    return view.persist(lambda: _several_alike(view, words, form), 8)
+
+
+def _several_alike(view: View, words: Wording, form: str) -> Draft | None:
+    """ "all red stars" (form "group"), "all stars left of the square" ("side"), "the two leftmost stars" ("outer")."""
     index = view.random_focus()
     what = view.any_description(index)
     bits = view.matching(what)
@@ -202,17 +207,12 @@ _OUTER = {
 
 def _conjunction(view: View, words: Wording) -> Draft | None:
     count = 3 if view.chance(0.12) else 2
-    parts: list[str] = []
-    bits = 0
-    for index in [int(i) for i in view.rng.permutation(len(view.focus))[:count]]:
-        target = view.focus[index]
-        what = view.unique_description(target)
-        if what is None:
-            return None
-        bits |= 1 << target
-        parts.append(words.one(what, indefinite=0.03))
-    if len(parts) < 2:
+    targets = sample(view.rng, view.focus, count)
+    named = [what for what in map(view.unique_description, targets) if what is not None]
+    if len(named) < max(2, len(targets)):
         return None
+    bits = sum(1 << target for target in targets)
+    parts = [words.one(what, indefinite=0.03) for what in named]
     words.note("conjunction")
     text = ", ".join(parts[:-1]) + f" and {parts[-1]}"
     return f"both {text}" if len(parts) == 2 and view.chance(0.08) else text, bits

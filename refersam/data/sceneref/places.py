@@ -107,9 +107,13 @@ def place_words(words: Wording, where: str) -> tuple[str, str]:
 
 def build_absolute(view: View, words: Wording) -> tuple[str, int] | None:
     """ "the leftmost star", "red object on the far right", "the square in the top left corner"."""
+    where = draw_place(view)
+    return view.persist(lambda: _absolute(view, words, where), 8)
+
+
+def _absolute(view: View, words: Wording, where: str) -> tuple[str, int] | None:
     what = view.any_description(view.random_focus())
     bits = view.matching(what)
-    where = draw_place(view)
     target = absolute_target(view, bits, where)
     if target is None:
         return None

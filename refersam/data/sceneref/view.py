@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from refersam.data.sceneref.objects import PATTERNS, SceneObject, unit_area
 from refersam.data.sceneref.sampling import pick, weighted
 from refersam.data.sceneref.settings import HELD_OUT_PAIRS, SceneRefSettings
 from refersam.data.sceneref.words import ATTRIBUTES, Description
+
+T = TypeVar("T")
 
 #: Least difference, as a share of the side, between places that a phrase compares.
 MARGIN = 0.05
@@ -77,6 +80,14 @@ class View:
     def chance(self, probability: float) -> bool:
         """True with this probability."""
         return bool(self.rng.random() < probability)
+
+    def persist(self, draw: Callable[[], T | None], tries: int) -> T | None:
+        """The first result of a few draws, so that forms that seldom fit a scene keep their share."""
+        for _ in range(tries):
+            found = draw()
+            if found is not None:
+                return found
+        return None
 
     def set_of(self, name: str, value: str) -> int:
         """The objects with this value of an attribute."""

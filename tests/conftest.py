@@ -1,0 +1,140 @@
+"""Fixtures of all tests. Nothing here touches the network, and every test starts from the same seed."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+PARITY_FOLDER = Path(__file__).parent / "fixtures" / "parity"
+
+TINY_PHRASES = (
+    "the red circle on the left",
+    "the large blue square",
+    "the small green triangle above the red circle",
+    "the yellow star on the right",
+    "every black ring below the blue square",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are fastest, and sums always the same, on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised tiny ReferSAM with its processor (64 x 64 pixels), as `save_pretrained` writes them."""
+    from refersam import ReferSamConfig, ReferSamImageProcessor, ReferSamModel, ReferSamProcessor
+    from refersam.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(TINY_PHRASES, vocab_size=256, min_count=1)
+    config = ReferSamConfig.from_preset("tiny")
+    config.text_config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    ReferSamModel(config).save_pretrained(folder)
+    image_processor = ReferSamImageProcessor(size={"height": 64, "width": 64})
+    ReferSamProcessor(image_processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., Any]:
+    """Call with a text encoder and other fields: the smallest configuration, whose random outputs are lively."""
+    from transformers import BertConfig, CLIPTextConfig
+
+    from refersam.config import ReferSamConfig, sam_vision_config
+
+    def build(text_encoder: str = "bert", **overrides: Any) -> ReferSamConfig:
+        text = {
+            "vocab_size": 50,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "max_position_embeddings": 24,
+            "pad_token_id": 0,
+        }
+        fields = {
+            "vision_config": sam_vision_config(48, 4, 3, [1, 3], 64, 3, 32),
+            "prompt_encoder_config": {"hidden_size": 32, "image_size": 64},
+            "mask_decoder_config": {
+                "hidden_size": 32,
+                "mlp_dim": 64,
+                "iou_head_hidden_dim": 32,
+                "layer_norm_eps": 1e-5,
+            },
+            "text_config": BertConfig(**text, initializer_range=0.2)
+            if text_encoder == "bert"
+            else CLIPTextConfig(**text, bos_token_id=1, eos_token_id=2),
+            "layer_groups": [[0, 0], [1, 1], [2, 2], [3, 3]],
+            "spatial_prior_channels": 8,
+            "deformable_num_heads": 3,
+            "fusion_hidden_size": 48,
+            "fusion_num_heads": 4,
+            "num_extra_fusions": 1,
+            "injection_gate_init": 0.5,
+            "initializer_range": 0.2,
+        }
+        return ReferSamConfig(**{**fields, **overrides})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def parity_folder() -> Path:
+    """Checkpoints, inputs and results of the authors' implementation."""
+    return PARITY_FOLDER
+
+
+@pytest.fixture(scope="session")
+def load_parity() -> Callable[[str], SimpleNamespace]:
+    """Call with "bert_tiny" or "clip_tiny": sizes, the authors' weights, and a fresh model that holds them."""
+    from refersam import ReferSamModel
+    from refersam.convert import authors_state_dict, config_from_authors
+
+    def load(name: str) -> SimpleNamespace:
+        folder = PARITY_FOLDER / name
+        sizes = json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "official_state_dict.safetensors")
+        model = ReferSamModel(config_from_authors(sizes)).eval()
+        model.load_state_dict(authors_state_dict(weights), strict=True)
+        return SimpleNamespace(sizes=sizes, weights=weights, model=model)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def load_case() -> Callable[[str, int], tuple[dict[str, torch.Tensor], dict[str, float | None]]]:
+    """Call with a model's name and a case's number: its tensors, and the gradient norm of every parameter."""
+
+    def load(name: str, number: int) -> tuple[dict[str, torch.Tensor], dict[str, float | None]]:
+        folder = PARITY_FOLDER / name
+        norms = json.loads((folder / f"case{number}_grad_norms.json").read_text())
+        return load_file(folder / f"case{number}.safetensors"), norms
+
+    return load

@@ -1,0 +1,58 @@
+"""`import refersam` is cheap and changes nothing; names load on first use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import refersam
+
+
+def run_fresh(code: str) -> str:
+    """The output of code in a new interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_import_loads_nothing_heavy_and_has_no_side_effects() -> None:
+    """Neither torch nor transformers is loaded, and environment, logging, warnings and signals stay as they were."""
+    code = """
+import logging, os, signal, sys, threading, warnings
+def state():
+    root = logging.getLogger()
+    return (dict(os.environ), list(root.handlers), root.level, list(warnings.filters), threading.active_count(),
+            signal.getsignal(signal.SIGINT), list(sys.path), sys.excepthook)
+before = state()
+import refersam
+assert state() == before, "import refersam changed the interpreter's state"
+loaded = {name.split(".")[0] for name in sys.modules}
+heavy = {"torch", "transformers", "numpy", "PIL", "safetensors", "tokenizers", "pydantic", "typer", "rich", "yaml"}
+print(sorted(heavy & loaded))
+"""
+    assert run_fresh(code) == "[]"
+
+
+def test_dir_and_version_load_nothing_heavy() -> None:
+    """Looking around in the package does not load torch either."""
+    code = """
+import sys, refersam
+assert set(refersam.__all__) <= set(dir(refersam))
+assert refersam.__version__
+print("torch" in sys.modules)
+"""
+    assert run_fresh(code) == "False"
+
+
+@pytest.mark.parametrize("name", refersam.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """Each name of `__all__` can be had."""
+    value = getattr(refersam, name)
+    assert isinstance(value, str) if name == "__version__" else callable(value)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    """A wrong name is named in the error."""
+    with pytest.raises(AttributeError, match="'ReferSamModell'"):
+        refersam.ReferSamModell  # noqa: B018
