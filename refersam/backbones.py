@@ -84,7 +84,7 @@ def _metas_sam(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ours = {renamed[name].removeprefix("sam."): tensor for name, tensor in weights.items()}
     try:
         _, grid, _, width = ours["vision_encoder.pos_embed"].shape
-        tables = [ours[f"vision_encoder.layers.{i}.attn.rel_pos_h"] for i in range(_depth(ours))]
+        tables = [ours[f"vision_encoder.layers.{i}.attn.rel_pos_h"] for i in range(max(1, _depth(ours)))]
         prompt_width = ours["vision_encoder.neck.conv1.weight"].shape[0]
         mlp_dim = ours["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0]
         iou_width = ours["mask_decoder.iou_prediction_head.proj_in.weight"].shape[0]
@@ -150,8 +150,9 @@ def _loaded(kind: Any, name: str) -> Any:
     """A model with all its weights; what is missing or left over must have a known name."""
     try:
         model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The weights of {name} could not be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # safetensors and pickle have kinds of their own for a broken file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"The weights of {name} could not be read: {reason}") from error
     missing = [key for key in report["missing_keys"] if not _MAY_LACK.fullmatch(key)]
     extra = [key for key in report["unexpected_keys"] if not (_KNOWN_EXTRA.fullmatch(key) or _MAY_LACK.fullmatch(key))]
     if missing or extra or report["mismatched_keys"]:

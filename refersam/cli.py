@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -86,6 +87,7 @@ def main() -> None:
     """Entry point: errors meant for the user become one sentence and an exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be read is an error of ours
     try:
         app()
     except ReferSamError as error:
@@ -112,16 +114,16 @@ def _root(
     """Shared by all commands."""
 
 
-@app.command()
+@app.command(epilog='Example: refersam segment photo.jpg "the dog on the left" "the red car" --out masks')
 def segment(
     image: Annotated[Path, typer.Argument(help="The picture.", metavar="IMAGE", show_default=False)],
     phrases: Annotated[
         list[str],
-        typer.Argument(help="What to find; several are answered one by one.", metavar="PHRASE...", show_default=False),
+        typer.Argument(help="What to find; each phrase gets its own mask.", metavar="PHRASE", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id; the model in the box without.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is without.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
     threshold: Annotated[
         float,
@@ -135,7 +137,7 @@ def segment(
 ) -> None:
     """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
     _refuse_empty(phrases)
-    _refuse_file(out)
+    _check_folder(out)
     from refersam.image import load_image
 
     picture = load_image(image)
@@ -159,9 +161,9 @@ def segment(
         _say(NOT_FOR_PHOTOGRAPHS, style="dim")
 
 
-@app.command()
+@app.command(epilog="Example: refersam train recipes/tiny_sceneref.yaml --out run --set steps=1000")
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.", metavar="RECIPE", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the final model.")],
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")
@@ -172,6 +174,7 @@ def train(
     from refersam.training.settings import read_settings
 
     settings = read_settings(recipe, changes or [])
+    _check_folder(out)
     from refersam.training.trainer import Trainer
 
     _quiet_transformers()
@@ -185,7 +188,12 @@ def train(
             text = "  ".join(f"{name} {values[name]:.3g}" for name in shown if name in values)
             progress.update(bar, completed=step, description=text)
 
-        metrics = trainer.run(report)
+        try:
+            metrics = trainer.run(report)
+        except KeyboardInterrupt:
+            progress.stop()
+            _say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
+            raise typer.Exit(1) from None
     table = Table("metric", "value", title="Validation")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.2f}")
@@ -197,16 +205,16 @@ def train(
 def data_scenes(
     out: Annotated[Path, typer.Option(help="Data root: OUT/sceneref/ and OUT/images/scenes/ are written.")],
     split: Annotated[Split, typer.Option(help="Another split can be added to the same folder later.")] = Split.val,
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Pictures.")] = 500,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pictures.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
-    width: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 256,
-    height: Annotated[int, typer.Option(min=32, max=4096, help="Pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="Width of a picture in pixels.")] = 256,
+    height: Annotated[int, typer.Option(min=32, max=4096, help="Height of a picture in pixels.")] = 256,
     phrases: Annotated[int, typer.Option(min=1, max=32, help="Phrases per picture.")] = 6,
 ) -> None:
     """Draw SceneRef, the synthetic benchmark, in gRefCOCO's format."""
     from refersam.data.sceneref import SceneRefSettings, write_sceneref
 
-    _refuse_file(out)
+    _check_folder(out)
     settings = SceneRefSettings(width=width, height=height, phrases_per_scene=phrases)
     with _progress() as progress:
         bar = progress.add_task("drawing", total=count)
@@ -228,19 +236,24 @@ def data_scenes(
 
 @convert_app.command("official")
 def convert_official(
-    weights: Annotated[Path, typer.Argument(help="The authors' checkpoint (.pth, or .safetensors).")],
+    weights: Annotated[
+        Path, typer.Argument(help="The authors' checkpoint (.pth, or .safetensors).", metavar="WEIGHTS")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     preset: Annotated[Preset | None, typer.Option(help="Sizes of the model.")] = None,
     text: Annotated[TextEncoder, typer.Option(help="Text encoder of the model, with --preset.")] = TextEncoder.bert,
     config: Annotated[Path | None, typer.Option(help="JSON file with sizes instead of a preset.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id of the text encoder's tokenizer.")] = None,
-    image_size: Annotated[int, typer.Option(min=32, help="Side of the network's input, a multiple of 32.")] = 448,
+    image_size: Annotated[
+        int, typer.Option(min=32, max=4096, help="Side of the network's input, a multiple of 32.")
+    ] = 448,
 ) -> None:
     """Convert the authors' ReferSAM weights; nothing in the file is ever executed."""
     if (preset is None) == (config is None):
         raise typer.BadParameter("Give either --preset or --config.")
     if image_size % 32:
         raise typer.BadParameter(f"--image-size must be a multiple of 32, but is {image_size}.")
+    _check_folder(out)
     from refersam.convert import convert_official_checkpoint, read_authors_config
 
     _quiet_transformers()
@@ -327,9 +340,13 @@ def _probability(value: float) -> float:
     return value
 
 
-def _refuse_file(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: --out names a folder.")
+def _check_folder(out: Path) -> None:
+    """Before long work, not after it."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise DataError(f"{nearest} is a file: --out names a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"{nearest} may not be written to: name another folder with --out.")
 
 
 def _quiet_transformers() -> None:

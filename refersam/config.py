@@ -210,7 +210,7 @@ def _published_fields(name: str, text_encoder: str) -> dict[str, Any]:
 
 
 def _tiny_fields(text_encoder: str) -> dict[str, Any]:
-    width, heads, prompt_width = 128, 4, 128
+    width, heads, prompt_width = 128, 4, 96
     text_sizes = {
         "vocab_size": 1024,
         "hidden_size": 128,

@@ -18,7 +18,6 @@ MAX_PIXELS = 100_000_000
 FORMATS = (
     "PNG",
     "JPEG",
-    "MPO",
     "JPEG2000",
     "GIF",
     "BMP",
@@ -76,15 +75,17 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
 
 
 def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
+    Image.init()
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with
     try:
         if isinstance(source, bytes):
-            return Image.open(io.BytesIO(source), formats=FORMATS)
+            return Image.open(io.BytesIO(source), formats=formats)
         path = Path(source)
         if not path.exists():
             raise ImageError(f"No such file: {name}.")
         if not path.is_file():
             raise ImageError(f"{name} is not a file.")
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=formats)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

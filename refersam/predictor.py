@@ -233,19 +233,24 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         raise CheckpointError(f"{name} holds no ReferSAM model: a folder with config.json and weights is expected.")
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise CheckpointError(f"No such model: {name} is neither a folder nor a Hub id of the form owner/name.")
+    place = {"local_files_only": folder.exists() or not _hub_answers()}
     try:
-        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        kind = PreTrainedConfig.get_config_dict(name, **place)[0].get("model_type")
     except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
+        if not folder.exists() and place["local_files_only"]:
+            raise CheckpointError(
+                f"No such model: {name} is not a folder, was never downloaded, and the Hub cannot be reached."
+            ) from error
         raise CheckpointError(f"No model could be read from {name}: {_first_line(error)}") from error
     if kind != "refersam":
         raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
     try:
-        config = ReferSamConfig.from_pretrained(name)
+        config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
         raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}") from error
     try:
         model, report = ReferSamModel.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True
+            name, config=config, dtype=torch.float32, output_loading_info=True, **place
         )
     except Exception as error:
         reason = _first_line(error)
@@ -256,7 +261,7 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
     if problems:
         raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
     try:
-        processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False)
+        processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
     except Exception as error:
         raise CheckpointError(
             f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}"
@@ -268,6 +273,19 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         if needed > room:
             raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
     return model, processor
+
+
+def _hub_answers() -> bool:
+    """Asked once and briefly: transformers would try again for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # no network: the kinds differ between versions
+        return False
+    return True
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

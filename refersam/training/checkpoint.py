@@ -32,11 +32,18 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:07d}.pt"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save({"step": step, "random": _random_state(), **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"step": step, "random": _random_state(), **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt | OSError):  # torch's writer hides Ctrl-C and a full disk
+            raise error.__context__ from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     # Newer ones could not be read, or the run would not be here: they do not count.
     for old in [other for other in _complete(folder) if _number(other) <= step][:-keep]:
         old.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from refersam.data.sample import ReferringImage
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
 from refersam.image import resize_to_array
 from refersam.processor import ReferSamProcessor
-from refersam.training.settings import TrainSettings
+from refersam.training.settings import StageSettings, TrainSettings
 
 
 @dataclass
@@ -73,13 +73,16 @@ class BatchStream(IterableDataset[Batch]):
         """Draw batch `number` of this process."""
         pictures = self.settings.batch_pictures
         start = (number * self.world_size + self.rank) * pictures
-        scenes = [self._scene(number, start + index) for index in range(pictures)]
-        return collate_scenes(scenes, self.processor, self.settings.data.phrases_per_picture)
+        data, stage = self.settings.data, self._stage(number)
+        scenes = [self._scene(stage, start + index) for index in range(pictures)]
+        return collate_scenes(scenes, self.processor, data.phrases_per_picture, stage.image_size or data.image_size)
 
-    def _scene(self, number: int, index: int) -> Scene:
+    def _stage(self, number: int) -> StageSettings:
+        share, stages = number / self.settings.steps, self.settings.data.stages
+        return next((stage for stage in stages if share < stage.until), stages[-1])
+
+    def _scene(self, stage: StageSettings, index: int) -> Scene:
         data = self.settings.data
-        share = number / self.settings.steps
-        stage = next((stage for stage in data.stages if share < stage.until), data.stages[-1])
         side = data.picture_sizes[index % len(data.picture_sizes)]
         scene_settings = SceneRefSettings(
             width=side,
@@ -93,10 +96,11 @@ class BatchStream(IterableDataset[Batch]):
         return generate_scene(scene_settings, "train", self.settings.seed, index)
 
 
-def collate_scenes(scenes: list[Scene], processor: ReferSamProcessor, phrases_per_picture: int) -> Batch:
-    """Scenes -> tensors; a picture with fewer phrases than wanted repeats them."""
+def collate_scenes(
+    scenes: list[Scene], processor: ReferSamProcessor, phrases_per_picture: int, image_size: int
+) -> Batch:
+    """Scenes -> tensors of image_size pixels squared; a picture with fewer phrases than wanted repeats them."""
     image_processor = processor.image_processor
-    height, width = image_processor.size["height"], image_processor.size["width"]
     phrases: list[str] = []
     targets: list[np.ndarray] = []
     for scene in scenes:
@@ -104,11 +108,11 @@ def collate_scenes(scenes: list[Scene], processor: ReferSamProcessor, phrases_pe
             phrase = scene.phrases[index % len(scene.phrases)]
             phrases.append(phrase.text)
             mask = scene.target_mask(phrase).astype(np.uint8) * 255
-            targets.append(resize_to_array(mask, height, width))
+            targets.append(resize_to_array(mask, image_size, image_size))
     text = processor.encode_phrases(phrases)
     return Batch(
         pixel_values=torch.stack(
-            [image_processor.normalise(resize_to_array(scene.image, height, width)) for scene in scenes]
+            [image_processor.normalise(resize_to_array(scene.image, image_size, image_size)) for scene in scenes]
         ),
         input_ids=text["input_ids"],
         attention_mask=text["attention_mask"],

@@ -32,9 +32,12 @@ class ModelSettings(_Section):
 
 
 class StageSettings(_Section):
-    """Difficulty of the scenes up to a share of the training."""
+    """Difficulty of the scenes, and size of the input, up to a share of the training."""
 
-    until: float = Field(1.0, gt=0, le=1, description="Share of all pictures at which the stage ends.")
+    until: float = Field(1.0, gt=0, le=1, description="Share of all steps at which the stage ends.")
+    image_size: int | None = Field(
+        None, ge=32, multiple_of=32, description="Side of the network's input in pixels; none for data.image_size."
+    )
     min_objects: int = Field(2, ge=2, le=10, description="Fewest objects in a picture.")
     max_objects: int = Field(10, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(1.0, ge=0, le=1, description="How busy the drawing is.")

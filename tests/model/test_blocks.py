@@ -120,9 +120,7 @@ def test_deformable_attention_of_cell_centres_without_offsets_is_the_identity() 
 def test_compass_offsets_by_hand() -> None:
     """Eight heads look east, south-east, south, ... at distance 1, 2 (y grows downwards), alike on every level."""
     compass = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
-    expected = [
-        [[[x * distance, y * distance] for distance in (1, 2)] for _level in range(3)] for x, y in compass
-    ]
+    expected = [[[[x * distance, y * distance] for distance in (1, 2)] for _level in range(3)] for x, y in compass]
     offsets = compass_offsets(8, 3, 2).reshape(8, 3, 2, 2)
     torch.testing.assert_close(offsets, torch.tensor(expected, dtype=torch.float32), atol=1e-5, rtol=0)
 
@@ -267,9 +265,7 @@ def test_injector_by_formula() -> None:
     randomise(layer)
     patches, pyramid = torch.randn(2, 8, 12), torch.randn(2, 42, 12)
     query = F.layer_norm(patches, (12,), layer.query_norm.weight, layer.query_norm.bias, 1e-6)
-    sampled = slow_deformable(
-        layer.attention, query, pyramid, geometry.grid_reference_points, geometry.level_sizes
-    )
+    sampled = slow_deformable(layer.attention, query, pyramid, geometry.grid_reference_points, geometry.level_sizes)
     expected = as_array(patches) + as_array(layer.gate) * sampled
     np.testing.assert_allclose(as_array(layer(patches, pyramid, geometry)), expected, atol=2e-5)
     nn.init.zeros_(layer.gate)
@@ -292,7 +288,7 @@ def test_extractor_by_formula() -> None:
 
 @torch.no_grad()
 def test_spatial_prior_shapes_and_norms() -> None:
-    """Strides 4 to 32, widths n, 2n, 4n, 4n, projected to D; no bias but in the projections; group norm of one group."""
+    """Widths n, 2n, 4n, 4n, projected to D; no bias but in the projections; every norm has one group."""
     layer = SpatialPrior(channels=4, hidden_size=12)
     stride4, pyramid = layer(torch.randn(2, 3, 32, 64))
     assert stride4.shape == (2, 4, 8, 16)

@@ -266,7 +266,11 @@ def test_published_presets_have_the_defaults() -> None:
         config = ReferSamConfig.from_preset(preset)
         vision = config.vision_config
         assert (vision.hidden_size, vision.num_attention_heads, vision.num_hidden_layers) == (width, heads, depth)
-        assert (config.deformable_num_heads, config.fusion_num_heads, config.fusion_hidden_size) == (heads, heads, width)
+        assert (config.deformable_num_heads, config.fusion_num_heads, config.fusion_hidden_size) == (
+            heads,
+            heads,
+            width,
+        )
         assert [last - first + 1 for first, last in config.layer_groups] == [depth // 4] * 4
         assert (config.num_context_tokens, config.num_sparse_tokens) == (16, 4)
         assert (config.deformable_num_points, config.deformable_value_ratio) == (4, 0.5)

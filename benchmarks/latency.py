@@ -1,0 +1,135 @@
+"""Latency, arithmetic and memory of one forward pass: one picture, one phrase of 20 tokens.
+
+    python benchmarks/latency.py                      # tiny and base at 320, 448, 512 px
+    python benchmarks/latency.py --presets base --sizes 448 --repeats 10
+
+The matrix rate is the machine's own: the best of several products of two 2048 x 2048 matrices in the same number
+format, measured before each case, so that the share says how far from the machine's limit a case runs even where the
+machine is noisy. Each case runs in a process of its own, whose peak memory is the process's own peak. Weights are
+random: neither time nor arithmetic depends on their values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+NUM_TOKENS = 20
+MATRIX_SIDE = 2048
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
+    """The device's own rate of matrix products in GFLOP/s, the best of several."""
+    a = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype)
+    rates = []
+    for _ in range(repeats):
+        start = _now(device)
+        a @ a
+        rates.append(2 * MATRIX_SIDE**3 / (_now(device) - start) / 1e9)
+    return max(rates)
+
+
+def measure(preset: str, size: int, device_name: str, dtype_name: str, repeats: int) -> dict[str, float]:
+    """One case."""
+    from refersam.config import ReferSamConfig
+    from refersam.model.refersam import ReferSamModel
+
+    device, dtype = torch.device(device_name), getattr(torch, dtype_name)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    config = ReferSamConfig.from_preset(preset)
+    model = ReferSamModel(config).eval().to(device=device, dtype=dtype)
+    pixels = torch.randn(1, 3, size, size, device=device, dtype=dtype)
+    ids = torch.randint(5, 100, (1, NUM_TOKENS), device=device)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            model(pixels, ids)
+        rate = matrix_rate(device, dtype)
+        times = []
+        for _ in range(repeats):
+            start = _now(device)
+            model(pixels, ids)
+            times.append(_now(device) - start)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    times.sort()
+    gflop = counter.get_total_flops() / 1e9
+    median = times[len(times) // 2]
+    return {
+        "preset": preset,
+        "px": size,
+        "ms": 1000 * median,
+        "ms min": 1000 * times[0],
+        "GFLOP": gflop,
+        "GFLOP/s": gflop / median,
+        "matrix GFLOP/s": rate,
+        "share": gflop / median / rate,
+        "weights MB": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20,
+        "peak MB": peak,
+    }
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _case(queue: multiprocessing.Queue, arguments: tuple) -> None:
+    queue.put(measure(*arguments))
+
+
+def main() -> None:
+    """Measure all cases and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["tiny", "base"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[320, 448, 512])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    args = parser.parse_args()
+
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for preset in args.presets:
+        for size in args.sizes:
+            queue = context.Queue()
+            process = context.Process(target=_case, args=(queue, (preset, size, args.device, args.dtype, args.repeats)))
+            process.start()
+            rows.append(queue.get())
+            process.join()
+    table = Table(
+        *("preset", "px", "ms (median)", "ms (min)", "GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
+        title=f"One picture, one phrase of {NUM_TOKENS} tokens, {args.dtype}, {args.device}: {platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}",
+    )
+    for row in rows:
+        table.add_row(
+            row["preset"],
+            str(row["px"]),
+            *(f"{row[key]:.0f}" for key in ("ms", "ms min")),
+            f"{row['GFLOP']:.1f}",
+            *(f"{row[key]:.0f}" for key in ("GFLOP/s", "matrix GFLOP/s")),
+            f"{row['share']:.0%}",
+            f"{row['peak MB']:.0f}",
+        )
+    Console(width=120).print(table)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""Reading pictures: every mode and shape as people see it, and one clear sentence for everything else."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refersam.errors import ImageError
+from refersam.image import load_image, resize_to_array
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's words on damaged metadata
+
+RED, BLUE = (200, 10, 20), (10, 20, 200)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def two_halves() -> Image.Image:
+    """4 x 2 pixels: the left half red, the right half blue."""
+    image = Image.new("RGB", (4, 2), RED)
+    image.paste(BLUE, (2, 0, 4, 2))
+    return image
+
+
+def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    """One pixel of an RGB picture."""
+    assert image.mode == "RGB"
+    return tuple(int(value) for value in np.asarray(image)[y, x])
+
+
+# ---------------------------------------------------------------------------------------------- where it comes from
+
+
+def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
+    """Path, str, bytes, PIL image and array."""
+    image = two_halves()
+    path = tmp_path / "a picture with spaces.png"
+    path.write_bytes(encoded(image))
+    expected = np.asarray(image)
+    for source in (path, str(path), path.read_bytes(), image, expected):
+        np.testing.assert_array_equal(np.asarray(load_image(source)), expected)
+
+
+def test_the_callers_image_is_left_alone() -> None:
+    """A PIL image that is given is not changed."""
+    image = Image.new("RGBA", (3, 2), (*RED, 100))
+    load_image(image)
+    assert (image.mode, image.getpixel((0, 0))) == ("RGBA", (*RED, 100))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (13, 1), (17, 5), (3000, 3), (3, 3000)])
+def test_odd_sizes(size: tuple[int, int]) -> None:
+    """One pixel, and extreme aspect ratios."""
+    assert load_image(encoded(Image.new("RGB", size, RED))).size == size
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("BMP", {})])
+def test_common_formats(kind: str, options: dict[str, object]) -> None:
+    """What cameras, browsers and scanners write; JPEG is off by a little."""
+    read = np.asarray(load_image(encoded(Image.new("RGB", (16, 16), RED), kind, **options))).astype(int)
+    assert np.abs(read - RED).max() <= 3
+
+
+# ------------------------------------------------------------------------------------------------------------- modes
+
+
+def test_grey_modes() -> None:
+    """8 bits, 1 bit, and 16 bits: 65535 is white, 257 times v is v."""
+    assert pixel(load_image(Image.new("L", (2, 2), 77))) == (77, 77, 77)
+    assert pixel(load_image(Image.new("1", (2, 2), 1))) == (255, 255, 255)
+    values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    read = load_image(encoded(Image.fromarray(values)))
+    assert [pixel(read, x) for x in range(3)] == [(0, 0, 0), (100, 100, 100), (255, 255, 255)]
+
+
+def test_floating_point_tiff_in_zero_to_one_is_not_black() -> None:
+    """Of floating-point pictures 1 is white, and NaN is black."""
+    values = np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32)
+    read = load_image(encoded(Image.fromarray(values), "TIFF"))
+    assert [pixel(read, x)[0] for x in range(4)] == [0, 128, 255, 0]
+
+
+def test_transparency_lies_over_white() -> None:
+    """RGBA, grey with alpha, and both kinds of alpha multiplied in before."""
+    clear = Image.new("RGBA", (2, 2), (*RED, 0))
+    assert pixel(load_image(encoded(clear))) == (255, 255, 255)
+    assert pixel(load_image(Image.new("RGBA", (2, 2), (*RED, 255)))) == RED
+    # Half of black over white: 255 * (1 - 128 / 255) = 127.
+    assert pixel(load_image(Image.new("RGBA", (2, 2), (0, 0, 0, 128)))) == (127, 127, 127)
+    assert pixel(load_image(encoded(Image.new("LA", (2, 2), (0, 128))))) == (127, 127, 127)
+    assert pixel(load_image(Image.new("LA", (2, 2), (0, 128)).convert("La"))) == (127, 127, 127)
+
+
+def test_palette_with_and_without_transparency() -> None:
+    """Entry 1 red; declared transparent it is white."""
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, *RED])
+    assert pixel(load_image(encoded(image))) == RED
+    assert pixel(load_image(encoded(image, transparency=1))) == (255, 255, 255)
+    assert pixel(load_image(encoded(image, transparency=0))) == RED
+
+
+def test_a_transparent_colour_of_an_rgb_png_is_white() -> None:
+    """PNG's tRNS chunk without an alpha channel."""
+    data = encoded(two_halves(), transparency=RED)
+    assert (pixel(load_image(data), 0), pixel(load_image(data), 3)) == ((255, 255, 255), BLUE)
+
+
+def test_cmyk() -> None:
+    """No ink is white, all black ink is black."""
+    assert pixel(load_image(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "TIFF"))) == (255, 255, 255)
+    assert pixel(load_image(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 255)), "TIFF"))) == (0, 0, 0)
+    assert load_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).mode == "RGB"
+
+
+def test_exif_rotation_on_and_off() -> None:
+    """Orientation 6: the camera was turned, to be shown a quarter turn clockwise. Left becomes top."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(two_halves(), exif=exif)
+    upright = load_image(data)
+    assert upright.size == (2, 4)
+    assert (pixel(upright, 0, 0), pixel(upright, 0, 3)) == (RED, BLUE)
+    stored = load_image(data, apply_exif_rotation=False)
+    assert stored.size == (4, 2)
+    assert (pixel(stored, 0, 0), pixel(stored, 3, 0)) == (RED, BLUE)
+
+
+# ------------------------------------------------------------------------------------------------------------ arrays
+
+
+def test_arrays_of_all_accepted_shapes() -> None:
+    """(H, W), (H, W, 1), RGB, RGBA; uint8 or float in [0, 1]; of any memory layout."""
+    grey = np.full((2, 3), 100, np.uint8)
+    assert pixel(load_image(grey)) == (100, 100, 100)
+    assert pixel(load_image(grey[:, :, None])) == (100, 100, 100)
+    assert pixel(load_image(np.zeros((2, 3, 4), np.uint8))) == (255, 255, 255)  # all transparent
+    assert load_image(grey).size == (3, 2)
+    for kind in (np.float16, np.float32, np.float64):
+        assert pixel(load_image(np.full((2, 3, 3), 0.2, kind))) == (51, 51, 51)
+    halves = np.asarray(two_halves())
+    assert pixel(load_image(halves[:, ::-1])) == BLUE
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.full((2, 2, 3), 1.5), r"finite values in \[0, 1\]"),
+        (np.full((2, 2, 3), -0.1, np.float32), r"finite values in \[0, 1\]"),
+        (np.full((2, 2), np.nan), r"finite values in \[0, 1\]"),
+        (np.full((2, 2), np.inf), r"finite values in \[0, 1\]"),
+        (np.zeros((2, 2, 3), np.int64), "uint8, or float.*int64"),
+        (np.zeros((2, 2), bool), "uint8, or float.*bool"),
+        (np.zeros((2, 2, 3), complex), "uint8, or float.*complex"),
+        (np.array([["a"]]), "uint8, or float.*<U1"),
+        (np.array([[None]]), "uint8, or float.*object"),
+        (np.zeros((2, 2, 2), np.uint8), r"\(H, W, 3\).*\(2, 2, 2\)"),
+        (np.zeros((3, 20, 20), np.uint8), r"\(H, W, 3\).*\(3, 20, 20\)"),
+        (np.zeros((1, 2, 2, 3), np.uint8), r"\(H, W, 3\).*\(1, 2, 2, 3\)"),
+        (np.zeros(5, np.uint8), r"\(H, W, 3\).*\(5,\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"\(H, W, 3\).*\(0, 5, 3\)"),
+        (np.array(3, np.uint8), r"\(H, W, 3\).*\(\)"),
+    ],
+)
+def test_arrays_that_are_refused(array: np.ndarray, told: str) -> None:
+    """The sentence says what was expected and what came."""
+    with pytest.raises(ImageError, match=told):
+        load_image(array)
+
+
+def test_an_array_with_too_many_pixels_is_refused() -> None:
+    """The limit is on arrays, too: 100 of no more than 99."""
+    with pytest.raises(ImageError, match="20 x 5 pixels"):
+        load_image(np.zeros((5, 20), np.uint8), max_pixels=99)
+    assert load_image(np.zeros((5, 20), np.uint8), max_pixels=100).size == (20, 5)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], bytearray(b"x")])
+def test_other_things_are_refused(source: object) -> None:
+    """The sentence names what may be given."""
+    with pytest.raises(ImageError, match=f"path, bytes, a PIL image or a numpy array.*{type(source).__name__}"):
+        load_image(source)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------- broken files
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:
+    """Cut in the header or in the pixels: an ImageError that names the file, not half a picture."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    path = tmp_path / f"cut.{kind.lower()}"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ImageError, match=r"cut\.\w+ is (broken or cut off|not a picture)"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text\n" * 50, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a"])
+def test_files_that_are_no_pictures(content: bytes, tmp_path: Path) -> None:
+    """Empty, text, and nothing but a signature."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"picture\.png is not a picture that can be read \(PNG, JPEG"):
+        load_image(path)
+    with pytest.raises(ImageError, match="The picture is not a picture that can be read"):
+        load_image(content)
+
+
+def test_no_file_and_a_folder(tmp_path: Path) -> None:
+    """Two sentences, so that the user knows which."""
+    with pytest.raises(ImageError, match=r"No such file: .*missing\.png"):
+        load_image(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="is not a file"):
+        load_image(tmp_path)
+    with pytest.raises(ImageError):
+        load_image("x" * 5000)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "TGA"])
+def test_damaged_files_never_raise_anything_else(kind: str) -> None:
+    """Bytes overwritten at random: a picture, or an ImageError."""
+    rng = np.random.default_rng(1)
+    try:
+        whole = encoded(Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)), kind)
+    except (OSError, KeyError):
+        pytest.skip(f"this Pillow does not write {kind}")
+    refused = 0
+    for _ in range(40):
+        data = bytearray(whole)
+        for place in rng.integers(0, min(len(data), 200), 4):
+            data[place] = rng.integers(256)
+        try:
+            assert load_image(bytes(data)).mode == "RGB"
+        except ImageError:
+            refused += 1
+    if kind != "TGA":  # which has no signature and no checksum
+        assert refused
+
+
+def test_postscript_is_not_run() -> None:
+    """Pillow would start Ghostscript on it: it is not among the formats."""
+    data = encoded(Image.new("RGB", (8, 8)), "EPS")
+    with pytest.raises(ImageError, match="not a picture that can be read"):
+        load_image(data)
+
+
+# ---------------------------------------------------------------------------------------------------------- too large
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes whose header claims any size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(60_000, 60_000), (10_001, 10_000), (2_000_000_000, 3)])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    """A hundred bytes that claim gigabytes: refused at once, by the claim."""
+    start = time.perf_counter()
+    with pytest.raises(ImageError, match=r"too large to be decoded safely|more than the limit of 100,000,000"):
+        load_image(png_that_claims(*size))
+    assert time.perf_counter() - start < 1
+
+
+def test_the_limit_is_inclusive() -> None:
+    """100 pixels are allowed where 100 are allowed."""
+    data = encoded(Image.new("RGB", (20, 5)))
+    assert load_image(data, max_pixels=100).size == (20, 5)
+    with pytest.raises(ImageError, match="20 x 5 pixels, more than the limit of 99"):
+        load_image(data, max_pixels=99)
+
+
+# ------------------------------------------------------------------------------------------------------------ resizing
+
+
+def test_resize_is_pillows_bilinear_with_antialiasing() -> None:
+    """4 x 1 -> 2 x 1 by hand: triangle filter of radius 2 around 1 and 3, weights 3 3 1 and 1 3 3, over 7."""
+    row = np.array([[0, 70, 140, 210]], np.uint8)
+    # (3*0 + 3*70 + 1*140) / 7 = 50; (1*70 + 3*140 + 3*210) / 7 = 160.
+    np.testing.assert_array_equal(resize_to_array(row, 1, 2), [[50, 160]])
+    image = two_halves()
+    np.testing.assert_array_equal(resize_to_array(image, 2, 4), np.asarray(image))
+    assert resize_to_array(image, 32, 64).shape == (32, 64, 3)
