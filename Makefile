@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## segment the scenes of examples/ with the model in the box, overlays into out/
-	@$(BIN)/refersam demo-scenes --examples examples --out out
+	@$(BIN)/python examples/segment_examples.py --out out
 
 test: check  ## lint, types and the tests (under ten minutes on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -40,6 +40,13 @@ check: setup  ## ruff and mypy
 format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
+
+train-tiny: setup  ## train the model in the box again, about two hours on two cores: runs/tiny (resumes)
+	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
+
+bench: setup  ## latency of the model, and its score on SceneRef
+	@$(BIN)/python benchmarks/latency.py
+	@$(BIN)/python benchmarks/sceneref.py
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -241,13 +241,13 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
             raise CheckpointError(
                 f"No such model: {name} is not a folder, was never downloaded, and the Hub cannot be reached."
             ) from error
-        raise CheckpointError(f"No model could be read from {name}: {_first_line(error)}") from error
+        raise CheckpointError(f"No model could be read from {name}: {_first_line(error)}.") from error
     if kind != "refersam":
         raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
     try:
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
-        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}") from error
+        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}.") from error
     try:
         model, report = ReferSamModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, **place
@@ -256,7 +256,7 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         reason = _first_line(error)
         if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
             reason = "some have another shape than its configuration says"
-        raise CheckpointError(f"The weights of {name} could not be read: {reason}") from error
+        raise CheckpointError(f"The weights of {name} could not be read: {reason}.") from error
     problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
     if problems:
         raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
@@ -264,7 +264,7 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
     except Exception as error:
         raise CheckpointError(
-            f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}"
+            f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}."
         ) from error
     for what, needed, room in (
         ("entries", len(processor.tokenizer), config.text_config.vocab_size),
@@ -331,7 +331,7 @@ def _some(what: str, names: Iterable[object], most: int = 3) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(": ")
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(":. ")
     if isinstance(error, OSError | ValueError | RuntimeError) and line:
         return line
     return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"

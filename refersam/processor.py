@@ -91,6 +91,16 @@ class ReferSamProcessor(ProcessorMixin):
         self.max_text_tokens = max_text_tokens
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> ReferSamProcessor:
+        """Load from a folder or Hub id; as transformers' own, but never asks for torchvision."""
+        name = os.fspath(pretrained_model_name_or_path)
+        settings, _ = cls.get_processor_dict(name, **kwargs)
+        image_processor = ReferSamImageProcessor.from_pretrained(name, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        own = {key: settings[key] for key in cls.valid_kwargs if key in settings}
+        return cls(image_processor, tokenizer, **own)
+
+    @classmethod
     def from_text_encoder(cls, text: str | os.PathLike, image_size: int = 448) -> ReferSamProcessor:
         """The processor for a model `from_backbones`: the text encoder's own tokenizer, a square input.
 
@@ -139,9 +149,7 @@ class ReferSamProcessor(ProcessorMixin):
         Raises:
             PhraseError: a phrase without a word.
         """
-        for phrase in phrases:
-            if not isinstance(phrase, str) or not phrase.strip():
-                raise PhraseError(f"A phrase must have at least one word, but got {phrase!r}.")
+        _check_phrases(phrases)
         encoded = self.tokenizer(
             list(phrases),
             padding=True,
@@ -156,7 +164,12 @@ class ReferSamProcessor(ProcessorMixin):
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def cut_off(self, phrase: str) -> str:
-        """The end of a phrase that does not fit into `max_text_tokens`, as written; empty where all of it fits."""
+        """The end of a phrase that does not fit into `max_text_tokens`, as written; empty where all of it fits.
+
+        Raises:
+            PhraseError: a phrase without a word.
+        """
+        _check_phrases([phrase])
         encoded = self.tokenizer(phrase, add_special_tokens=False, return_offsets_mapping=True)
         room = self.max_text_tokens - self.tokenizer.num_special_tokens_to_add()
         offsets = encoded["offset_mapping"]
@@ -168,3 +181,11 @@ class ReferSamProcessor(ProcessorMixin):
         if logits.shape[2:] != (height, width):
             logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return logits.squeeze(1)
+
+
+def _check_phrases(phrases: Sequence[str]) -> None:
+    for phrase in phrases:
+        if not isinstance(phrase, str) or not phrase.strip():
+            raise PhraseError(f"A phrase must have at least one word, but got {phrase!r}.")
+        if any("\ud800" <= character <= "\udfff" for character in phrase):  # the tokenizer would fail on them
+            raise PhraseError(f"A phrase is not valid Unicode text: {phrase!r}.")

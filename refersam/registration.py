@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 
 
@@ -19,5 +20,7 @@ def register() -> None:
 
     AutoConfig.register(ReferSamConfig.model_type, ReferSamConfig)
     AutoModel.register(ReferSamConfig, ReferSamModel)
-    AutoImageProcessor.register(ReferSamConfig, slow_image_processor_class=ReferSamImageProcessor)
+    # Older releases of transformers refuse to name an image processor where torchvision is missing.
+    with suppress(ImportError):
+        AutoImageProcessor.register(ReferSamConfig, slow_image_processor_class=ReferSamImageProcessor)
     AutoProcessor.register(ReferSamConfig, ReferSamProcessor)

@@ -88,7 +88,8 @@ def check_sam(model: ReferSamModel, folder: Path) -> None:
             assert torch.equal(tensor, saved[name]), name
     fixed = {name for name, parameter in model.sam.named_parameters() if not parameter.requires_grad}
     assert fixed == {"prompt_encoder.shared_embedding.positional_embedding"}
-    assert model.sam.mask_decoder.transformer.layer_norm_final_attn.eps == 1e-5
+    norms = [layer for layer in model.sam.mask_decoder.transformer.modules() if isinstance(layer, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-5}
 
 
 @pytest.mark.parametrize("text", ["bert", "clip", "clip_text"])

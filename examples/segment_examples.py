@@ -1,0 +1,48 @@
+"""Segment the example scenes with the model in the box: a table on screen, overlays in a folder.
+
+    python examples/segment_examples.py --out out
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from refersam import ReferSamPredictor
+from refersam.cli import NOT_FOR_PHOTOGRAPHS, add_result, result_table, save_results
+
+EXAMPLES = Path(__file__).parent
+
+
+def main() -> None:
+    """Segment them all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    args = parser.parse_args()
+
+    console = Console()
+    transformers_logging.disable_progress_bar()
+    with console.status("Loading the model ..."):
+        predictor = ReferSamPredictor.from_pretrained()
+    table = result_table()
+    examples = json.loads((EXAMPLES / "phrases.json").read_text())
+    predictor.predict(EXAMPLES / next(iter(examples)), "anything")  # the first call is slower than all others
+    for picture, phrases in examples.items():
+        for phrase in phrases:
+            start = time.perf_counter()
+            result = predictor.predict(EXAMPLES / picture, phrase)
+            milliseconds = 1000 * (time.perf_counter() - start)
+            save_results([result], args.out, Path(picture).stem)
+            add_result(table, picture, result, milliseconds)
+    console.print(table)
+    console.print(f"Masks and overlays are in {args.out}/", highlight=False)
+    console.print(NOT_FOR_PHOTOGRAPHS, highlight=False)
+
+
+if __name__ == "__main__":
+    main()
