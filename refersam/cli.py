@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -87,6 +88,8 @@ def main() -> None:
     """Entry point: errors meant for the user become one sentence and an exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be in no encoding
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be read is an error of ours
     try:
         app(prog_name="refersam")
@@ -313,7 +316,7 @@ def _slug(phrase: str) -> str:
 
 def _short(name: str, most: int = 80) -> str:
     """Not more than so many bytes: file systems allow 255 in all."""
-    return name.encode()[:most].decode(errors="ignore")
+    return name.encode(errors="ignore")[:most].decode(errors="ignore")
 
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:

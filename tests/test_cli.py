@@ -231,6 +231,16 @@ def test_a_long_picture_name(run: Run, tiny_model_folder: Path, picture: Path) -
     assert all(Path(row["mask"]).is_file() for row in json.loads(result.out))
 
 
+def test_a_picture_name_in_no_encoding(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """Bytes that are not UTF-8, as old archives hold them: shown as an escape, left out of the masks' names."""
+    odd = Path(os.fsdecode(b"caf\xe9.png"))
+    picture.rename(odd)
+    result = run("segment", odd, "star", "--model", tiny_model_folder, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert r"caf\udce9.png" in result.out
+    assert sorted(path.name for path in Path("out").iterdir()) == ["caf_star_mask.png", "caf_star_overlay.png"]
+
+
 # -------------------------------------------------------------------------------------------- segment, used wrongly
 
 

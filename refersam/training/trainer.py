@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refersam.config import ReferSamConfig
@@ -123,7 +123,9 @@ class Trainer:
             raise TrainingError(f"{out} is a file: give a folder.")
         if out.exists() and any(out.iterdir()) and not resume:
             raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
-        self.accelerator = Accelerator(mixed_precision=settings.precision)
+        # A dozen of SAM's parameters and BERT's pooler take no part and never get a gradient.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[unused])
         set_seed(settings.seed)
         self.processor = build_processor(settings)
         torch.manual_seed(settings.seed)
