@@ -1,6 +1,6 @@
 """Segment the example scenes with the model in the box: a table on screen, overlays in a folder.
 
-    python examples/segment_examples.py --out out
+python examples/segment_examples.py --out out
 """
 
 from __future__ import annotations

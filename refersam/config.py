@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
@@ -186,7 +185,7 @@ def sam_vision_config(
         output_channels=output_channels,
         num_pos_feats=output_channels // 2,
         # transformers' default of 1e-10 suits weights that are loaded; from scratch nothing would pass.
-        initializer_range=1 / math.sqrt(3 * hidden_size),
+        initializer_range=0.02,
     )
 
 
@@ -222,11 +221,7 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
     if text_encoder == "bert":
         # Trained from scratch, where BERT's own dropout of 0.1 only slows the learning of a small vocabulary.
         text: PreTrainedConfig = BertConfig(
-            **text_sizes,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            pad_token_id=0,
-            initializer_range=0.05,
+            **text_sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0
         )
     else:
         text = CLIPTextConfig(**text_sizes, pad_token_id=0, bos_token_id=2, eos_token_id=3)
@@ -247,8 +242,7 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
         "fusion_hidden_size": width,
         "fusion_num_heads": heads,
         "num_extra_fusions": 1,
-        "injection_gate_init": 0.1,
-        "initializer_range": 0.05,  # 1 / sqrt(3 D): the published 0.02 would let next to nothing through 128 channels
+        "injection_gate_init": 0.01,
         "supervise_iou": True,
         "object_score_head": True,
     }
