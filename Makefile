@@ -41,7 +41,7 @@ format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-train-tiny: setup  ## train the model in the box again, about two hours on two cores: runs/tiny (resumes)
+train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny (resumes)
 	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
 
 bench: setup  ## latency of the model, and its score on SceneRef

@@ -17,6 +17,7 @@ import multiprocessing
 import platform
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -51,9 +52,9 @@ def measure(preset: str, size: int, device_name: str, dtype_name: str, repeats: 
     model = ReferSamModel(config).eval().to(device=device, dtype=dtype)
     pixels = torch.randn(1, 3, size, size, device=device, dtype=dtype)
     ids = torch.randint(5, 100, (1, NUM_TOKENS), device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(pixels, ids)
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            model(pixels, ids)
         rate = matrix_rate(device, dtype)
         times = []
         for _ in range(repeats):
@@ -87,10 +88,6 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _case(queue: multiprocessing.Queue, arguments: tuple) -> None:
-    queue.put(measure(*arguments))
-
-
 def main() -> None:
     """Measure all cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,11 +103,9 @@ def main() -> None:
     rows = []
     for preset in args.presets:
         for size in args.sizes:
-            queue = context.Queue()
-            process = context.Process(target=_case, args=(queue, (preset, size, args.device, args.dtype, args.repeats)))
-            process.start()
-            rows.append(queue.get())
-            process.join()
+            # A process of its own for each case: its peak memory is then the case's.
+            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                rows.append(pool.submit(measure, preset, size, args.device, args.dtype, args.repeats).result())
     table = Table(
         *("preset", "px", "ms (median)", "ms (min)", "GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
         title=f"One picture, one phrase of {NUM_TOKENS} tokens, {args.dtype}, {args.device}: {platform.machine()}, "
