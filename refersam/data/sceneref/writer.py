@@ -25,6 +25,7 @@ from refersam.data.sceneref.objects import SHAPES
 from refersam.data.sceneref.phrases import ScenePhrase
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
 from refersam.data.sceneref.words import tokenize
+from refersam.files import write_atomically
 
 REFS_FILE = "grefs(unc).json"
 INSTANCES_FILE = "instances.json"
@@ -228,12 +229,8 @@ def _temporary(path: Path) -> Path:
 
 
 def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
-    temporary = _temporary(path)
-    try:
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=4)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    image = Image.fromarray(pixels)
+    write_atomically(path, lambda file: image.save(file, format="PNG", compress_level=4))
 
 
 def _replace_files(contents: dict[Path, bytes]) -> None:
