@@ -1,15 +1,94 @@
-"""The one type that every reader yields: a picture with all its phrases."""
+"""The one type that every reader yields, light until it is asked for pixels, and the decoded pictures made of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refersam.errors import DataError
+from refersam.image import load_image
+
+Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | Path
+"""One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a mask PNG."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """A picture file, not read yet. The samples of one picture share one record.
+
+    Attributes:
+        image_id: name or number, unique in the data set.
+        path: the file.
+        width: stored pixels, before any EXIF rotation: masks match these.
+        height: the same.
+    """
+
+    image_id: str
+    path: Path
+    width: int
+    height: int
+
+    def load(self) -> Image.Image:
+        """The picture as 8-bit RGB with its pixels as they are stored.
+
+        Raises:
+            ImageError: missing or broken.
+            DataError: its size is not the one that the annotations were made for.
+        """
+        image = load_image(self.path, apply_exif_rotation=False)
+        if image.size != (self.width, self.height):
+            raise DataError(
+                f"{self.path} has {image.width} x {image.height} pixels, but its annotations are for "
+                f"{self.width} x {self.height}."
+            )
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class ReferringSample:
+    """A phrase about a picture, and what it means.
+
+    Attributes:
+        sample_id: unique in the data set (the benchmarks' `sent_id`).
+        phrase: the text.
+        image: the picture.
+        regions: the objects meant; the target is their union. Empty where the phrase has no target.
+        tags: the phenomenon first; empty where the data set has none.
+        category: name of the target's category; None without a target, without categories, or for several.
+        distractors: other annotated objects of that category in the picture; None where unknown.
+    """
+
+    sample_id: str
+    phrase: str
+    image: ImageRecord
+    regions: tuple[Region, ...]
+    tags: tuple[str, ...] = ()
+    category: str | None = None
+    distractors: int | None = None
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the phrase means anything in the picture."""
+        return bool(self.regions)
+
+    def load_mask(self) -> np.ndarray:
+        """(H, W) bool at the picture's stored size: the union of the regions.
+
+        Raises:
+            DataError: a region that cannot be decoded, or of another size.
+        """
+        return decode_regions(self.regions, self.image.height, self.image.width)
 
 
 @dataclass(frozen=True)
 class ReferringImage:
-    """A picture and what is asked of it; the phrases of one picture stay together, so it is decoded once.
+    """A decoded picture and what is asked of it; the phrases of one picture stay together, so it is decoded once.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -24,3 +103,48 @@ class ReferringImage:
     masks: np.ndarray
     sample_ids: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def load(cls, samples: Sequence[ReferringSample]) -> ReferringImage:
+        """Decode the samples of one picture.
+
+        Args:
+            samples: at least one, all of the same picture.
+        """
+        return cls(
+            image=np.asarray(samples[0].image.load()),
+            phrases=tuple(sample.phrase for sample in samples),
+            masks=np.stack([sample.load_mask() for sample in samples]),
+            sample_ids=tuple(sample.sample_id for sample in samples),
+            tags=tuple(sample.tags for sample in samples),
+        )
+
+
+def decode_regions(regions: Iterable[Region], height: int, width: int) -> np.ndarray:
+    """(height, width) bool: the union of all regions, every polygon of each included.
+
+    Raises:
+        DataError: a region that cannot be decoded, or of another size.
+    """
+    union = np.zeros((height, width), dtype=bool)
+    for region in regions:
+        union |= _decode_region(region, height, width)
+    return union
+
+
+def _decode_region(region: Region, height: int, width: int) -> np.ndarray:
+    if isinstance(region, Path):
+        mask = np.asarray(load_image(region, apply_exif_rotation=False).convert("L")) > 127
+    elif isinstance(region, Mapping):
+        counts = region["counts"]
+        if isinstance(counts, list):
+            region = coco_mask.frPyObjects({"size": list(region["size"]), "counts": counts}, *region["size"])
+        else:
+            region = {"size": list(region["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
+        mask = coco_mask.decode(region).astype(bool)
+    else:
+        rles = coco_mask.frPyObjects([[float(number) for number in polygon] for polygon in region], height, width)
+        mask = coco_mask.decode(coco_mask.merge(rles)).astype(bool)
+    if mask.shape != (height, width):
+        raise DataError(f"A mask has {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {width} x {height}.")
+    return mask
