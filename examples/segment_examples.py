@@ -15,7 +15,8 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from refersam import ReferSamPredictor, Segmentation
-from refersam.cli import NOT_FOR_PHOTOGRAPHS, add_result, result_table, save_results
+from refersam.cli.console import NOT_FOR_PHOTOGRAPHS
+from refersam.cli.segment import add_result, result_table, save_results
 
 EXAMPLES = Path(__file__).parent
 

@@ -1,0 +1,89 @@
+"""What the commands share: how they speak, check and wait."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from refersam.errors import DataError
+
+if TYPE_CHECKING:
+    from refersam.predictor import ReferSamPredictor
+
+NOT_FOR_PHOTOGRAPHS = (
+    "The model in the box knows drawn scenes, not photographs: for photographs, train or convert a larger model "
+    "(README, 'Photographs') and name it with --model."
+)
+
+out_console = Console()
+err_console = Console(stderr=True)
+
+
+class Dtype(StrEnum):
+    """Number formats."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print as it is: a path may hold what rich would read as markup, and is copied whole."""
+    out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_probability(value: float) -> float:
+    if not 0 <= value <= 1:  # not a number, too, which compares with nothing
+        raise typer.BadParameter(f"{value} is not a number from 0 to 1.")
+    return value
+
+
+def check_folder(out: Path) -> None:
+    """Before long work, not after it."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise DataError(f"{nearest} is a file: --out names a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"{nearest} may not be written to: name another folder with --out.")
+
+
+def quiet_transformers() -> None:
+    """Its reports of loading and its progress bars: what they say, this package says in its own errors."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on a terminal."""
+    with err_console.status(f"{what} ..."):
+        yield
+
+
+def progress_bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=err_console)
+
+
+def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:
+    with waiting("Loading the model"):
+        from refersam.predictor import ReferSamPredictor
+
+        quiet_transformers()
+        return ReferSamPredictor.from_pretrained(model, device=device, dtype=dtype)

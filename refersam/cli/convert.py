@@ -1,0 +1,66 @@
+"""`refersam convert ...`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refersam.cli.app import convert_app
+from refersam.cli.console import check_folder, quiet_transformers, say, waiting
+
+
+class Preset(StrEnum):
+    """Presets with published sizes."""
+
+    base = "base"
+    large = "large"
+    huge = "huge"
+
+
+class TextEncoder(StrEnum):
+    """Text encoders."""
+
+    bert = "bert"
+    clip = "clip"
+
+
+@convert_app.command("official")
+def convert_official(
+    weights: Annotated[
+        Path, typer.Argument(help="The authors' checkpoint (.pth, or .safetensors).", metavar="WEIGHTS")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    preset: Annotated[Preset | None, typer.Option(help="Sizes of the model.")] = None,
+    text: Annotated[TextEncoder, typer.Option(help="Text encoder of the model, with --preset.")] = TextEncoder.bert,
+    config: Annotated[Path | None, typer.Option(help="JSON file with sizes instead of a preset.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id of the text encoder's tokenizer.")] = None,
+    image_size: Annotated[
+        int, typer.Option(min=32, max=4096, help="Side of the network's input, a multiple of 32.")
+    ] = 448,
+) -> None:
+    """Convert the authors' ReferSAM weights; nothing in the file is ever executed."""
+    if (preset is None) == (config is None):
+        raise typer.BadParameter("Give either --preset or --config.")
+    if image_size % 32:
+        raise typer.BadParameter(f"--image-size must be a multiple of 32, but is {image_size}.")
+    check_folder(out)
+    from refersam.convert import convert_official_checkpoint, read_authors_config
+
+    quiet_transformers()
+    with waiting("Converting"):
+        from refersam.config import ReferSamConfig
+
+        sizes = (
+            read_authors_config(config) if config else ReferSamConfig.from_preset(preset.value, text.value)  # type: ignore[union-attr]
+        )
+        count = convert_official_checkpoint(weights, sizes, out, tokenizer, image_size)
+    say(f"{count} weights converted into {out}/")
+    if tokenizer is None:
+        say(
+            f"The tokenizer is missing: the weights load with ReferSamModel.from_pretrained({str(out)!r}), but phrases "
+            "need one. Convert again with --tokenizer naming the text encoder's (google-bert/bert-base-uncased, "
+            "openai/clip-vit-base-patch16, or a folder)."
+        )

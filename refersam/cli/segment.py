@@ -1,0 +1,158 @@
+"""`refersam segment`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from refersam.cli.app import app
+from refersam.cli.console import (
+    NOT_FOR_PHOTOGRAPHS,
+    Dtype,
+    check_folder,
+    check_probability,
+    err_console,
+    load_predictor,
+    out_console,
+    say,
+    waiting,
+)
+from refersam.errors import PhraseError
+
+if TYPE_CHECKING:
+    from refersam.predictor import ReferSamPredictor, Segmentation
+
+
+@app.command(epilog='Example: refersam segment photo.jpg "the dog on the left" "the red car" --out masks')
+def segment(
+    image: Annotated[Path, typer.Argument(help="The picture.", metavar="IMAGE", show_default=False)],
+    phrases: Annotated[
+        list[str],
+        typer.Argument(help="What to find; each phrase gets its own mask.", metavar="PHRASE", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="A pixel belongs to the mask from this probability on."
+        ),
+    ] = 0.5,
+    no_target_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
+        ),
+    ] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
+    _refuse_empty(phrases)
+    check_folder(out)
+    from refersam.image import load_image
+
+    picture = load_image(image)
+    predictor = load_predictor(model, device, dtype.value)
+    _warn_of_cut_phrases(predictor, phrases)
+    start = time.perf_counter()
+    with waiting("Segmenting"):
+        results = predictor.predict(picture, phrases, threshold, no_target_threshold)
+    milliseconds = 1000 * (time.perf_counter() - start) / len(results)
+    files = save_results(results, out, image.stem)
+    if as_json:
+        rows = [_as_dict(result, *paths) for result, paths in zip(results, files, strict=True)]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    table = result_table()
+    for result in results:
+        add_result(table, image.name, result, milliseconds)
+    out_console.print(table)
+    say(f"Masks and overlays are in {out}/")
+    if model is None:
+        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+
+
+def result_table() -> Table:
+    """An empty table for `add_result`."""
+    table = Table("picture", "phrase")
+    for name in ("score", "box", "area", "ms"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def add_result(table: Table, picture: str, result: Segmentation, milliseconds: float) -> None:
+    """One row: picture, phrase, score, box, area, milliseconds."""
+    box = "nothing matches" if result.no_target else "-" if result.box is None else " ".join(map(str, result.box))
+    table.add_row(
+        Text(picture), Text(result.phrase), f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}"
+    )
+
+
+def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[tuple[Path, Path]]:
+    """Write mask and overlay of each result; returns their paths."""
+    from refersam.files import write_atomically
+
+    files: list[tuple[Path, Path]] = []
+    taken: set[str] = set()
+    for result in results:
+        base = f"{_short(stem)}_{_slug(result.phrase)}"
+        name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(results) + 2))) if n not in taken)
+        taken.add(name)
+        mask, overlay = out / f"{name}_mask.png", out / f"{name}_overlay.png"
+        result.save(mask)
+        picture = result.overlay()
+        write_atomically(overlay, lambda file, picture=picture: picture.save(file, format="PNG"))  # type: ignore[misc]
+        files.append((mask, overlay))
+    return files
+
+
+def _slug(phrase: str) -> str:
+    return _short(re.sub(r"[^\w]+", "-", phrase.lower()).strip("-")[:40]) or "phrase"
+
+
+def _short(name: str, most: int = 80) -> str:
+    """Not more than so many bytes: file systems allow 255 in all."""
+    return name.encode(errors="ignore")[:most].decode(errors="ignore")
+
+
+def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:
+    return {
+        "phrase": result.phrase,
+        "score": round(result.score, 4),
+        "no_target": result.no_target,
+        "box": result.box,
+        "area": result.area,
+        "rle": result.to_rle(),
+        "mask": str(mask),
+        "overlay": str(overlay),
+    }
+
+
+def _refuse_empty(phrases: Sequence[str]) -> None:
+    for phrase in phrases:
+        if not phrase.strip():
+            raise PhraseError("A phrase must have at least one word, but one is empty.")
+
+
+def _warn_of_cut_phrases(predictor: ReferSamPredictor, phrases: Sequence[str]) -> None:
+    for phrase in phrases:
+        rest = predictor.processor.cut_off(phrase)
+        if rest:
+            err_console.print(
+                f"Warning: the phrase is longer than {predictor.processor.max_text_tokens} tokens; left out: {rest!r}",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
