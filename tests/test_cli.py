@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from refersam import ReferSamPredictor, __version__, cli
+from refersam.cli import console
 
 Run = Callable[..., SimpleNamespace]
 
@@ -37,8 +38,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     def call(*arguments: object) -> SimpleNamespace:
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", ["refersam", *map(str, arguments)])
-        monkeypatch.setattr(cli, "out_console", cli.Console(width=200))
-        monkeypatch.setattr(cli, "err_console", cli.Console(width=200, stderr=True))
+        monkeypatch.setattr(console.out_console, "_width", 200)
+        monkeypatch.setattr(console.err_console, "_width", 200)
         try:
             cli.main()
             code = 0
