@@ -74,6 +74,20 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
 
 
+def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) in stored pixels, from the head of a picture file; its pixels are not decoded.
+
+    Raises:
+        ImageError: no such file, not a picture, or too large.
+    """
+    with _open(path, str(path)) as image:
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"{path} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}."
+            )
+        return image.size
+
+
 def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     Image.init()
     formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from refersam.data.regions import Region, decode_region
 from refersam.errors import DataError
 from refersam.image import load_image
-
-Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | Path
-"""One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a mask PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,27 +120,10 @@ def decode_regions(regions: Iterable[Region], height: int, width: int) -> np.nda
     """(height, width) bool: the union of all regions, every polygon of each included.
 
     Raises:
+        ImageError: a mask picture that is missing or broken.
         DataError: a region that cannot be decoded, or of another size.
     """
     union = np.zeros((height, width), dtype=bool)
     for region in regions:
-        union |= _decode_region(region, height, width)
+        union |= decode_region(region, height, width)
     return union
-
-
-def _decode_region(region: Region, height: int, width: int) -> np.ndarray:
-    if isinstance(region, Path):
-        mask = np.asarray(load_image(region, apply_exif_rotation=False).convert("L")) > 127
-    elif isinstance(region, Mapping):
-        counts = region["counts"]
-        if isinstance(counts, list):
-            region = coco_mask.frPyObjects({"size": list(region["size"]), "counts": counts}, *region["size"])
-        else:
-            region = {"size": list(region["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
-        mask = coco_mask.decode(region).astype(bool)
-    else:
-        rles = coco_mask.frPyObjects([[float(number) for number in polygon] for polygon in region], height, width)
-        mask = coco_mask.decode(coco_mask.merge(rles)).astype(bool)
-    if mask.shape != (height, width):
-        raise DataError(f"A mask has {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {width} x {height}.")
-    return mask

@@ -1,0 +1,211 @@
+"""COCO's `instances.json`: what the phrases of a data set need of it, and where its pictures lie."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import PositiveInt
+
+from refersam.data.findings import Finding, Severity
+from refersam.data.json_stream import iterate_json
+from refersam.data.records import RecordType
+from refersam.data.regions import Region, clean_region
+from refersam.errors import DataError
+
+
+@dataclass(slots=True)
+class _ImageRow:
+    id: int
+    file_name: str
+    width: PositiveInt
+    height: PositiveInt
+
+
+@dataclass(slots=True)
+class _AnnotationRow:
+    id: int
+    image_id: int
+    category_id: int | None = None
+    iscrowd: int = 0
+    segmentation: Any = None
+
+
+@dataclass(slots=True)
+class _CategoryRow:
+    id: int
+    name: str
+
+
+_IMAGE, _ANNOTATION, _CATEGORY = RecordType(_ImageRow), RecordType(_AnnotationRow), RecordType(_CategoryRow)
+
+
+@dataclass(frozen=True, slots=True)
+class CocoImage:
+    """A picture's entry; sizes in stored pixels."""
+
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class CocoAnnotation:
+    """An object's entry; `region` is None where nothing of it can be drawn, and `problem` says why."""
+
+    image_id: int
+    category_id: int | None
+    is_crowd: bool
+    region: Region | None
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class CocoIndex:
+    """What was read of an `instances.json`.
+
+    Attributes:
+        path: the file.
+        images: by id, all of them.
+        annotations: by id, those that were wanted.
+        categories: names by id.
+        objects: how many annotated objects of a category are in a picture, by (image id, category id); no crowds.
+        findings: about the file.
+    """
+
+    path: Path
+    images: dict[int, CocoImage] = field(default_factory=dict)
+    annotations: dict[int, CocoAnnotation] = field(default_factory=dict)
+    categories: dict[int, str] = field(default_factory=dict)
+    objects: Counter[tuple[int, int | None]] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    def distractors(self, targets: Sequence[CocoAnnotation]) -> int | None:
+        """Annotated objects of the targets' categories beside them; None without a target or its category."""
+        if not targets or any(target.category_id is None for target in targets):
+            return None
+        kinds = {(target.image_id, target.category_id) for target in targets}
+        return sum(self.objects[kind] for kind in kinds) - sum(not target.is_crowd for target in targets)
+
+    def category(self, targets: Sequence[CocoAnnotation]) -> str | None:
+        """The name of the one category of all targets."""
+        ids = {target.category_id for target in targets}
+        (only,) = ids if len(ids) == 1 else (None,)
+        return None if only is None else self.categories.get(only)
+
+
+def read_instances(path: Path, wanted: Container[int]) -> CocoIndex:
+    """Read a record at a time; of annotations that are not wanted, only a count is kept.
+
+    Args:
+        path: an `instances.json`.
+        wanted: ids of annotations.
+
+    Raises:
+        DataError: no such file, not JSON, or a record that is not COCO's.
+    """
+    index = CocoIndex(path)
+    names, count = set(), 0
+    for count, (name, record) in enumerate(iterate_json(path)):
+        names.add(name)
+        if name == "images":
+            _add_image(index, record, f"{path}, images, entry {count}")
+        elif name == "annotations":
+            _add_annotation(index, record, wanted, f"{path}, annotations, entry {count}")
+        elif name == "categories":
+            category = _CATEGORY.read(record, f"{path}, categories, entry {count}")
+            index.categories[category.id] = category.name
+    missing = [name for name in ("images", "annotations") if name not in names]
+    if missing:
+        raise DataError(f'{path} is not a COCO instances file: it has no entries in "{missing[0]}".')
+    strays = {image_id for image_id, _ in index.objects if image_id not in index.images}
+    if strays:
+        message = f"{path}: {len(strays)} image ids of annotations are not in its list of images: {_listed(strays)}."
+        index.findings.append(Finding(Severity.NOTE, "annotations without image", message))
+    return index
+
+
+def _add_image(index: CocoIndex, record: object, where: str) -> None:
+    image = _IMAGE.read(record, where)
+    if image.id in index.images:
+        message = f"{where}: the image id {image.id} was used before."
+        index.findings.append(Finding(Severity.ERROR, "duplicate image ids", message))
+    index.images[image.id] = CocoImage(image.file_name, image.width, image.height)
+
+
+def _add_annotation(index: CocoIndex, record: object, wanted: Container[int], where: str) -> None:
+    row = _ANNOTATION.read(record, where)
+    if not row.iscrowd:
+        index.objects[row.image_id, row.category_id] += 1
+    if row.id not in wanted:
+        return
+    if row.id in index.annotations:
+        message = f"{where}: the annotation id {row.id} was used before."
+        index.findings.append(Finding(Severity.ERROR, "duplicate annotation ids", message))
+    region, problem = None, ""
+    try:
+        region, dropped = clean_region(row.segmentation)
+        if dropped:
+            message = (
+                f"{index.path}: {dropped} of {len(row.segmentation)} polygons of annotation {row.id} left out: fewer "
+                "than 6 coordinates, an odd count, or no finite numbers."
+            )
+            index.findings.append(Finding(Severity.NOTE, "bad polygons", message))
+    except DataError as error:
+        problem = str(error)
+    index.annotations[row.id] = CocoAnnotation(row.image_id, row.category_id, bool(row.iscrowd), region, problem)
+
+
+def size_problem(region: Region, width: int, height: int) -> str:
+    """What is wrong with a region's size, as the end of a sentence; empty where nothing is.
+
+    Args:
+        region: of a picture.
+        width: the picture's, in pixels.
+        height: the same.
+    """
+    if isinstance(region, Mapping) and tuple(region["size"]) != (height, width):
+        return f"has a mask of {region['size'][1]} x {region['size'][0]} pixels, but its picture {width} x {height}"
+    return ""
+
+
+class ImageFinder:
+    """Finds pictures in the folders where the benchmarks' users keep them.
+
+    Args:
+        root: data root.
+        folders: where pictures may be, relative to it; a folder whose name is part of the picture's is asked first.
+    """
+
+    def __init__(self, root: Path, folders: Sequence[str]) -> None:
+        self.places = [root / folder for folder in folders]
+        self.folders = [place for place in self.places if place.is_dir()]
+
+    def find(self, name: str) -> tuple[Path, bool]:
+        """Where the picture is, or should be; and whether it is there.
+
+        Raises:
+            DataError: a name that leads out of the folder.
+        """
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DataError(f"{name!r} is not a picture's name: it leads out of the folder of the pictures.")
+        ordered = sorted(self.folders, key=lambda folder: folder.name not in name)
+        for folder in ordered:
+            path = folder / name
+            if path.is_file():
+                return path, True
+        return (ordered or self.places)[0] / name, False
+
+
+def _listed(ids: set[int], most: int = 10) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(map(str, sorted(ids)[:most])) + more
+
+
+def shared(text: str) -> str:
+    """The one copy of a text that many records repeat."""
+    return sys.intern(text)

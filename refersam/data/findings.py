@@ -1,0 +1,54 @@
+"""What is wrong or odd about a data set: collected while it is read, so that all of it can be told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from refersam.errors import DataError
+
+
+class Severity(IntEnum):
+    """How much it matters."""
+
+    NOTE = 0
+    """Known or harmless."""
+    WARNING = 1
+    """The data set can be used, but its numbers may not be what they seem."""
+    ERROR = 2
+    """The data set cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        severity: how much it matters.
+        kind: what such findings have in common, in a few words.
+        message: one sentence that names the file and the record.
+    """
+
+    severity: Severity
+    kind: str
+    message: str
+
+
+def raise_errors(findings: Iterable[Finding], what: str, advice: str, most: int = 3) -> None:
+    """One error for all findings that forbid the use of a data set.
+
+    Args:
+        findings: of any severity.
+        what: begins the sentence: "refcoco, split val".
+        advice: ends it.
+        most: so many are spelt out.
+
+    Raises:
+        DataError: there are some.
+    """
+    errors = [finding.message for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        more = f" And {len(errors) - most} more." if len(errors) > most else ""
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise DataError(f"{what} cannot be used ({count}): {' '.join(errors[:most])}{more} {advice}")

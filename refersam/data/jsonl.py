@@ -1,0 +1,244 @@
+"""Own data: one phrase a line, written by hand or by a script (docs/own_data.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from refersam.data.coco import CocoIndex, read_instances, size_problem
+from refersam.data.findings import Finding, Severity
+from refersam.data.index import DatasetIndex
+from refersam.data.records import RecordType
+from refersam.data.refs import is_phrase
+from refersam.data.regions import Region, clean_region
+from refersam.data.sample import ImageRecord, ReferringSample
+from refersam.errors import DataError, ImageError
+from refersam.image import read_size
+
+
+class JsonlHead(BaseModel):
+    """An optional first line: where the other lines look.
+
+    Attributes:
+        instances: a COCO `instances.json`, for lines with `ann_ids`.
+        images: folder that the names of pictures start from.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    instances: str | None = None
+    images: str = "."
+
+
+class JsonlLine(BaseModel):
+    """A phrase, its picture, and exactly one way to say what it means.
+
+    Attributes:
+        image: file of the picture; may be left out with `ann_ids`.
+        phrase: the text.
+        mask: picture file of the mask: black, and anything else where the target is.
+        rle: one or several COCO run-length encodings.
+        polygons: of one or several objects: [x0, y0, x1, y1, ...] in pixels.
+        ann_ids: of the head's `instances`.
+        no_target: true where the phrase means nothing in the picture.
+        id: unique in the file; else the file's name and the line's number.
+        tags: what is special about the phrase, for scores by tag.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    phrase: str
+    image: str | None = None
+    mask: str | None = None
+    rle: dict[str, Any] | list[dict[str, Any]] | None = None
+    polygons: list[list[float]] | None = Field(default=None, min_length=1)
+    ann_ids: list[int] | None = Field(default=None, min_length=1)
+    no_target: bool | None = None
+    id: str | int | None = None
+    tags: tuple[str, ...] = ()
+
+    @field_validator("phrase")
+    @classmethod
+    def _is_phrase(cls, phrase: str) -> str:
+        if not is_phrase(phrase):
+            raise ValueError("it should have at least one word")
+        return phrase.strip()
+
+    def target(self) -> str:
+        """Name of the one field that says what the phrase means.
+
+        Raises:
+            DataError: none or several.
+        """
+        given = [name for name in ("mask", "rle", "polygons", "ann_ids") if getattr(self, name) is not None]
+        given += ["no_target"] if self.no_target else []
+        if len(given) != 1:
+            raise DataError(
+                'one of "mask", "rle", "polygons", "ann_ids" or "no_target": true is needed, but '
+                + (f"{' and '.join(given)} are given." if given else "none is given.")
+            )
+        return given[0]
+
+
+_HEAD, _LINE = RecordType(JsonlHead), RecordType(JsonlLine)
+
+
+def read_jsonl(path: Path) -> DatasetIndex:
+    """Read one file of own data; what is wrong with its lines is collected, not raised.
+
+    Raises:
+        DataError: no such file, or its head or `instances` cannot be read.
+    """
+    lines = list(_json_lines(path))
+    head = JsonlHead()
+    if lines and isinstance(lines[0][1], dict) and "phrase" not in lines[0][1]:
+        head = _HEAD.read(lines.pop(0)[1], f"{path}, line 1")
+    index = DatasetIndex("jsonl", samples={path.stem: []})
+    parsed: list[tuple[int, JsonlLine]] = []
+    for number, record in lines:
+        try:
+            if isinstance(record, DataError):
+                raise record
+            parsed.append((number, _LINE.read(record, f"{path}, line {number}")))
+        except DataError as error:
+            index.findings.append(Finding(Severity.ERROR, "bad lines", str(error)))
+    coco = None
+    if head.instances is not None:
+        wanted = {identifier for _, line in parsed for identifier in line.ann_ids or ()}
+        coco = read_instances(path.parent / head.instances, wanted)
+        index.findings.extend(coco.findings)
+    reader = _Reader(path, head, coco)
+    for number, line in parsed:
+        try:
+            index.samples[path.stem].append(reader.sample(number, line))
+        except (DataError, ImageError) as error:
+            message = f"{path}, line {number}: {str(error).removesuffix('.')}."
+            index.findings.append(Finding(Severity.ERROR, "bad lines", message))
+    index.refs[path.stem] = len(lines)
+    return index
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number and content of each line that is not empty; an error in place of a line that is not JSON."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, json.loads(line.decode("utf-8-sig"))
+                except (ValueError, RecursionError) as error:
+                    yield number, DataError(f"{path}, line {number} is not JSON: {error}.")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class _Reader:
+    """Turns the lines of a file into samples; a picture's size is read once."""
+
+    def __init__(self, path: Path, head: JsonlHead, coco: CocoIndex | None) -> None:
+        self.path, self.coco = path, coco
+        self.folder, self.image_folder = path.parent, path.parent / head.images
+        self.images: dict[str, ImageRecord | ImageError] = {}
+        self.lines_of_ids: dict[str, int] = {}
+
+    def sample(self, number: int, line: JsonlLine) -> ReferringSample:
+        """The sample of a line.
+
+        Raises:
+            DataError: a target that cannot be used.
+            ImageError: a picture that cannot.
+        """
+        target = line.target()
+        identifier = f"{self.path.stem}:{number}" if line.id is None else str(line.id)
+        first = self.lines_of_ids.setdefault(identifier, number)
+        if first != number:
+            raise DataError(f"the id {identifier!r} is that of line {first}, too.")
+        if target == "ann_ids":
+            return self._annotated(identifier, line)
+        image = self._image(line.image)
+        regions = self._regions(line, target, image)
+        return ReferringSample(identifier, line.phrase, image, regions, line.tags)
+
+    def _regions(self, line: JsonlLine, target: str, image: ImageRecord) -> tuple[Region, ...]:
+        if target == "mask":
+            path = self.folder / str(line.mask)
+            size = read_size(path)
+            if size != (image.width, image.height):
+                raise DataError(
+                    f"{path} has {size[0]} x {size[1]} pixels, but its picture {image.width} x {image.height}."
+                )
+            return (path,)
+        if target == "no_target":
+            return ()
+        raw = line.polygons if target == "polygons" else line.rle
+        rows = raw if target == "rle" and isinstance(raw, list) else [raw]
+        if not rows:
+            raise DataError('"rle" is an empty list.')
+        regions = []
+        for row in rows:
+            region, dropped = clean_region(row)
+            if dropped:
+                raise DataError(
+                    f"{dropped} of the polygons have fewer than 6 coordinates, an odd count, or no finite one."
+                )
+            self._check_size(region, image)
+            regions.append(region)
+        return tuple(regions)
+
+    def _annotated(self, identifier: str, line: JsonlLine) -> ReferringSample:
+        if self.coco is None:
+            raise DataError('"ann_ids" need a first line {"instances": "instances.json"} in the file.')
+        targets = []
+        for number in dict.fromkeys(line.ann_ids or ()):
+            if number not in self.coco.annotations:
+                raise DataError(f"annotation {number} is not in {self.coco.path}.")
+            targets.append(self.coco.annotations[number])
+        image_ids = {target.image_id for target in targets}
+        if len(image_ids) != 1:
+            raise DataError("the annotations are of different pictures.")
+        entry = self.coco.images.get(targets[0].image_id)
+        if entry is None:
+            raise DataError(f"image {targets[0].image_id} of the annotations is not in {self.coco.path}.")
+        if line.image is not None and Path(line.image).name != Path(entry.file_name).name:
+            raise DataError(f"the annotations are of {entry.file_name}, not of {line.image}.")
+        image = self._image(line.image or entry.file_name)
+        regions = []
+        for target in targets:
+            if target.region is None:
+                raise DataError(f"an annotation's mask cannot be drawn: {target.problem}.")
+            self._check_size(target.region, image)
+            regions.append(target.region)
+        return ReferringSample(
+            identifier,
+            line.phrase,
+            image,
+            tuple(regions),
+            line.tags,
+            self.coco.category(targets),
+            self.coco.distractors(targets),
+        )
+
+    def _image(self, name: str | None) -> ImageRecord:
+        if name is None:
+            raise DataError('"image" is missing.')
+        if name not in self.images:
+            path = self.image_folder / name
+            try:
+                self.images[name] = ImageRecord(name, path, *read_size(path))
+            except ImageError as error:
+                self.images[name] = error
+        image = self.images[name]
+        if isinstance(image, ImageError):
+            raise image
+        return image
+
+    @staticmethod
+    def _check_size(region: Region, image: ImageRecord) -> None:
+        problem = size_problem(region, image.width, image.height)
+        if problem:
+            raise DataError(f"the target {problem}.")

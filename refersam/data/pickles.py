@@ -1,0 +1,105 @@
+"""Reading a pickle that holds plain data, without trusting it.
+
+A pickle is a program. Before Python's unpickler sees one, all of its instructions are compared with a list of those
+that make containers, strings and numbers; none of the listed ones can name, import or call anything.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from refersam.errors import DataError
+
+MAX_BYTES = 2**30
+"""Of a file. RefCOCO's largest has about 50 MB."""
+
+# Instructions of fixed length, and those that end with their line: marks, containers, None, booleans, numbers, and the
+# memory of what was made before. That is an array as long as its largest index, so an index has at most 24 bits.
+_PLAIN = re.compile(
+    rb"(?:[(\]})eaustdl0N\x85-\x89\x94]"
+    rb"|[Kqh].|\x80.|M..|[rj]...\x00|J....|\x95.{8}|G.{8}"
+    rb"|[pg]\d{1,8}\n|[IL]-?\d{1,20}L?\n|F[-+.\deEinfa]{1,40}\n"
+    rb"|S[^\n]*\n|V[^\n]*\n){1,1000}",
+    re.DOTALL,
+)
+# Instructions followed by a length, in so many bytes, and by that many bytes of text or of a number.
+_WITH_LENGTH = {b"U": 1, b"C": 1, b"\x8c": 1, b"\x8a": 1, b"T": 4, b"X": 4, b"B": 4}
+_STOP = b"."
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """What a pickle holds: lists, tuples, dictionaries, strings, numbers, booleans, None.
+
+    Strings of Python 2 are read as UTF-8, or as Latin-1 where they are not UTF-8.
+
+    Raises:
+        DataError: no such file, too large, cut off, or anything else in it; nothing of it has been run.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    return plain_pickle_from_bytes(data, str(path))
+
+
+def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
+    """`read_plain_pickle` of bytes.
+
+    Args:
+        data: the pickle.
+        name: for the error's sentence.
+
+    Raises:
+        DataError: see there.
+    """
+    _refuse_programs(data, name)
+    for encoding in ("utf-8", "latin-1"):
+        try:
+            return _PlainUnpickler(io.BytesIO(data), encoding=encoding).load()
+        except UnicodeDecodeError:
+            continue
+        except MemoryError:
+            raise
+        except Exception as error:  # the unpickler raises many kinds for broken files
+            reason = str(error) or type(error).__name__
+            raise DataError(f"{name} is not a pickle that can be read: {reason}.") from error
+    raise DataError(f"{name} is not a pickle that can be read: its text is neither UTF-8 nor Latin-1.")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Knows no class: a second lock on the same door."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {pid!r}")
+
+
+def _refuse_programs(data: bytes, name: str) -> None:
+    position = 0
+    while True:
+        match = _PLAIN.match(data, position)
+        if match:
+            position = match.end()
+            continue
+        instruction = data[position : position + 1]
+        if instruction == _STOP:
+            return
+        width = _WITH_LENGTH.get(instruction)
+        if not instruction or (width and position + width >= len(data)):
+            raise DataError(f"{name} is not a pickle, or is cut off after {len(data)} bytes: download it again.")
+        if width is None:
+            raise DataError(
+                f"{name} is refused: byte {position} of it is an instruction ({instruction!r}) that does not make "
+                "plain lists, dictionaries, strings or numbers, and could run a program. Download it from its official "
+                "source."
+            )
+        length = int.from_bytes(data[position + 1 : position + 1 + width], "little")
+        position += 1 + width + length

@@ -1,0 +1,46 @@
+"""Records of JSON and pickle files, checked for their types; errors name the file, the record and the field."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from refersam.errors import DataError
+
+T = TypeVar("T")
+
+
+class RecordType(Generic[T]):
+    """A kind of record.
+
+    Args:
+        kind: a dataclass or pydantic model.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+
+    def read(self, record: object, where: str) -> T:
+        """The record with the types it should have.
+
+        Args:
+            record: as it was read.
+            where: begins the error's sentence: "instances.json, annotations, record 3".
+
+        Raises:
+            DataError: a field is missing or of another type.
+        """
+        try:
+            return self._adapter.validate_python(record)
+        except ValidationError as error:
+            details = error.errors(include_url=False)[0]
+        field = ".".join(map(str, details["loc"]))
+        message = details["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+        if details["type"] == "missing":
+            text = f"{field} is missing"
+        elif details["type"] == "extra_forbidden":
+            text = f"{field} is not a field of this format"
+        else:
+            text = f"{field + ': ' if field else ''}{message}, but is {details['input']!r:.80}"
+        raise DataError(f"{where}: {text}.")

@@ -1,0 +1,266 @@
+"""The benchmarks' refs: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, Ref-ZOM, SceneRef.
+
+All of them list refs (objects of a picture, with the sentences said of them) beside COCO's `instances.json`. They
+differ in three ways that are read alike here: the list is a Python 2 pickle or JSON; `ann_id` is a number or a list; no
+target is told by `no_target: true` with `ann_id: [-1]` (gRefCOCO), or by `source: "zero"` with `ann_id: []` (Ref-ZOM).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from refersam.data.coco import CocoAnnotation, CocoIndex, ImageFinder, read_instances, shared, size_problem
+from refersam.data.findings import Finding, Severity
+from refersam.data.index import DatasetIndex
+from refersam.data.json_stream import iterate_json
+from refersam.data.pickles import read_plain_pickle
+from refersam.data.records import RecordType
+from refersam.data.sample import ImageRecord, ReferringSample
+from refersam.errors import DataError
+
+TextField: TypeAlias = Literal["sent", "raw"]
+"""Which text of a sentence is the phrase: "sent", cleaned and in small letters, or "raw", as it was typed."""
+
+_NO_ANNOTATION = -1
+
+
+@dataclass(slots=True)
+class _SentenceRow:
+    sent_id: int
+    sent: str | None = None
+    raw: str | None = None
+
+
+@dataclass(slots=True)
+class _RefRow:
+    ref_id: int
+    ann_id: int | list[int]
+    image_id: int
+    split: str
+    sentences: list[_SentenceRow]
+    no_target: bool | None = None
+    source: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+_REF = RecordType(_RefRow)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Objects of a picture and what is said of them.
+
+    Attributes:
+        ref_id: number in its file.
+        image_id: of COCO.
+        split: whole name.
+        annotation_ids: the objects meant; empty without a target.
+        sentences: (id, phrase); a phrase without a word is "".
+        tags: the phenomenon first.
+        problem: a contradiction in it, as the end of a sentence; empty where there is none.
+    """
+
+    ref_id: int
+    image_id: int
+    split: str
+    annotation_ids: tuple[int, ...]
+    sentences: tuple[tuple[int, str], ...]
+    tags: tuple[str, ...]
+    problem: str = ""
+
+
+def read_refs(path: Path, text_field: TextField = "sent") -> list[Ref]:
+    """All refs of a pickle (`.p`) or JSON file.
+
+    Args:
+        path: the file.
+        text_field: which text is the phrase; the other one stands in where it has no word.
+
+    Raises:
+        DataError: no such file, not plain data, or a record that is not a ref.
+    """
+    return [
+        _read_ref(_REF.read(record, f"{path}, entry {number}"), text_field, f"{path}, entry {number}")
+        for number, record in enumerate(_records(path))
+    ]
+
+
+def _records(path: Path) -> Iterator[object]:
+    if path.suffix == ".json":
+        for name, record in iterate_json(path):
+            if name:
+                raise DataError(f"{path} should hold a list of refs, but is an object with {name!r}.")
+            yield record
+        return
+    content = read_plain_pickle(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path} should hold a list of refs, but holds a {type(content).__name__}.")
+    yield from content
+
+
+def _read_ref(row: _RefRow, text_field: TextField, where: str) -> Ref:
+    ids = row.ann_id if isinstance(row.ann_id, list) else [row.ann_id]
+    targets = tuple(identifier for identifier in dict.fromkeys(ids) if identifier != _NO_ANNOTATION)
+    no_target = row.source == "zero" if row.no_target is None and row.source is not None else row.no_target
+    problem = ""
+    if no_target and targets:
+        problem = "says that it has no target, but names annotations"
+    elif not no_target and not targets and no_target is not None:
+        problem = "names no annotation, and does not say that it has no target"
+    return Ref(
+        ref_id=row.ref_id,
+        image_id=row.image_id,
+        split=shared(row.split),
+        annotation_ids=targets,
+        sentences=tuple((sentence.sent_id, _phrase(sentence, text_field, where)) for sentence in row.sentences),
+        tags=tuple(map(shared, row.tags)),
+        problem=problem,
+    )
+
+
+def _phrase(sentence: _SentenceRow, text_field: TextField, where: str) -> str:
+    texts = {"sent": sentence.sent, "raw": sentence.raw}
+    wanted = texts.pop(text_field)
+    if wanted is None:
+        raise DataError(f'{where}: sentence {sentence.sent_id} has no text "{text_field}".')
+    return next((text.strip() for text in (wanted, *texts.values()) if text and is_phrase(text)), "")
+
+
+def is_phrase(text: str) -> bool:
+    """Whether something can be read in a text, and all of it is valid Unicode."""
+    return any(map(str.isprintable, "".join(text.split()))) and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def read_benchmark(
+    name: str,
+    split_by: str,
+    refs_file: Path,
+    instances_file: Path,
+    finder: ImageFinder,
+    splits: Collection[str] | None = None,
+    text_field: TextField = "sent",
+) -> DatasetIndex:
+    """Read splits of a benchmark; what is wrong with its entries is collected, not raised.
+
+    Args:
+        name: of the data set.
+        split_by: of it.
+        refs_file: pickle or JSON.
+        instances_file: COCO's.
+        finder: of its pictures.
+        splits: whole names; None for all.
+        text_field: see `TextField`.
+
+    Raises:
+        DataError: a file that cannot be read at all, or that has none of the splits.
+    """
+    refs = read_refs(refs_file, text_field)
+    counts = dict(Counter(ref.split for ref in refs))
+    unknown = sorted(set(splits or ()) - counts.keys())
+    if unknown:
+        raise DataError(f"{name} has no split {unknown[0]!r}: {refs_file} has {', '.join(counts) or 'no refs at all'}.")
+    chosen = [ref for ref in refs if splits is None or ref.split in splits]
+    del refs
+    coco = read_instances(instances_file, {number for ref in chosen for number in ref.annotation_ids})
+    index = DatasetIndex(name, split_by, {split: [] for split in counts if splits is None or split in splits}, counts)
+    index.findings.extend(coco.findings)
+    _Builder(index, coco, refs_file, finder).add(chosen)
+    return index
+
+
+class _Builder:
+    """Joins refs with their pictures and annotations."""
+
+    def __init__(self, index: DatasetIndex, coco: CocoIndex, refs_file: Path, finder: ImageFinder) -> None:
+        self.index, self.coco, self.refs_file, self.finder = index, coco, refs_file, finder
+        self.images: dict[int, ImageRecord] = {}
+        self.sample_ids: Counter[int] = Counter()
+
+    def add(self, refs: Iterable[Ref]) -> None:
+        ref_ids: Counter[int] = Counter()
+        if not self.finder.folders:
+            places = " or ".join(map(str, self.finder.places[:2]))
+            self._tell(Severity.ERROR, "missing images", f"There is no folder with pictures: {places} is expected.")
+        for ref in refs:
+            ref_ids[ref.ref_id] += 1
+            if ref_ids[ref.ref_id] == 2:
+                self._tell_of(ref, Severity.WARNING, "duplicate ref ids", "shares its number with another one")
+            image = self._image(ref)
+            targets = self._targets(ref)
+            if image is not None and targets is not None:
+                self._add_samples(ref, image, targets)
+
+    def _image(self, ref: Ref) -> ImageRecord | None:
+        if ref.image_id in self.images:
+            return self.images[ref.image_id]
+        entry = self.coco.images.get(ref.image_id)
+        if entry is None:
+            what = f"names image {ref.image_id}, which {self.coco.path} does not have"
+            self._tell_of(ref, Severity.ERROR, "refs without image", what)
+            return None
+        path, is_there = self.finder.find(entry.file_name)
+        if not is_there and self.finder.folders:
+            self._tell(Severity.ERROR, "missing images", f"No such file: {path}.")
+        record = ImageRecord(str(ref.image_id), path, entry.width, entry.height)
+        self.images[ref.image_id] = record
+        return record
+
+    def _targets(self, ref: Ref) -> list[CocoAnnotation] | None:
+        if ref.problem:
+            self._tell_of(ref, Severity.ERROR, "contradictory refs", ref.problem)
+            return None
+        targets = []
+        for identifier in ref.annotation_ids:
+            target = self.coco.annotations.get(identifier)
+            kind, what = "refs without annotation", ""
+            if target is None:
+                what = f"names annotation {identifier}, which {self.coco.path} does not have"
+            elif target.image_id != ref.image_id:
+                kind = "annotations of other images"
+                what = f"is about image {ref.image_id}, but its annotation {identifier} about image {target.image_id}"
+            elif target.region is None:
+                kind, what = "bad masks", f"names annotation {identifier}, whose mask cannot be drawn: {target.problem}"
+            elif ref.image_id in self.coco.images:
+                entry = self.coco.images[ref.image_id]
+                problem = size_problem(target.region, entry.width, entry.height)
+                kind, what = "size mismatches", problem and f"names annotation {identifier}, which {problem}"
+            if what:
+                self._tell_of(ref, Severity.ERROR, kind, what)
+                return None
+            if target is not None:
+                targets.append(target)
+        return targets
+
+    def _add_samples(self, ref: Ref, image: ImageRecord, targets: list[CocoAnnotation]) -> None:
+        regions = tuple(target.region for target in targets if target.region is not None)
+        category, distractors = self.coco.category(targets), self.coco.distractors(targets)
+        for number, phrase in ref.sentences:
+            if not phrase:
+                self._tell_of(ref, Severity.WARNING, "empty phrases", f"has no word in sentence {number}; left out")
+                continue
+            self.sample_ids[number] += 1
+            times = self.sample_ids[number]
+            if times == 2:
+                what = f"shares the number of sentence {number} with another one"
+                self._tell_of(ref, Severity.WARNING, "duplicate sentence ids", what)
+            self.index.samples[ref.split].append(
+                ReferringSample(
+                    sample_id=str(number) if times == 1 else f"{number}_{times}",
+                    phrase=phrase,
+                    image=image,
+                    regions=regions,
+                    tags=ref.tags,
+                    category=category,
+                    distractors=distractors,
+                )
+            )
+
+    def _tell(self, severity: Severity, kind: str, message: str) -> None:
+        self.index.findings.append(Finding(severity, kind, message))
+
+    def _tell_of(self, ref: Ref, severity: Severity, kind: str, what: str) -> None:
+        self._tell(severity, kind, f"{self.refs_file}: ref {ref.ref_id} ({ref.split}) {what}.")

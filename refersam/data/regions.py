@@ -1,0 +1,142 @@
+"""The three ways to write down one object's mask, cleaned of what cannot be drawn."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refersam.errors import DataError
+from refersam.image import load_image
+
+Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | Path
+"""One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a mask PNG."""
+
+MAX_COORDINATE = 100_000
+"""Pixels. pycocotools allocates along a polygon's outline and ends the process when that is too long."""
+_MAX_COUNT_CHARACTERS = 12
+"""Of one number in compressed run lengths: 60 bits."""
+
+
+def clean_region(raw: object) -> tuple[Region, int]:
+    """The part of a COCO segmentation that can be drawn, in a compact form.
+
+    Args:
+        raw: polygons, or a run-length encoding whose `counts` is a list, a str or bytes; a path stays a path.
+
+    Returns:
+        Polygons as arrays of doubles, or compressed run lengths as bytes; and how many polygons were left out: with
+        fewer than 6 coordinates, an odd count, or coordinates that are not finite or beyond `MAX_COORDINATE`.
+
+    Raises:
+        DataError: neither of the two, run lengths that do not fill their size, or no polygon left.
+    """
+    if isinstance(raw, Path):
+        return raw, 0
+    if isinstance(raw, Mapping):
+        return _clean_rle(raw), 0
+    if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
+        raise DataError(f"polygons or a run-length encoding are expected, but came {_kind(raw)}")
+    polygons = [polygon for polygon in map(_clean_polygon, raw) if polygon is not None]
+    if not raw:
+        raise DataError("there is no polygon")
+    if not polygons:
+        raise DataError(f"none of its {len(raw)} polygons has an even number of coordinates, at least 6, all finite")
+    return polygons, len(raw) - len(polygons)
+
+
+def decode_region(region: Region, height: int, width: int) -> np.ndarray:
+    """(height, width) bool: one object, all of its polygons.
+
+    A mask picture is foreground above half of its largest value, so that 0 and 1 work as well as 0 and 255.
+
+    Raises:
+        ImageError: a mask picture that is missing or broken.
+        DataError: a region that cannot be decoded, or of another size.
+    """
+    region, _ = clean_region(region)
+    if isinstance(region, Path):
+        mask = load_mask_picture(region)
+    elif isinstance(region, Mapping):
+        _check_size(region["size"], height, width)  # before memory is taken for it
+        mask = coco_mask.decode(dict(region)).astype(bool)
+    else:
+        rles = coco_mask.frPyObjects([list(polygon) for polygon in region], height, width)
+        mask = coco_mask.decode(coco_mask.merge(rles)).astype(bool)
+    _check_size(mask.shape, height, width)
+    return mask
+
+
+def load_mask_picture(path: Path) -> np.ndarray:
+    """(H, W) bool: a picture's pixels above half of its largest value; none of a black picture.
+
+    Raises:
+        ImageError: missing or broken.
+    """
+    grey = np.asarray(load_image(path, apply_exif_rotation=False).convert("L", dither=Image.Dither.NONE))
+    return grey > int(grey.max(initial=0)) / 2
+
+
+def _check_size(size: Sequence[int], height: int, width: int) -> None:
+    if tuple(size) != (height, width):
+        raise DataError(f"A mask has {size[1]} x {size[0]} pixels, but its picture {width} x {height}.")
+
+
+def _clean_polygon(raw: object) -> array[float] | None:
+    if not isinstance(raw, Sequence | np.ndarray) or isinstance(raw, str | bytes):
+        raise DataError(f"a polygon must be a list of numbers [x0, y0, x1, y1, ...], but is {_kind(raw)}")
+    try:
+        polygon = raw if isinstance(raw, array) and raw.typecode == "d" else array("d", raw)
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"a polygon must be a list of numbers [x0, y0, x1, y1, ...]: {error}") from error
+    if len(polygon) < 6 or len(polygon) % 2:
+        return None
+    return polygon if np.abs(np.frombuffer(polygon)).max() <= MAX_COORDINATE else None  # NaN is not <= anything
+
+
+def _clean_rle(raw: Mapping[str, Any]) -> Region:
+    size, counts = raw.get("size"), raw.get("counts")
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
+        raise DataError(f'a run-length encoding needs "size": [height, width], but has {size!r:.80}')
+    height, width = size
+    if isinstance(counts, list):
+        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+            raise DataError(f"the run lengths of a mask must add up to {height} x {width} pixels, and these do not")
+        return dict(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
+    if not isinstance(counts, bytes):
+        raise DataError(f'"counts" of a run-length encoding must be a list or a string, but is {_kind(counts)}')
+    lengths = _run_lengths(counts)
+    if lengths is None or lengths.size == 0 or lengths.min() < 0 or int(lengths.sum()) != height * width:
+        raise DataError(f"the compressed run lengths do not make a mask of {height} x {width} pixels")
+    return {"size": [height, width], "counts": counts}
+
+
+def _run_lengths(compressed: bytes) -> np.ndarray | None:
+    """The numbers in COCO's compressed string; None where it is none. pycocotools reads strings that are cut off."""
+    values = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48
+    if values.size == 0 or values.min() < 0 or values.max() > 63 or values[-1] & 32:
+        return None
+    ends = np.flatnonzero(values & 32 == 0)  # five bits a character, low ones first, bit 5 says that more follow
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    sizes = ends - starts + 1
+    if sizes.max() > _MAX_COUNT_CHARACTERS:
+        return None
+    places = np.arange(values.size) - np.repeat(starts, sizes)
+    numbers = np.add.reduceat((values & 31) << 5 * places, starts)
+    numbers -= np.where(values[ends] & 16, 1 << 5 * sizes, 0)  # the last character's bit 4 is the sign
+    numbers[1::2] = numbers[1::2].cumsum()  # from the fourth on: differences to the number before the last
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
+
+
+def _kind(value: object) -> str:
+    return {"NoneType": "nothing", "dict": "an object", "list": "a list"}.get(
+        type(value).__name__, f"a {type(value).__name__}"
+    )
