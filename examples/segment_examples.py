@@ -10,13 +10,13 @@ import json
 import time
 from pathlib import Path
 
-from PIL import Image, ImageDraw
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from refersam import ReferSamPredictor, Segmentation
 from refersam.cli.console import NOT_FOR_PHOTOGRAPHS
 from refersam.cli.segment import add_result, result_table, save_results
+from refersam.drawing import contact_sheet
 
 EXAMPLES = Path(__file__).parent
 
@@ -52,19 +52,14 @@ def main() -> None:
         write_sheet(first_answers, args.sheet)
 
 
-def write_sheet(answers: list[Segmentation], path: Path, columns: int = 4) -> None:
+def write_sheet(answers: list[Segmentation], path: Path) -> None:
     """Overlays side by side, each under its phrase."""
-    side, caption = 256, 24
-    rows = -(-len(answers) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * (side + caption)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, answer in enumerate(answers):
-        x, y = index % columns * side, index // columns * (side + caption)
-        answer_text = "nothing matches" if answer.no_target else f"{answer.score:.2f}"
-        draw.text((x + 6, y + 5), f"{answer.phrase}: {answer_text}", fill="black", font_size=14)
-        sheet.paste(answer.overlay().resize((side, side)), (x, y + caption))
+    tiles = [
+        (f"{answer.phrase}: {'nothing matches' if answer.no_target else f'{answer.score:.2f}'}", answer.overlay())
+        for answer in answers
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    contact_sheet(tiles).save(path, optimize=True)
 
 
 if __name__ == "__main__":

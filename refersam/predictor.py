@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from refersam.config import ReferSamConfig
+from refersam.drawing import OVERLAY_COLOUR, draw_overlay
 from refersam.errors import CheckpointError, DeviceError, PhraseError
 from refersam.files import write_atomically
 from refersam.image import ImageSource, load_image
@@ -25,7 +26,6 @@ MODEL_IN_THE_BOX = Path(__file__).parent / "assets" / "model"
 """The tiny model that comes with the package: it knows drawn scenes, not photographs."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-OVERLAY_COLOUR = (255, 40, 120)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +63,7 @@ class Segmentation:
 
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = 0.5) -> Image.Image:
         """The picture with the mask laid over it and outlined."""
-        pixels = np.asarray(self.image, dtype=np.float32).copy()
-        tint = np.array(colour, dtype=np.float32)
-        pixels[self.mask] = (1 - opacity) * pixels[self.mask] + opacity * tint
-        padded = np.pad(self.mask, 1)
-        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        pixels[self.mask & ~inside] = tint
-        return Image.fromarray(pixels.round().astype(np.uint8))
+        return draw_overlay(self.image, self.mask, colour, opacity)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask as a black and white PNG, at once or not at all."""

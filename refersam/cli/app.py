@@ -20,7 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-data_app = typer.Typer(help="Data sets: draw the synthetic benchmark SceneRef.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Data sets: lay out, check, show and convert them, and draw the synthetic benchmark SceneRef.",
+    no_args_is_help=True,
+)
 convert_app = typer.Typer(help="Weights from elsewhere, as a folder that from_pretrained loads.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from refersam.cli.app import data_app
-from refersam.cli.console import check_folder, out_console, progress_bar
+from refersam.cli.console import check_folder, out_console, progress_bar, say, waiting
 from refersam.errors import DataError
+
+if TYPE_CHECKING:
+    from refersam.data.check import DatasetReport, SplitCounts
+
+Root = Annotated[Path, typer.Option(help="Folder with the data sets and images/.", show_default=False)]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; mixed, the training splits of the first three; "
+        "or jsonl, own data in DATA_ROOT/SPLIT.jsonl.",
+        show_default=False,
+    ),
+]
+SplitBy = Annotated[
+    str | None, typer.Option(help="Published partition. Without it: unc, umd for refcocog, final for refzom.")
+]
 
 
 class Split(StrEnum):
@@ -54,3 +72,160 @@ def data_scenes(
         else:
             table.add_row(name, str(value))
     out_console.print(table)
+
+
+@data_app.command("check", epilog="Exit code 1 where anything was found that is more than a note.")
+def data_check(
+    data_root: Root,
+    dataset: Dataset,
+    split_by: SplitBy = None,
+    decode: Annotated[
+        bool, typer.Option("--decode/--no-decode", help="Decode every picture and mask; without it, a few seconds.")
+    ] = True,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that decode.")] = min(8, os.cpu_count() or 1),
+) -> None:
+    """Find all that is wrong with a data set, before it is used: counts, missing and broken files, contradictions."""
+    from refersam.data.check import check_dataset
+
+    with progress_bar() as progress:
+        bar = progress.add_task("reading", total=None)
+        report = check_dataset(
+            data_root,
+            dataset,
+            split_by,
+            decode=decode,
+            workers=workers,
+            progress=lambda done, of: progress.update(bar, description="decoding", completed=done, total=of),
+        )
+    _show_counts(report)
+    for (severity, kind), group in groupby(report.findings, key=lambda finding: (finding.severity, finding.kind)):
+        messages = [finding.message for finding in group]
+        say(f"{severity.name.capitalize()}: {kind} ({len(messages)})", style="bold")
+        for message in messages:
+            say(f"  {message}")
+    if report.is_good:
+        say("Nothing wrong was found." if decode else "Nothing wrong was found; pictures were not decoded.")
+    else:
+        raise typer.Exit(1)
+
+
+def _show_counts(report: DatasetReport) -> None:
+    name = f"{report.name} ({report.split_by})" if report.split_by else report.name
+    table = Table("split", title=name)
+    for column in ("refs", "pictures", "expressions"):
+        table.add_column(column, justify="right")
+        table.add_column("published", justify="right", style="dim")
+    for split in report.counts:
+        table.add_row(split.split, *_beside(split))
+    out_console.print(table)
+
+
+def _beside(split: SplitCounts) -> list[str]:
+    pairs = zip((split.refs, split.images, split.expressions), split.published, strict=True)
+    return ["-" if number is None else str(number) for pair in pairs for number in pair]
+
+
+@data_app.command("show", epilog="Example: refersam data show --data-root data --dataset refcoco --split val")
+def data_show(
+    data_root: Root,
+    dataset: Dataset,
+    split: Annotated[str, typer.Option(help="Whole name of the split.", show_default=False)],
+    split_by: SplitBy = None,
+    count: Annotated[int, typer.Option(min=1, max=400, help="How many phrases.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Which phrases; the same seed shows the same ones.")] = 0,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sheet.png"),
+) -> None:
+    """Draw a sheet of pictures with their phrases and masks, to see that they belong together."""
+    import random
+
+    from refersam.data import open_dataset
+    from refersam.drawing import contact_sheet, draw_overlay
+    from refersam.files import write_atomically
+
+    if out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--out must end in .png, but is {out}.")
+    check_folder(out.parent)
+    with waiting("Reading"):
+        samples = open_dataset(data_root, dataset, split, split_by)
+    chosen = sorted(random.Random(seed).sample(range(len(samples)), min(count, len(samples))))
+    tiles = []
+    for sample in (samples[index] for index in chosen):
+        caption = sample.phrase if sample.has_target else f"{sample.phrase} (no target)"
+        tiles.append((caption, draw_overlay(sample.image.load(), sample.load_mask())))
+    sheet = contact_sheet(tiles)
+    write_atomically(out, lambda file: sheet.save(file, format="PNG"))
+    say(f"{len(tiles)} of {len(samples)} phrases are in {out}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    data_root: Root,
+    dataset: Annotated[str | None, typer.Option(help="One benchmark. Without it: all.")] = None,
+    downloads: Annotated[
+        Path | None, typer.Option("--from", help="Folder with what was downloaded; it is laid out in the data root.")
+    ] = None,
+) -> None:
+    """Say where each benchmark comes from, and lay out what was downloaded. Downloads nothing itself."""
+    from refersam.data.prepare import SOURCES, expected_files, find_items, lay_out, verify_index
+
+    if dataset is not None and dataset not in SOURCES:
+        raise typer.BadParameter(f"{dataset!r} is none of {', '.join(SOURCES)}.")
+    names = [dataset] if dataset else list(SOURCES)
+    if downloads is not None:
+        check_folder(data_root)
+        items = find_items(downloads, dataset)
+        if not items:
+            raise DataError(f"{downloads} holds no file of {', '.join(names)} that is known by its name.")
+        with progress_bar() as progress:
+            bar = progress.add_task("laying out", total=len(items))
+            written, there = lay_out(items, data_root, lambda done: progress.update(bar, completed=done))
+        with waiting("Reading what was laid out"):
+            counts = {name: verify_index(data_root, name) for name in names}
+        say(f"{written} files written into {data_root}/, {there} were there already.")
+        for name, count in counts.items():
+            if count:
+                say(f"{name}: {count} refs, readable.")
+    for name in names:
+        source = SOURCES[name]
+        missing = [path for path in expected_files(name) if not (data_root / path).exists()]
+        say(f"{name}: " + ("missing" if missing else "complete"), style="bold")
+        if not missing:
+            say(f"  Now: refersam data check --data-root {data_root} --dataset {name}")
+            continue
+        for path in missing:
+            say(f"  expected: {data_root / path}")
+        say(f"  authors:  {source.page}")
+        for what in source.annotations:
+            say(f"  download: {what}")
+        for what in source.images:
+            say(f"  download: {what}")
+    if downloads is None:
+        say("Put what you download into one folder, and name it with --from: it is verified and laid out.")
+
+
+@data_app.command("from-coco")
+def data_from_coco(
+    instances: Annotated[
+        Path, typer.Argument(help="COCO annotations (instances.json).", metavar="INSTANCES", show_default=False)
+    ],
+    phrases: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON lines, or CSV with a head line: phrase and ann_id or ann_ids; without a target, image instead.",
+            metavar="PHRASES",
+            show_default=False,
+        ),
+    ],
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to write: DATA_ROOT/SPLIT.jsonl", show_default=False)],
+) -> None:
+    """Make own data of COCO annotations and a list of phrases."""
+    from refersam.data.from_coco import convert_coco
+
+    if out.suffix != ".jsonl":
+        raise typer.BadParameter(f"--out must end in .jsonl, but is {out}.")
+    check_folder(out.parent)
+    with waiting("Reading"):
+        count = convert_coco(instances, phrases, images, out)
+    say(f"{count} phrases are in {out}")
+    say(f"Now: refersam data check --data-root {out.parent} --dataset jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,7 @@ class _Reader:
         if name not in self.images:
             path = self.image_folder / name
             try:
-                self.images[name] = ImageRecord(name, path, *read_size(path))
+                self.images[name] = ImageRecord(os.path.relpath(path, self.folder), path, *read_size(path))
             except ImageError as error:
                 self.images[name] = error
         image = self.images[name]

@@ -1,0 +1,190 @@
+"""All that is wrong with a data set, found before it is used."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from refersam.data.datasets import BENCHMARKS, read_dataset
+from refersam.data.findings import Finding, Severity
+from refersam.data.index import DatasetIndex, group_by_image
+from refersam.data.sample import ReferringSample
+from refersam.errors import DataError, ImageError
+
+_FEW = 64
+"""Pictures that are not worth starting processes for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """What a split holds.
+
+    Attributes:
+        split: its name; "all splits" where only their sum was published.
+        refs: objects with all that is said of them; None where the data set has no refs.
+        images: pictures.
+        expressions: phrases.
+        published: the same three as its authors give them, None where they do not.
+    """
+
+    split: str
+    refs: int | None
+    images: int
+    expressions: int
+    published: tuple[int | None, int | None, int | None] = (None, None, None)
+
+
+@dataclass(slots=True)
+class DatasetReport:
+    """What `check_dataset` found.
+
+    Attributes:
+        name: of the data set.
+        split_by: its partition; empty where there is one only.
+        counts: of each split.
+        findings: the worst first.
+    """
+
+    name: str
+    split_by: str
+    counts: list[SplitCounts]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing worse than a note."""
+        return all(finding.severity is Severity.NOTE for finding in self.findings)
+
+
+def check_dataset(
+    data_root: Path,
+    dataset: str,
+    split_by: str | None = None,
+    *,
+    decode: bool = True,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> DatasetReport:
+    """Read all splits, compare them, and decode every picture and mask.
+
+    Args:
+        data_root: see `open_dataset`.
+        dataset: see there.
+        split_by: see there.
+        decode: also decode; without it, a broken picture is not found.
+        workers: processes that decode.
+        progress: called with the number of pictures done, and of all.
+
+    Raises:
+        DataError: no such data set, or a file that cannot be read at all.
+    """
+    index = read_dataset(data_root, dataset, None, split_by)
+    report = DatasetReport(dataset, index.split_by, count_splits(index))
+    findings = [*index.findings, *_count_findings(report), *_overlap_findings(index)]
+    if decode:
+        samples = [sample for split in index.samples.values() for sample in split]
+        groups = [group for group in group_by_image(samples) if group[0].image.path.is_file()]
+        for done, found in enumerate(_check_pictures(groups, workers), 1):
+            findings.extend(found)
+            if progress is not None:
+                progress(done, len(groups))
+    report.findings = sorted(findings, key=lambda finding: (-finding.severity, finding.kind))
+    return report
+
+
+def count_splits(index: DatasetIndex) -> list[SplitCounts]:
+    """Counts of each split beside the published ones."""
+    benchmark = BENCHMARKS.get(index.name)
+    published = ((benchmark.counts if benchmark else None) or {}).get(index.split_by, {})
+    counts = [
+        SplitCounts(
+            split,
+            index.refs.get(split),
+            len({sample.image.image_id for sample in samples}),
+            len(samples),
+            published.get(split, (None, None, None)),
+        )
+        for split, samples in index.samples.items()
+    ]
+    if "all splits" in published:
+        images = {sample.image.image_id for samples in index.samples.values() for sample in samples}
+        total = sum(split.expressions for split in counts)
+        counts.append(SplitCounts("all splits", sum(index.refs.values()), len(images), total, published["all splits"]))
+    return counts
+
+
+def _count_findings(report: DatasetReport) -> Iterator[Finding]:
+    for split in report.counts:
+        here = (split.refs, split.images, split.expressions)
+        names = ("refs", "pictures", "expressions")
+        others = [
+            f"{number} {name} (published: {published})"
+            for number, published, name in zip(here, split.published, names, strict=True)
+            if published not in (None, number)
+        ]
+        if others:
+            yield Finding(Severity.NOTE, "counts", f"Split {split.split} has {', '.join(others)}.")
+
+
+def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:
+    names = {
+        split: {sample.image.image_id: sample.image.path for sample in samples}
+        for split, samples in index.samples.items()
+    }
+    is_known = index.split_by == "google"
+    for one, other in combinations(names, 2):
+        both = sorted(str(names[one][image_id]) for image_id in names[one].keys() & names[other].keys())
+        if both and is_known:
+            message = f"{len(both)} pictures are in {one} and in {other}: this partition is of objects, not pictures."
+            yield Finding(Severity.NOTE, "shared pictures", message)
+        elif both:
+            message = f"{len(both)} pictures are in {one} and in {other}: {', '.join(both)}."
+            yield Finding(Severity.WARNING, "shared pictures", message)
+
+
+def _check_pictures(groups: list[tuple[ReferringSample, ...]], workers: int) -> Iterable[list[Finding]]:
+    if workers <= 1 or len(groups) <= _FEW:
+        yield from map(check_picture, groups)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads that draw the progress
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield from pool.map(check_picture, groups, chunksize=8)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A process that decoded pictures was ended from outside: was there enough memory? --workers 1 takes less."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_picture(samples: tuple[ReferringSample, ...]) -> list[Finding]:
+    """Decode a picture and its masks.
+
+    Args:
+        samples: all that are about it, at least one.
+    """
+    findings = []
+    try:
+        samples[0].image.load()
+    except ImageError as error:
+        findings.append(Finding(Severity.ERROR, "broken images", str(error)))
+    except DataError as error:
+        findings.append(Finding(Severity.ERROR, "size mismatches", str(error)))
+    seen: set[int] = set()
+    for sample in samples:
+        if id(sample.regions) in seen or not sample.has_target:
+            continue
+        seen.add(id(sample.regions))
+        what = f"{sample.image.path}, phrase {sample.sample_id} ({sample.phrase!r})"
+        try:
+            if not sample.load_mask().any():
+                findings.append(Finding(Severity.WARNING, "empty masks", f"{what}: no pixel belongs to its mask."))
+        except (DataError, ImageError) as error:
+            findings.append(Finding(Severity.ERROR, "bad masks", f"{what}: {error}"))
+    return findings

@@ -1,0 +1,123 @@
+"""COCO annotations and a list of phrases -> the format of own data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from refersam.data.coco import read_instances
+from refersam.data.findings import Finding, Severity, raise_errors
+from refersam.data.records import RecordType
+from refersam.data.refs import is_phrase
+from refersam.errors import DataError
+from refersam.files import write_atomically
+
+
+class _PhraseRow(BaseModel):
+    """A line of the list of phrases; numbers and names as a spreadsheet writes them are welcome."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    phrase: str
+    ann_id: int | None = None
+    ann_ids: list[int] = []
+    image: str | None = None
+    id: str | int | None = None
+    tags: list[str] = []
+
+    def annotations(self) -> list[int]:
+        return [*([] if self.ann_id is None else [self.ann_id]), *self.ann_ids]
+
+
+_ROW = RecordType(_PhraseRow)
+_LISTS = ("ann_ids", "tags")
+"""Columns of a CSV file that hold several values, with spaces or semicolons between them."""
+
+
+def convert_coco(instances: Path, phrases: Path, images: Path, out: Path) -> int:
+    """Write a JSON-lines file of own data that refers to the annotations of an `instances.json`.
+
+    Args:
+        instances: COCO annotations.
+        phrases: JSON lines, or CSV with a head line: `phrase` with `ann_id` or `ann_ids`; for a phrase without a target
+            neither, but `image`, a file name of `instances`; and `id` and `tags` if wanted.
+        images: folder of the pictures.
+        out: the file to write.
+
+    Returns:
+        Number of phrases.
+
+    Raises:
+        DataError: a file that cannot be read, or all lines that do not fit.
+    """
+    rows, findings = [], []
+    for number, record in _records(phrases):
+        where = f"{phrases}, line {number}"
+        try:
+            row = _ROW.read(record, where)
+            if not is_phrase(row.phrase):
+                raise DataError(f"{where}: the phrase is empty.")
+            rows.append((where, row))
+        except DataError as error:
+            findings.append(Finding(Severity.ERROR, "lines", str(error)))
+    coco = read_instances(instances, {number for _, row in rows for number in row.annotations()})
+    names = {image.file_name for image in coco.images.values()}
+    lines: list[dict[str, Any]] = [
+        {name: os.path.relpath(path, out.parent) for name, path in (("instances", instances), ("images", images))}
+    ]
+    for where, row in rows:
+        try:
+            annotations = [coco.annotations[number] for number in row.annotations()]
+        except KeyError as error:
+            findings.append(Finding(Severity.ERROR, "lines", f"{where}: annotation {error} is not in {instances}."))
+            continue
+        image = row.image
+        if annotations:
+            entries = [coco.images.get(number) for number in {annotation.image_id for annotation in annotations}]
+            image = entries[0].file_name if len(entries) == 1 and entries[0] is not None else None
+        if image not in names or any(annotation.region is None for annotation in annotations):
+            message = f"{where}: expected are annotations with a mask, all of one image of {instances}, or its name."
+            findings.append(Finding(Severity.ERROR, "lines", message))
+            continue
+        line: dict[str, Any] = {"image": image, "phrase": row.phrase.strip()}
+        line |= {"ann_ids": row.annotations()} if annotations else {"no_target": True}
+        line |= {name: value for name, value in (("id", row.id), ("tags", row.tags)) if value not in (None, [])}
+        lines.append(line)
+    raise_errors(findings, str(phrases), "Nothing was written.", most=10)
+    if len(lines) == 1:
+        raise DataError(f"{phrases} has no phrase.")
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    write_atomically(out, lambda file: file.write(content))
+    return len(lines) - 1
+
+
+def _records(path: Path) -> Iterator[tuple[int, object]]:
+    """Number and content of each line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text.") from error
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        for row in reader:
+            values: dict[Any, Any] = {name: value for name, value in row.items() if value not in (None, "")}
+            for name in _LISTS:
+                if name in values:
+                    values[name] = values[name].replace(";", " ").split()
+            yield reader.line_num, values
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {number} is not JSON: {error}.") from error

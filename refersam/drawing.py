@@ -1,0 +1,68 @@
+"""Masks laid over pictures, and sheets of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+OVERLAY_COLOUR = (255, 40, 120)
+_FONT_SIZE, _LINE, _MARGIN, _MAX_LINES = 14, 14, 5, 4  # pixels, and lines of a caption
+
+
+def draw_overlay(
+    image: Image.Image,
+    mask: np.ndarray,
+    colour: tuple[int, int, int] = OVERLAY_COLOUR,
+    opacity: float = 0.5,
+) -> Image.Image:
+    """A picture with a mask laid over it and outlined.
+
+    Args:
+        image: W x H, RGB.
+        mask: (H, W) bool.
+        colour: RGB, 0 to 255, of the mask and its outline.
+        opacity: of the mask, 0 to 1.
+    """
+    pixels = np.asarray(image, dtype=np.float32).copy()
+    tint = np.array(colour, dtype=np.float32)
+    pixels[mask] = (1 - opacity) * pixels[mask] + opacity * tint
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    pixels[mask & ~inside] = tint
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 4, side: int = 256) -> Image.Image:
+    """Pictures side by side, each under its caption.
+
+    Args:
+        tiles: captions and pictures, at least one.
+        columns: most tiles in a row.
+        side: of the square that each picture is fitted into, in pixels.
+    """
+    columns = min(columns, len(tiles))
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    captions = [_wrap(measure, caption, side - 2 * _MARGIN) for caption, _ in tiles]
+    height = max(map(len, captions)) * _LINE + 2 * _MARGIN
+    sheet = Image.new("RGB", (columns * side, -(-len(tiles) // columns) * (side + height)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (lines, (_, picture)) in enumerate(zip(captions, tiles, strict=True)):
+        x, y = index % columns * side, index // columns * (side + height)
+        draw.multiline_text((x + _MARGIN + 1, y + _MARGIN), "\n".join(lines), fill="black", font_size=_FONT_SIZE)
+        scale = side / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        sheet.paste(picture.resize(size), (x + (side - size[0]) // 2, y + height + (side - size[1]) // 2))
+    return sheet
+
+
+def _wrap(draw: ImageDraw.ImageDraw, text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font_size=_FONT_SIZE) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [*lines[: _MAX_LINES - 1], lines[_MAX_LINES - 1] + " ..."] if len(lines) > _MAX_LINES else lines
