@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 OVERLAY_COLOUR = (255, 40, 120)
-_FONT_SIZE, _LINE, _MARGIN, _MAX_LINES = 14, 14, 5, 4  # pixels, and lines of a caption
+_FONT_SIZE, _LINE, _MARGIN, _GAP = 14, 14, 5, 4  # pixels
+_MAX_LINES = 4  # of a caption
 
 
 def draw_overlay(
@@ -51,9 +52,9 @@ def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 4, si
     for index, (lines, (_, picture)) in enumerate(zip(captions, tiles, strict=True)):
         x, y = index % columns * side, index // columns * (side + height)
         draw.multiline_text((x + _MARGIN + 1, y + _MARGIN), "\n".join(lines), fill="black", font_size=_FONT_SIZE)
-        scale = side / max(picture.size)
+        scale = (side - _GAP) / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        sheet.paste(picture.resize(size), (x + (side - size[0]) // 2, y + height + (side - size[1]) // 2))
+        sheet.paste(picture.resize(size), (x + (side - size[0]) // 2, y + height))
     return sheet
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from refersam.cli.app import data_app
 from refersam.cli.console import check_folder, out_console, progress_bar, say, waiting
@@ -112,11 +113,11 @@ def data_check(
 def _show_counts(report: DatasetReport) -> None:
     name = f"{report.name} ({report.split_by})" if report.split_by else report.name
     table = Table("split", title=name)
-    for column in ("refs", "pictures", "expressions"):
+    for column in ("refs", "pictures", "phrases"):
         table.add_column(column, justify="right")
         table.add_column("published", justify="right", style="dim")
     for split in report.counts:
-        table.add_row(split.split, *_beside(split))
+        table.add_row(Text(split.split), *_beside(split))
     out_console.print(table)
 
 

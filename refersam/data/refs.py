@@ -132,6 +132,8 @@ def _phrase(sentence: _SentenceRow, text_field: TextField, where: str) -> str:
 
 def is_phrase(text: str) -> bool:
     """Whether something can be read in a text, and all of it is valid Unicode."""
+    if text.isprintable():  # the common case, and quick; surrogates are not printable
+        return bool(text.strip())
     return any(map(str.isprintable, "".join(text.split()))) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
