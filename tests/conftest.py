@@ -9,6 +9,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,3 +139,31 @@ def load_case() -> Callable[[str, int], tuple[dict[str, torch.Tensor], dict[str,
         return load_file(folder / f"case{number}.safetensors"), norms
 
     return load
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., SimpleNamespace]:
+    """Calls `refersam ARGUMENTS...` in this process, in an empty folder; gives exit code, output and error output."""
+    from refersam import cli
+    from refersam.cli import console
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+
+    def call(*arguments: object) -> SimpleNamespace:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["refersam", *map(str, arguments)])
+        monkeypatch.setattr(console.out_console, "_width", 200)
+        monkeypatch.setattr(console.err_console, "_width", 200)
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        output = capfd.readouterr()
+        return SimpleNamespace(code=code, out=output.out, err=output.err)
+
+    return call

@@ -22,33 +22,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from refersam import ReferSamPredictor, __version__, cli
-from refersam.cli import console
+from refersam import ReferSamPredictor, __version__
 
 Run = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Calls `refersam ARGUMENTS...` in this process, in an empty folder; gives exit code, output and error output."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-
-    def call(*arguments: object) -> SimpleNamespace:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["refersam", *map(str, arguments)])
-        monkeypatch.setattr(console.out_console, "_width", 200)
-        monkeypatch.setattr(console.err_console, "_width", 200)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        output = capfd.readouterr()
-        return SimpleNamespace(code=code, out=output.out, err=output.err)
-
-    return call
 
 
 @pytest.fixture
