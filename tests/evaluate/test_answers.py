@@ -1,7 +1,8 @@
-"""Metrics against scenes worked out by hand, and the evaluator with a model whose logits are known."""
+"""What is read off a model's output, with a model whose logits are known."""
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from refersam.data.sample import ReferringImage
-from refersam.evaluate import evaluate_images
-from refersam.metrics import SampleResult, compare_masks, sceneref_metrics
+from refersam.evaluate import EvaluationError, evaluate_images
+from refersam.evaluate.answers import read_answers
+from refersam.metrics import PROTOCOLS, SampleResult
 from refersam.model.refersam import ReferSamOutput
 from refersam.processor import ReferSamProcessor
 
@@ -20,73 +22,6 @@ from refersam.processor import ReferSamProcessor
 def mask(*rows: str) -> np.ndarray:
     """'#' is True."""
     return np.array([[character == "#" for character in row] for row in rows])
-
-
-def test_compare_masks_by_hand() -> None:
-    """Two squares of 2 x 2 that share one pixel: 1 of 7."""
-    one = mask("##..", "##..", "....")
-    other = mask("....", ".##.", ".##.")
-    assert compare_masks(one, other) == (1, 7)
-    assert compare_masks(one, one) == (4, 4)
-    assert compare_masks(one, ~one) == (0, 12)
-    assert compare_masks(mask("...."), mask("....")) == (0, 0)
-
-
-def test_masks_of_different_shapes_are_refused() -> None:
-    """Never broadcast."""
-    with pytest.raises(ValueError, match=r"\(1, 4\) and \(1, 1\)"):
-        compare_masks(mask("####"), mask("#"))
-
-
-def test_iou_of_two_empty_masks_is_one() -> None:
-    """Nothing was there, and nothing was found."""
-    assert SampleResult(0, 0, has_target=True, judged_target=True).iou == 1.0
-    assert SampleResult(0, 5, has_target=True, judged_target=True).iou == 0.0
-
-
-def test_sceneref_metrics_by_hand() -> None:
-    """Four phrases with a target, IoU 1/2, 9/10, 0 and 1; three without one."""
-    results = [
-        SampleResult(5, 10, has_target=True, judged_target=True, tags=("relative", "colour")),
-        SampleResult(90, 100, has_target=True, judged_target=True, tags=("relative",)),
-        SampleResult(0, 40, has_target=True, judged_target=False, tags=("ordinal",)),
-        SampleResult(50, 50, has_target=True, judged_target=True, tags=("attribute",)),
-        # Without a target: their pixels must count nowhere, only the judgement does.
-        SampleResult(0, 1000, has_target=False, judged_target=False, tags=("no-target",)),
-        SampleResult(0, 0, has_target=False, judged_target=True, tags=("no-target",)),
-        SampleResult(0, 7, has_target=False, judged_target=False, tags=("no-target",)),
-    ]
-    assert sceneref_metrics(results) == pytest.approx(
-        {
-            "phrases": 7,
-            "phrases with target": 4,
-            "mIoU": 100 * (0.5 + 0.9 + 0 + 1) / 4,  # 60
-            "oIoU": 100 * (5 + 90 + 0 + 50) / (10 + 100 + 40 + 50),  # 145 / 200 = 72.5
-            "Pr@0.5": 75,  # exactly 0.5 counts
-            "Pr@0.6": 50,
-            "Pr@0.7": 50,
-            "Pr@0.8": 50,
-            "Pr@0.9": 50,  # exactly 0.9 counts
-            "false alarms": 25,  # one of four
-            "N-acc": 200 / 3,  # two of three
-            "mIoU/relative": 70,
-            "mIoU/ordinal": 0,
-            "mIoU/attribute": 100,
-        }
-    )
-
-
-def test_metrics_of_one_kind_only() -> None:
-    """What cannot be said is left out, instead of being 0 or NaN."""
-    without = sceneref_metrics([SampleResult(0, 3, has_target=False, judged_target=False)])
-    assert without == {"phrases": 1, "phrases with target": 0, "N-acc": 100}
-    found = sceneref_metrics([SampleResult(0, 0, has_target=True, judged_target=True)])
-    assert "N-acc" not in found
-    assert (found["mIoU"], found["oIoU"]) == (100, 0)
-    assert sceneref_metrics([]) == {"phrases": 0, "phrases with target": 0}
-
-
-# --------------------------------------------------------------------------------------------------------- evaluator
 
 
 class KnownModel(nn.Module):
@@ -142,6 +77,7 @@ def test_evaluate_images_by_hand() -> None:
     objects = torch.tensor([4.0, 0.0, -4.0])  # probabilities 0.982, exactly 0.5, 0.018
     results = evaluate(KnownModel(logits, objects), truth)
     assert [(r.intersection, r.union) for r in results] == [(2, 4), (4, 4), (0, 0)]
+    assert [(r.predicted, r.truth) for r in results] == [(4, 2), (4, 4), (0, 0)]
     assert [r.has_target for r in results] == [True, True, False]
     assert [r.judged_target for r in results] == [True, True, False]
     assert [r.tags for r in results] == [("tag0",), ("tag1",), ("tag2",)]
@@ -165,3 +101,67 @@ def test_a_model_without_an_object_score_always_finds() -> None:
     assert result.judged_target is True
     assert (result.intersection, result.union) == (1, 2)
     assert result.score == pytest.approx((0.880797 + 0.5) / 2, abs=1e-5)
+
+
+def test_protocols_that_resize_cannot_judge_decoded_masks() -> None:
+    """Their targets are made from the annotations."""
+    with pytest.raises(ValueError, match="lavt resizes"):
+        list(evaluate_images(KnownModel(torch.zeros(1, 2, 2), None), KnownProcessor(), [], protocol=PROTOCOLS["lavt"]))  # type: ignore[arg-type]
+
+
+LOGIT_OF_035 = math.log(0.35 / 0.65)
+
+
+@pytest.mark.parametrize(
+    ("name", "positive"),
+    [
+        # logit -1, just below and above a probability of 0.35, just below 0, 0, just above 0
+        ("original", "....##"),
+        ("sceneref", "....##"),
+        ("lavt", ".....#"),
+        ("evf", ".....#"),
+        ("gres", ".....#"),
+        ("ref-zom", ".....#"),
+        ("caris", "....##"),
+        ("cris", "..####"),
+    ],
+)
+def test_positive_pixels(name: str, positive: str) -> None:
+    """At and beside each protocol's threshold; the mask at the picture's size is the same for all."""
+    row = torch.tensor([-1.0, LOGIT_OF_035 - 1e-5, LOGIT_OF_035 + 1e-5, -1e-5, 0.0, 1e-5])
+    side = PROTOCOLS[name].side
+    sizes = [(1, 6)] if side is None else [(side, side)]
+    logits = row[None, None] if side is None else row.repeat_interleave(80)[:side].expand(side, side)[None]
+    output = ReferSamOutput(mask_logits=logits, iou_scores=torch.tensor([0.5]))
+    (answer,) = read_answers(output, sizes, KnownProcessor(), PROTOCOLS[name], True, 0.5)  # type: ignore[arg-type]
+    expected = np.array([character == "#" for character in positive])
+    seen = answer.protocol_mask[0] if side is None else answer.protocol_mask[0, ::80]
+    assert seen.tolist() == expected.tolist()
+    assert (answer.mask == (logits[0] >= 0).numpy()).all()
+    assert (answer.no_target, answer.target_probability) == (None, None)
+
+
+def test_logits_are_resized_before_they_are_cut() -> None:
+    """At 480 x 480 the edge lies where the resized logits change sign, not where the mask's pixels end."""
+    logits = torch.tensor([[[-1.0, 3.0]]])
+    output = ReferSamOutput(mask_logits=logits, iou_scores=torch.tensor([0.5]))
+    (answer,) = read_answers(output, [(1, 2)], KnownProcessor(), PROTOCOLS["lavt"], True, 0.5)  # type: ignore[arg-type]
+    assert answer.mask.tolist() == [[False, True]]
+    # Between the pixels' centres, at columns 119.5 and 359.5, the logit is -1 + 4 * (x - 119.5) / 240: 0 at 179.5.
+    assert answer.protocol_mask.shape == (480, 480)
+    assert np.flatnonzero(answer.protocol_mask[0])[0] == 180
+    assert answer.protocol_mask[:, 180:].all()
+
+
+@pytest.mark.parametrize("field", ["mask_logits", "iou_scores", "object_score_logits"])
+def test_outputs_that_are_not_numbers(field: str) -> None:
+    """Never an empty mask by accident."""
+    fields = {
+        "mask_logits": torch.ones(1, 2, 2),
+        "iou_scores": torch.ones(1),
+        "object_score_logits": torch.ones(1),
+    }
+    fields[field] = fields[field] * math.nan
+    answers = read_answers(ReferSamOutput(**fields), [(2, 2)], KnownProcessor(), PROTOCOLS["evf"], True, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(EvaluationError, match="--dtype float32"):
+        list(answers)

@@ -1,0 +1,222 @@
+"""What is evaluated together, and its decoding, which runs in worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from refersam.data.sample import ReferringSample
+from refersam.errors import DataError, ReferSamError
+from refersam.evaluate.predictions import Prediction
+from refersam.metrics.masks import target_mask
+from refersam.metrics.protocols import Protocol
+from refersam.metrics.results import SampleResult, compare_masks, judge_target
+from refersam.processor import ReferSamProcessor
+
+Plan = tuple[tuple[int, ...], ...]
+"""One batch: for each of its pictures the positions of samples in the data set, the same number for each picture."""
+
+PREDICTIONS_PER_BATCH = 64
+
+
+def plan_batches(samples: Sequence[ReferringSample], batch_size: int) -> list[Plan]:
+    """Batches for a model that shares work between the phrases of a picture; each sample is in exactly one.
+
+    They depend on the samples and the size alone, never on how many processes share them: a batch of another make-up
+    may round in another way.
+
+    Args:
+        samples: of a data set.
+        batch_size: most phrases in a batch; a picture with more is split.
+    """
+    pictures: dict[str, list[int]] = {}
+    for position, sample in enumerate(samples):
+        pictures.setdefault(sample.image.image_id, []).append(position)
+    by_length: dict[int, list[tuple[int, ...]]] = {}
+    for positions in pictures.values():
+        for start in range(0, len(positions), batch_size):
+            chunk = tuple(positions[start : start + batch_size])
+            by_length.setdefault(len(chunk), []).append(chunk)
+    batches = []
+    for length, chunks in by_length.items():
+        count = batch_size // length
+        batches += [tuple(chunks[start : start + count]) for start in range(0, len(chunks), count)]
+    return sorted(batches)
+
+
+@dataclass
+class ModelBatch:
+    """Tensors for the model, I pictures with n phrases each, B = I * n; and the truth.
+
+    Attributes:
+        positions: B positions in the data set.
+        pixel_values: (I, 3, H, W).
+        input_ids: (B, S).
+        attention_mask: (B, S).
+        truths: B masks at the protocol's size, packed.
+        cut: for each phrase, whether it was longer than the limit.
+    """
+
+    positions: list[int]
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    truths: list[PackedMask]
+    cut: list[bool]
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask at one bit a pixel, cheap to hand from process to process."""
+
+    bits: bytes
+    shape: tuple[int, ...]
+
+    @classmethod
+    def pack(cls, mask: np.ndarray) -> PackedMask:
+        """(H, W) bool."""
+        return cls(np.packbits(mask).tobytes(), mask.shape)
+
+    def unpack(self) -> np.ndarray:
+        """(H, W) bool."""
+        count = int(np.prod(self.shape))
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=count).reshape(self.shape).astype(bool)
+
+
+class ModelBatches(Dataset[ModelBatch | ReferSamError]):
+    """Decoded batches; an item is the error where its data are broken, since a worker's exceptions lose their kind.
+
+    Args:
+        samples: of the data set.
+        plans: one for each item.
+        processor: of the model.
+        protocol: to score by.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[ReferringSample],
+        plans: Sequence[Plan],
+        processor: ReferSamProcessor,
+        protocol: Protocol,
+    ) -> None:
+        self.samples, self.plans, self.processor, self.protocol = samples, plans, processor, protocol
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, index: int) -> ModelBatch | ReferSamError:
+        plan = self.plans[index]
+        positions = [position for picture in plan for position in picture]
+        samples = [self.samples[position] for position in positions]
+        phrases = [sample.phrase for sample in samples]
+        try:
+            # As arrays: an EXIF rotation, which COCO's masks do not follow, has no place in them.
+            pictures = [np.asarray(self.samples[picture[0]].image.load()) for picture in plan]
+            return ModelBatch(
+                positions=positions,
+                **self.processor(images=pictures, text=phrases),
+                truths=[PackedMask.pack(target_mask(sample, self.protocol)) for sample in samples],
+                cut=[bool(self.processor.cut_off(phrase)) for phrase in phrases],
+            )
+        except ReferSamError as error:
+            names = ", ".join(sample.sample_id for sample in samples[:8])
+            return DataError(f"{error} (in the batch with the samples {names})")
+
+
+class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
+    """Counted results of predictions, in the order of the plan; an item is the error where its data are broken.
+
+    Args:
+        samples: of the data set.
+        plans: positions of samples, for each item.
+        predictions: by sample id.
+        protocol: to score by.
+        min_pixels: see `judge_target`.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[ReferringSample],
+        plans: Sequence[Sequence[int]],
+        predictions: Mapping[str, Prediction],
+        protocol: Protocol,
+        min_pixels: int,
+    ) -> None:
+        self.samples, self.plans, self.predictions = samples, plans, predictions
+        self.protocol, self.min_pixels = protocol, min_pixels
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, index: int) -> list[SampleResult] | ReferSamError:
+        try:
+            return [self._compare(self.samples[position]) for position in self.plans[index]]
+        except ReferSamError as error:
+            return error
+
+    def _compare(self, sample: ReferringSample) -> SampleResult:
+        prediction = self.predictions[sample.sample_id]
+        pixels = prediction.pixels(self.protocol, sample.image.height, sample.image.width)
+        return count_sample(sample, pixels, target_mask(sample, self.protocol), prediction, self.min_pixels)
+
+
+def count_sample(
+    sample: ReferringSample,
+    pixels: np.ndarray,
+    truth: np.ndarray,
+    prediction: Prediction,
+    min_pixels: int,
+) -> SampleResult:
+    """The integers of one sample.
+
+    Args:
+        sample: of the data set.
+        pixels: bool, predicted, at the protocol's size.
+        truth: bool, at the protocol's size.
+        prediction: for its decision and scores.
+        min_pixels: see `judge_target`.
+    """
+    intersection, predicted, true = compare_masks(pixels, truth)
+    return SampleResult(
+        intersection=intersection,
+        predicted=predicted,
+        truth=true,
+        has_target=sample.has_target,
+        judged_target=judge_target(prediction.no_target, predicted, min_pixels),
+        tags=sample.tags,
+        score=prediction.score,
+        target_probability=prediction.target_probability,
+    )
+
+
+def load_in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
+    """The items in order, made ahead by worker processes.
+
+    Raises:
+        ReferSamError: an item that is one.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        generator=torch.Generator().manual_seed(0),  # for the workers' seeds; the global generator stays as it is
+    )
+    for item in loader:
+        if isinstance(item, ReferSamError):
+            raise item
+        yield item
+
+
+def _start_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends its workers

@@ -1,0 +1,67 @@
+"""Sharing an evaluation between processes that torchrun or accelerate started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among all that work on the same evaluation.
+
+    Attributes:
+        index: of this one.
+        count: of all.
+        device: that this one should use; None where it is free to choose.
+    """
+
+    index: int = 0
+    count: int = 1
+    device: str | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """The one that speaks and writes."""
+        return self.index == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part: all parts together hold each item once."""
+        return items[self.index :: self.count]
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """The items of all processes, in all of them."""
+        if self.count == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        gathered: list[Item] = gather_object(items)
+        return gathered
+
+
+def join_processes(device: str | None) -> Processes:
+    """Meet the other processes, if torchrun or `accelerate launch` started several; on CPUs they talk by gloo.
+
+    Args:
+        device: that the user asked for; None for the best there is.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return Processes()
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu)
+    return Processes(state.process_index, state.num_processes, "cpu" if on_cpu else str(state.device))
+
+
+def leave_processes() -> None:
+    """Close the connections; without any, nothing."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,250 @@
+"""Score a model, or any tool's masks, on a data set by a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from refersam.data.check import check_picture
+from refersam.data.findings import Severity
+from refersam.data.index import group_by_image
+from refersam.data.sample import ReferringSample
+from refersam.errors import DataError
+from refersam.evaluate.answers import read_answers
+from refersam.evaluate.batches import (
+    PREDICTIONS_PER_BATCH,
+    ModelBatch,
+    ModelBatches,
+    PredictionBatches,
+    count_sample,
+    load_in_workers,
+    plan_batches,
+)
+from refersam.evaluate.predictions import Prediction, make_prediction, read_predictions
+from refersam.evaluate.processes import Processes
+from refersam.metrics.masks import encode_mask
+from refersam.metrics.protocols import Protocol, check_protocol
+from refersam.metrics.results import SampleResult
+from refersam.metrics.summary import summarise
+from refersam.predictor import ReferSamPredictor
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, of how much."""
+
+DIGITS = 6
+"""Of scores: what is written is what is counted."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scored data set.
+
+    Attributes:
+        protocol: it was scored by.
+        samples: n phrases, in the order of the data set.
+        predictions: n masks.
+        results: n counted comparisons.
+        cut: ids of the phrases that were longer than the model's limit, in order; None where that is unknown.
+        settings: whatever else the numbers depend on, as JSON takes it.
+    """
+
+    protocol: Protocol
+    samples: Sequence[ReferringSample]
+    predictions: Sequence[Prediction]
+    results: Sequence[SampleResult]
+    cut: tuple[str, ...] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """In percent."""
+        return summarise(self.protocol, self.results)
+
+
+def evaluate_model(
+    predictor: ReferSamPredictor,
+    samples: Sequence[ReferringSample],
+    protocol: Protocol,
+    *,
+    batch_size: int = 16,
+    workers: int = 0,
+    no_target_threshold: float = 0.5,
+    min_pixels: int = 0,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run a model over a data set and score it.
+
+    The phrases of a picture run together; pictures and masks are decoded ahead by worker processes. Before the model
+    starts, every picture and mask is decoded once, so that all broken ones are told at once.
+
+    Args:
+        predictor: the model, its processor and where they run.
+        samples: of a data set.
+        protocol: to score by.
+        batch_size: most phrases in one pass of the model.
+        workers: processes that decode; 0 for none.
+        no_target_threshold: a phrase is judged to have no target where its probability of having one is below this.
+        min_pixels: for a model that makes no such decision; see `judge_target`.
+        processes: that share the work; None for this one alone. Every one gets the whole result.
+        progress: told of samples done by this process.
+
+    Raises:
+        DataError: phrases that the protocol cannot judge, or broken pictures or masks, all of them.
+        EvaluationError: outputs that are not numbers.
+    """
+    processes, tell = processes or Processes(), progress or _silent
+    check_protocol(protocol, (sample.has_target for sample in samples))
+    _check_pictures(samples, workers, processes, tell)
+    plans = processes.share(plan_batches(samples, batch_size))
+    total = sum(len(picture) for plan in plans for picture in plan)
+    rows: list[tuple[int, Prediction, SampleResult, bool]] = []
+    for batch in load_in_workers(ModelBatches(samples, plans, predictor.processor, protocol), workers):
+        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels)
+        tell("segmenting", len(rows), total)
+    rows = sorted(processes.gather(rows), key=lambda row: row[0])
+    names = tuple(samples[position].sample_id for position, _, _, cut in rows if cut)
+    settings = {
+        "batch_size": batch_size,
+        "no_target_threshold": no_target_threshold,
+        "min_pixels": min_pixels,
+        "max_text_tokens": predictor.processor.max_text_tokens,
+        "image_size": dict(predictor.processor.image_processor.size),
+        "device": str(predictor.model.device),
+        "dtype": str(predictor.model.dtype).removeprefix("torch."),
+        "processes": processes.count,
+        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "decides_no_target": predictor.model.config.object_score_head,
+    }
+    return Evaluation(protocol, samples, [row[1] for row in rows], [row[2] for row in rows], names, settings)
+
+
+def evaluate_predictions(
+    path: Path,
+    samples: Sequence[ReferringSample],
+    protocol: Protocol,
+    *,
+    others: Iterable[str] = (),
+    workers: int = 0,
+    min_pixels: int = 0,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score masks of any tool.
+
+    Args:
+        path: JSON lines; docs/evaluation.md has the format.
+        samples: of a data set.
+        protocol: to score by.
+        others: ids of further samples, whose lines are passed over.
+        workers: processes that decode; 0 for none.
+        min_pixels: for lines without "no_target"; see `judge_target`.
+        processes: that share the work; None for this one alone. Every one gets the whole result.
+        progress: told of samples done by this process.
+
+    Raises:
+        DataError: phrases that the protocol cannot judge, or whatever is wrong with the file, all of it.
+    """
+    processes, tell = processes or Processes(), progress or _silent
+    check_protocol(protocol, (sample.has_target for sample in samples))
+    found = read_predictions(path, samples, others)
+    plans = [
+        range(start, min(start + PREDICTIONS_PER_BATCH, len(samples)))
+        for start in range(0, len(samples), PREDICTIONS_PER_BATCH)
+    ]
+    own = processes.share(plans)
+    rows: list[tuple[int, SampleResult]] = []
+    items = load_in_workers(PredictionBatches(samples, own, found, protocol, min_pixels), workers)
+    for plan, results in zip(own, items, strict=True):
+        rows += zip(plan, results, strict=True)
+        tell("comparing", len(rows), sum(map(len, own)))
+    results = [result for _, result in sorted(processes.gather(rows), key=lambda row: row[0])]
+    predictions = [found[sample.sample_id] for sample in samples]
+    settings = {
+        "min_pixels": min_pixels,
+        "processes": processes.count,
+        "decides_no_target": sum(prediction.no_target is not None for prediction in predictions),
+        "protocol_masks": sum(prediction.has_protocol_mask(protocol) for prediction in predictions),
+    }
+    return Evaluation(protocol, samples, predictions, results, None, settings)
+
+
+@torch.inference_mode()
+def _run_batch(
+    predictor: ReferSamPredictor,
+    batch: ModelBatch,
+    samples: Sequence[ReferringSample],
+    protocol: Protocol,
+    no_target_threshold: float,
+    min_pixels: int,
+) -> Iterator[tuple[int, Prediction, SampleResult, bool]]:
+    """Position, prediction, result and whether the phrase was cut, of each phrase."""
+    model = predictor.model
+    output = model(
+        batch.pixel_values.to(model.device, model.dtype),
+        batch.input_ids.to(model.device),
+        batch.attention_mask.to(model.device),
+    )
+    chosen = [samples[position] for position in batch.positions]
+    sizes = [(sample.image.height, sample.image.width) for sample in chosen]
+    supervised = model.config.supervise_iou
+    answers = read_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold)
+    for position, sample, answer, truth, cut in zip(
+        batch.positions, chosen, answers, batch.truths, batch.cut, strict=True
+    ):
+        base = Prediction(
+            sample.sample_id,
+            encode_mask(answer.mask),
+            answer.no_target,
+            round(answer.score, DIGITS),
+            None if answer.target_probability is None else round(answer.target_probability, DIGITS),
+        )
+        prediction = make_prediction(base, answer.mask, answer.protocol_mask, protocol)
+        result = count_sample(sample, answer.protocol_mask, truth.unpack(), prediction, min_pixels)
+        yield position, prediction, result, cut
+
+
+class _Pictures(Dataset[list[str]]):
+    """What is broken in each picture and its masks."""
+
+    def __init__(self, groups: Sequence[tuple[ReferringSample, ...]]) -> None:
+        self.groups = groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> list[str]:
+        findings = check_picture(self.groups[index])
+        return [finding.message for finding in findings if finding.severity is Severity.ERROR]
+
+
+def _check_pictures(
+    samples: Sequence[ReferringSample], workers: int, processes: Processes, tell: Progress, most: int = 50
+) -> None:
+    """Decode everything once.
+
+    Raises:
+        DataError: all that is broken.
+    """
+    groups = processes.share(group_by_image(samples))
+    problems: list[str] = []
+    for done, found in enumerate(load_in_workers(_Pictures(groups), workers), 1):
+        problems += found
+        tell("checking pictures", done, len(groups))
+    problems = processes.gather(problems)
+    if problems:
+        more = f" And {len(problems) - most} more." if len(problems) > most else ""
+        raise DataError(
+            f"{len(problems)} pictures or masks cannot be decoded: mend or replace them. "
+            + " ".join(problems[:most])
+            + more
+        )
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """No progress is wanted."""

@@ -1,0 +1,125 @@
+"""From counted samples to the numbers of a protocol, in percent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from refersam.metrics.protocols import PROTOCOLS, Protocol
+from refersam.metrics.results import SampleResult, Score, score_samples
+
+Pairs = Sequence[tuple[SampleResult, Score]]
+
+
+def _mean_iou(_: Protocol, pairs: Pairs) -> float | None:
+    return percent(score.iou for _, score in pairs if score.iou is not None)
+
+
+def _overall_iou(_: Protocol, pairs: Pairs) -> float | None:
+    if all(score.iou is None for _, score in pairs):
+        return None
+    union = sum(score.union for _, score in pairs)
+    return 100 * sum(score.intersection for _, score in pairs) / union if union else 0.0
+
+
+def _found_right(_: Protocol, pairs: Pairs) -> float | None:
+    return percent(result.judged_target for result, _ in pairs if result.has_target)
+
+
+def _false_alarms(_: Protocol, pairs: Pairs) -> float | None:
+    return percent(not result.judged_target for result, _ in pairs if result.has_target)
+
+
+def _none_right(_: Protocol, pairs: Pairs) -> float | None:
+    return percent(not result.judged_target for result, _ in pairs if not result.has_target)
+
+
+def _empty_masks(_: Protocol, pairs: Pairs) -> float | None:
+    return percent(result.predicted == 0 for result, _ in pairs if not result.has_target)
+
+
+METRICS: Mapping[str, Callable[[Protocol, Pairs], float | None]] = MappingProxyType(
+    {
+        "oIoU": _overall_iou,
+        "cIoU": _overall_iou,
+        "mIoU": _mean_iou,
+        "gIoU": _mean_iou,
+        "N-acc": _none_right,
+        "T-acc": _found_right,
+        "Acc": _empty_masks,
+        "false alarms": _false_alarms,
+    }
+)
+"""By name; beside these a protocol may list "Pr", which stands for all of its Pr@X."""
+
+MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "oIoU": "sum of intersections over sum of unions",
+        "cIoU": "sum of intersections over sum of unions",
+        "mIoU": "mean IoU of the phrases with a target",
+        "gIoU": "mean IoU of all phrases; 1 for a phrase rightly judged to have no target",
+        "N-acc": "phrases without a target that are judged so",
+        "T-acc": "phrases with a target that are judged to have one",
+        "Acc": "phrases without a target whose mask has no pixel",
+        "false alarms": "phrases with a target that are judged to have none",
+    }
+)
+
+
+def summarise(protocol: Protocol, results: Iterable[SampleResult]) -> dict[str, float]:
+    """A protocol's metrics in percent, in its order; what no sample says anything about is left out.
+
+    The order of the samples makes no difference, not in the last bit either.
+    """
+    results = list(results)
+    pairs = list(zip(results, score_samples(protocol, results), strict=True))
+    metrics: dict[str, float | None] = {}
+    for name in protocol.metrics:
+        if name == "Pr":
+            metrics |= {f"Pr@{threshold}": _precision(protocol, pairs, threshold) for threshold in protocol.precision}
+        else:
+            metrics[name] = METRICS[name](protocol, pairs)
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _precision(protocol: Protocol, pairs: Pairs, threshold: float) -> float | None:
+    ious = (score.iou for result, score in pairs if result.has_target and score.iou is not None)
+    return percent(iou >= threshold if protocol.precision_inclusive else iou > threshold for iou in ious)
+
+
+def percent(values: Iterable[float]) -> float | None:
+    """100 times the mean, exactly rounded whatever the order; None of nothing."""
+    listed = list(values)
+    return 100 * math.fsum(listed) / len(listed) if listed else None
+
+
+def sum_pixels(protocol: Protocol, results: Iterable[SampleResult]) -> tuple[int, int]:
+    """The integers behind oIoU and cIoU: intersections and unions of all samples, in pixels."""
+    scores = score_samples(protocol, results)
+    return sum(score.intersection for score in scores), sum(score.union for score in scores)
+
+
+def mean_iou_by_tag(protocol: Protocol, results: Iterable[SampleResult], first_only: bool = False) -> dict[str, float]:
+    """Mean IoU in percent of each tag's samples, as far as the protocol counts them; in order of first appearance.
+
+    Args:
+        protocol: to score by.
+        results: counted samples.
+        first_only: a sample belongs to its first tag alone, its phenomenon.
+    """
+    results = list(results)
+    values: dict[str, list[float]] = {}
+    for result, score in zip(results, score_samples(protocol, results), strict=True):
+        if score.iou is not None:
+            for tag in result.tags[:1] if first_only else result.tags:
+                values.setdefault(tag, []).append(score.iou)
+    return {tag: percent(ious) or 0.0 for tag, ious in values.items()}
+
+
+def sceneref_metrics(results: Iterable[SampleResult]) -> dict[str, float]:
+    """The protocol `sceneref` with counts of phrases, and `mIoU/<phenomenon>`."""
+    protocol, results = PROTOCOLS["sceneref"], list(results)
+    counts = {"phrases": len(results), "phrases with target": sum(result.has_target for result in results)}
+    by_tag = mean_iou_by_tag(protocol, results, first_only=True)
+    return counts | summarise(protocol, results) | {f"mIoU/{tag}": value for tag, value in by_tag.items()}
