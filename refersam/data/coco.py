@@ -109,17 +109,18 @@ def read_instances(path: Path, wanted: Container[int]) -> CocoIndex:
         DataError: no such file, not JSON, or a record that is not COCO's.
     """
     index = CocoIndex(path)
-    names, count = set(), 0
-    for count, (name, record) in enumerate(iterate_json(path)):
-        names.add(name)
+    counts: Counter[str] = Counter()
+    for name, record in iterate_json(path):
+        where = f"{path}, {name}, entry {counts[name]}"
+        counts[name] += 1
         if name == "images":
-            _add_image(index, record, f"{path}, images, entry {count}")
+            _add_image(index, record, where)
         elif name == "annotations":
-            _add_annotation(index, record, wanted, f"{path}, annotations, entry {count}")
+            _add_annotation(index, record, wanted, where)
         elif name == "categories":
-            category = _CATEGORY.read(record, f"{path}, categories, entry {count}")
+            category = _CATEGORY.read(record, where)
             index.categories[category.id] = category.name
-    missing = [name for name in ("images", "annotations") if name not in names]
+    missing = [name for name in ("images", "annotations") if not counts[name]]
     if missing:
         raise DataError(f'{path} is not a COCO instances file: it has no entries in "{missing[0]}".')
     strays = {image_id for image_id, _ in index.objects if image_id not in index.images}

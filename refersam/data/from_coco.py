@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from refersam.data.coco import read_instances
 from refersam.data.findings import Finding, Severity, raise_errors
-from refersam.data.records import RecordType
+from refersam.data.records import RecordType, as_text
 from refersam.data.refs import is_phrase
 from refersam.errors import DataError
 from refersam.files import write_atomically
@@ -29,7 +29,7 @@ class _PhraseRow(BaseModel):
     ann_id: int | None = None
     ann_ids: list[int] = []
     image: str | None = None
-    id: str | int | None = None
+    id: Annotated[str, BeforeValidator(as_text)] | None = None
     tags: list[str] = []
 
     def annotations(self) -> list[int]:

@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from refersam.data.coco import CocoIndex, read_instances, size_problem
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex
-from refersam.data.records import RecordType
+from refersam.data.records import RecordType, as_list, as_text
 from refersam.data.refs import is_phrase
 from refersam.data.regions import Region, clean_region
 from refersam.data.sample import ImageRecord, ReferringSample
@@ -55,11 +55,11 @@ class JsonlLine(BaseModel):
     phrase: str
     image: str | None = None
     mask: str | None = None
-    rle: dict[str, Any] | list[dict[str, Any]] | None = None
+    rle: Annotated[list[dict[str, Any]], BeforeValidator(as_list), Field(min_length=1)] | None = None
     polygons: list[list[float]] | None = Field(default=None, min_length=1)
     ann_ids: list[int] | None = Field(default=None, min_length=1)
     no_target: bool | None = None
-    id: str | int | None = None
+    id: Annotated[str, BeforeValidator(as_text)] | None = None
     tags: tuple[str, ...] = ()
 
     @field_validator("phrase")
@@ -155,7 +155,7 @@ class _Reader:
             ImageError: a picture that cannot.
         """
         target = line.target()
-        identifier = f"{self.path.stem}:{number}" if line.id is None else str(line.id)
+        identifier = f"{self.path.stem}:{number}" if line.id is None else line.id
         first = self.lines_of_ids.setdefault(identifier, number)
         if first != number:
             raise DataError(f"the id {identifier!r} is that of line {first}, too.")
@@ -176,12 +176,8 @@ class _Reader:
             return (path,)
         if target == "no_target":
             return ()
-        raw = line.polygons if target == "polygons" else line.rle
-        rows = raw if target == "rle" and isinstance(raw, list) else [raw]
-        if not rows:
-            raise DataError('"rle" is an empty list.')
         regions = []
-        for row in rows:
+        for row in [line.polygons] if target == "polygons" else line.rle or ():
             region, dropped = clean_region(row)
             if dropped:
                 raise DataError(

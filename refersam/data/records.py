@@ -11,6 +11,16 @@ from refersam.errors import DataError
 T = TypeVar("T")
 
 
+def as_list(value: object) -> object:
+    """One as a list of one, for fields that hold one or several."""
+    return value if isinstance(value, list) else [value]
+
+
+def as_text(value: object) -> object:
+    """A number as text, for names that may be numbers."""
+    return str(value) if type(value) is int else value
+
+
 class RecordType(Generic[T]):
     """A kind of record.
 

@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BeforeValidator
 
 from refersam.data.coco import CocoAnnotation, CocoIndex, ImageFinder, read_instances, shared, size_problem
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex
 from refersam.data.json_stream import iterate_json
 from refersam.data.pickles import read_plain_pickle
-from refersam.data.records import RecordType
+from refersam.data.records import RecordType, as_list
 from refersam.data.sample import ImageRecord, ReferringSample
 from refersam.errors import DataError
 
@@ -38,7 +40,7 @@ class _SentenceRow:
 @dataclass(slots=True)
 class _RefRow:
     ref_id: int
-    ann_id: int | list[int]
+    ann_id: Annotated[list[int], BeforeValidator(as_list)]
     image_id: int
     split: str
     sentences: list[_SentenceRow]
@@ -103,8 +105,7 @@ def _records(path: Path) -> Iterator[object]:
 
 
 def _read_ref(row: _RefRow, text_field: TextField, where: str) -> Ref:
-    ids = row.ann_id if isinstance(row.ann_id, list) else [row.ann_id]
-    targets = tuple(identifier for identifier in dict.fromkeys(ids) if identifier != _NO_ANNOTATION)
+    targets = tuple(identifier for identifier in dict.fromkeys(row.ann_id) if identifier != _NO_ANNOTATION)
     no_target = row.source == "zero" if row.no_target is None and row.source is not None else row.no_target
     problem = ""
     if no_target and targets:
