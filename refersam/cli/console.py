@@ -70,7 +70,8 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def progress_bar() -> Progress:
+def progress_bar(transient: bool = False) -> Progress:
+    """A bar with numbers and times; a transient one leaves nothing behind."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -78,7 +79,7 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=err_console)
+    return Progress(*columns, console=err_console, transient=transient)
 
 
 def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:

@@ -88,7 +88,7 @@ def data_check(
     """Find all that is wrong with a data set, before it is used: counts, missing and broken files, contradictions."""
     from refersam.data.check import check_dataset
 
-    with progress_bar() as progress:
+    with progress_bar(transient=True) as progress:
         bar = progress.add_task("reading", total=None)
         report = check_dataset(
             data_root,
@@ -177,7 +177,7 @@ def data_prepare(
         items = find_items(downloads, dataset)
         if not items:
             raise DataError(f"{downloads} holds no file of {', '.join(names)} that is known by its name.")
-        with progress_bar() as progress:
+        with progress_bar(transient=True) as progress:
             bar = progress.add_task("laying out", total=len(items))
             written, there = lay_out(items, data_root, lambda done: progress.update(bar, completed=done))
         with waiting("Reading what was laid out"):

@@ -1,0 +1,48 @@
+"""Overlays and sheets, pixel by pixel where it matters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refersam.drawing import contact_sheet, draw_overlay
+
+
+def test_overlay() -> None:
+    """Outside as it was, inside mixed, the outline in full colour; the picture that is given stays."""
+    image = Image.new("RGB", (8, 6), (100, 100, 100))
+    mask = np.zeros((6, 8), bool)
+    mask[1:5, 1:6] = True
+    pixels = np.asarray(draw_overlay(image, mask, colour=(200, 0, 50), opacity=0.5))
+    assert pixels[0, 0].tolist() == [100, 100, 100]
+    assert pixels[1, 1].tolist() == pixels[4, 5].tolist() == [200, 0, 50]
+    assert pixels[2, 2].tolist() == [150, 50, 75]
+    assert np.asarray(image)[2, 2].tolist() == [100, 100, 100]
+
+
+def test_overlay_of_nothing_is_the_picture() -> None:
+    """As for a phrase without a target."""
+    image = Image.new("RGB", (8, 6), (1, 2, 3))
+    np.testing.assert_array_equal(np.asarray(draw_overlay(image, np.zeros((6, 8), bool))), np.asarray(image))
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 4, 1), (5, 4, 2), (9, 4, 3)])
+def test_sheet_has_room_for_all(count: int, columns: int, rows: int) -> None:
+    """Four in a row, each under its caption."""
+    tiles = [("phrase", Image.new("RGB", (20, 20), (255, 0, 0)))] * count
+    sheet = contact_sheet(tiles, side=50)
+    assert sheet.size == (columns * 50, rows * (50 + 24))
+    pixels = np.asarray(sheet)
+    assert (pixels[24 + 10, 25] == (255, 0, 0)).all()
+    assert (pixels[0] == 255).all()
+
+
+def test_sheet_keeps_proportions_and_wraps_captions() -> None:
+    """A wide picture stays wide; a long caption takes more lines for all, and ends in dots at last."""
+    wide = Image.new("RGB", (200, 50), (255, 0, 0))
+    short, long = contact_sheet([("a", wide)], side=100), contact_sheet([("word " * 15, wide), ("b", wide)], side=100)
+    red = (np.asarray(short) == (255, 0, 0)).all(axis=2)
+    assert (red.any(axis=0).sum(), red.any(axis=1).sum()) == (96, 24)
+    assert long.height > short.height
+    assert contact_sheet([("word " * 500, wide)], side=100).height == 100 + 4 * 14 + 10
