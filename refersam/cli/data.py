@@ -17,7 +17,7 @@ from refersam.cli.console import check_folder, out_console, progress_bar, say, w
 from refersam.errors import DataError
 
 if TYPE_CHECKING:
-    from refersam.data.check import DatasetReport, SplitCounts
+    from refersam.data.check import DatasetReport
 
 Root = Annotated[Path, typer.Option(help="Folder with the data sets and images/.", show_default=False)]
 Dataset = Annotated[
@@ -111,19 +111,17 @@ def data_check(
 
 
 def _show_counts(report: DatasetReport) -> None:
-    name = f"{report.name} ({report.split_by})" if report.split_by else report.name
-    table = Table("split", title=name)
+    table = Table("split", title=f"{report.name} ({report.split_by})" if report.split_by else report.name)
+    published = any(number is not None for split in report.counts for number in split.published)
     for column in ("refs", "pictures", "phrases"):
         table.add_column(column, justify="right")
-        table.add_column("published", justify="right", style="dim")
+        if published:
+            table.add_column("published", justify="right", style="dim")
     for split in report.counts:
-        table.add_row(Text(split.split), *_beside(split))
+        here = (split.refs, split.images, split.expressions)
+        numbers = [n for pair in zip(here, split.published, strict=True) for n in pair] if published else here
+        table.add_row(Text(split.split), *("-" if number is None else str(number) for number in numbers))
     out_console.print(table)
-
-
-def _beside(split: SplitCounts) -> list[str]:
-    pairs = zip((split.refs, split.images, split.expressions), split.published, strict=True)
-    return ["-" if number is None else str(number) for pair in pairs for number in pair]
 
 
 @data_app.command("show", epilog="Example: refersam data show --data-root data --dataset refcoco --split val")
@@ -155,7 +153,7 @@ def data_show(
         tiles.append((caption, draw_overlay(sample.image.load(), sample.load_mask())))
     sheet = contact_sheet(tiles)
     write_atomically(out, lambda file: sheet.save(file, format="PNG"))
-    say(f"{len(tiles)} of {len(samples)} phrases are in {out}")
+    say(f"{out} shows {len(tiles)} of {len(samples)} phrases.")
 
 
 @data_app.command("prepare")
@@ -167,7 +165,7 @@ def data_prepare(
     ] = None,
 ) -> None:
     """Say where each benchmark comes from, and lay out what was downloaded. Downloads nothing itself."""
-    from refersam.data.prepare import SOURCES, expected_files, find_items, lay_out, verify_index
+    from refersam.data.prepare import SOURCES, find_items, lay_out, missing_files, verify_index
 
     if dataset is not None and dataset not in SOURCES:
         raise typer.BadParameter(f"{dataset!r} is none of {', '.join(SOURCES)}.")
@@ -188,13 +186,13 @@ def data_prepare(
                 say(f"{name}: {count} refs, readable.")
     for name in names:
         source = SOURCES[name]
-        missing = [path for path in expected_files(name) if not (data_root / path).exists()]
+        missing = missing_files(data_root, name)
         say(f"{name}: " + ("missing" if missing else "complete"), style="bold")
         if not missing:
             say(f"  Now: refersam data check --data-root {data_root} --dataset {name}")
             continue
         for path in missing:
-            say(f"  expected: {data_root / path}")
+            say(f"  expected: {path}")
         say(f"  authors:  {source.page}")
         for what in source.annotations:
             say(f"  download: {what}")
@@ -228,5 +226,5 @@ def data_from_coco(
     check_folder(out.parent)
     with waiting("Reading"):
         count = convert_coco(instances, phrases, images, out)
-    say(f"{count} phrases are in {out}")
+    say(f"{out} has {count} phrases." if count > 1 else f"{out} has one phrase.")
     say(f"Now: refersam data check --data-root {out.parent} --dataset jsonl")

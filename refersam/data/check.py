@@ -139,12 +139,12 @@ def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:
     is_known = index.split_by == "google"
     for one, other in combinations(names, 2):
         both = sorted(str(names[one][image_id]) for image_id in names[one].keys() & names[other].keys())
-        if both and is_known:
-            message = f"{len(both)} pictures are in {one} and in {other}: this partition is of objects, not pictures."
-            yield Finding(Severity.NOTE, "shared pictures", message)
-        elif both:
-            message = f"{len(both)} pictures are in {one} and in {other}: {', '.join(both)}."
-            yield Finding(Severity.WARNING, "shared pictures", message)
+        if both:
+            severity = Severity.NOTE if is_known else Severity.WARNING
+            which = "this partition is of objects, not of pictures" if is_known else ", ".join(both)
+            yield Finding(
+                severity, "shared pictures", f"Pictures of {one} that are in {other}, too: {len(both)} ({which})."
+            )
 
 
 def _check_pictures(groups: list[tuple[ReferringSample, ...]], workers: int) -> Iterable[list[Finding]]:

@@ -16,6 +16,7 @@ from refersam.data.json_stream import iterate_json
 from refersam.data.records import RecordType
 from refersam.data.regions import Region, clean_region
 from refersam.errors import DataError
+from refersam.image import MAX_PIXELS
 
 
 @dataclass(slots=True)
@@ -132,6 +133,8 @@ def read_instances(path: Path, wanted: Container[int]) -> CocoIndex:
 
 def _add_image(index: CocoIndex, record: object, where: str) -> None:
     image = _IMAGE.read(record, where)
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{where}: {image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS:,}.")
     if image.id in index.images:
         message = f"{where}: the image id {image.id} was used before."
         index.findings.append(Finding(Severity.ERROR, "duplicate image ids", message))

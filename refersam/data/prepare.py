@@ -34,7 +34,7 @@ class Source:
         page: of its authors.
         annotations: what to download for its phrases and masks.
         images: what to download for its pictures.
-        image_folder: where the pictures are laid, below the data root.
+        image_folders: where the pictures are laid, below the data root.
     """
 
     page: str
@@ -65,12 +65,24 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def expected_files(dataset: str) -> list[str]:
-    """What a benchmark needs below the data root: its files, then its folders of pictures."""
+def missing_files(root: Path, dataset: str) -> list[Path]:
+    """What a benchmark needs that is not there yet: its list of refs, its instances, its folders of pictures.
+
+    Args:
+        root: data root.
+        dataset: one of `SOURCES`.
+    """
     benchmark, source = BENCHMARKS[dataset], SOURCES[dataset]
-    refs = benchmark.refs_files[0].format(benchmark.split_bys[0])
-    folder = benchmark.folders[0]
-    return [f"{folder}/{refs}", f"{folder}/{INSTANCES_FILE}", *(f"{name}/" for name in source.image_folders)]
+    refs = _refs_names(dataset)
+    places = [  # the usual one first, then others where the reader looks
+        [f"{folder}/{name}" for folder in benchmark.folders for name in refs],
+        [f"{folder}/{INSTANCES_FILE}" for folder in benchmark.folders],
+        *(
+            [image_folder, *(name for name in benchmark.image_folders if name.endswith(image_folder.split("/")[-1]))]
+            for image_folder in source.image_folders
+        ),
+    ]
+    return [root / names[0] for names in places if not any((root / name).exists() for name in names)]
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_show(run: Run, miniature: Any) -> None:
     """A sheet, the same for the same seed."""
     arguments = ("data", "show", "--data-root", miniature.write(), "--dataset", "refcoco", "--split", "train")
     result = run(*arguments, "--count", 2)
-    assert (result.code, result.out) == (0, "2 of 3 phrases are in sheet.png\n")
+    assert (result.code, result.out) == (0, "sheet.png shows 2 of 3 phrases.\n")
     run(*arguments, "--count", 2, "--out", "again/sheet.png")
     sheet = np.asarray(Image.open("sheet.png"))
     np.testing.assert_array_equal(sheet, np.asarray(Image.open("again/sheet.png")))
@@ -136,7 +136,7 @@ def test_from_coco(run: Run, miniature: Any) -> None:
     instances, images = root / "refcoco/instances.json", root / "images/train2014"
     result = run("data", "from-coco", instances, "phrases.csv", "--images", images, "--out", "own/train.jsonl")
     assert result.out.splitlines() == [
-        "2 phrases are in own/train.jsonl",
+        "own/train.jsonl has 2 phrases.",
         "Now: refersam data check --data-root own --dataset jsonl",
     ]
     assert run("data", "check", "--data-root", "own", "--dataset", "jsonl").code == 0

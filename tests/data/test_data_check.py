@@ -74,7 +74,7 @@ def test_pictures_that_are_trained_and_tested_on(miniature: Any) -> None:
     root = miniature.write()
     (finding,) = [f for f in check_dataset(root, "refcoco").findings if f.kind == "shared pictures"]
     assert finding.severity is Severity.WARNING
-    assert finding.message == f"1 pictures are in train and in val: {picture(root)}."
+    assert finding.message == f"Pictures of train that are in val, too: 1 ({picture(root)})."
     miniature.write("refcocog", "refs(google).p")
     assert found(root, "refcocog", split_by="google") == [("NOTE", "shared pictures")]
 

@@ -58,6 +58,14 @@ def test_refcoco(miniature: Any) -> None:
     assert repr(samples) == "<ReferringDataset refcoco (unc), train: 3 samples>"
 
 
+def test_a_data_set_can_be_sent_to_other_processes(miniature: Any) -> None:
+    """As loaders do; a sample stays what it is."""
+    samples = open_dataset(miniature.write(), "refcoco", "val")
+    copy = pickle.loads(pickle.dumps(samples))
+    assert (copy.name, copy.split, len(copy)) == ("refcoco", "val", 1)
+    np.testing.assert_array_equal(copy[0].load_mask(), samples[0].load_mask())
+
+
 def test_samples_of_one_picture_stay_together(miniature: Any) -> None:
     """However they are ordered in the file."""
     miniature.refs.append(miniature.ref(3, 20, 2, "train", "the cat"))
@@ -396,6 +404,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(miniature: Any) -> None:
     [
         (("images", 0, "width"), "wide", r"instances\.json, images, entry 0: width: .*valid integer.*but is 'wide'"),
         (("images", 0, "width"), 0, r"images, entry 0: width: .*greater than 0, but is 0"),
+        (("images", 0, "width"), 10**9, r"images, entry 0: 1000000000 x 30 pixels are more than the limit"),
         (("images", 1, "file_name"), None, r"images, entry 1: file_name: .*valid string, but is None"),
         (("images", 0), [1], r"images, entry 0: .*but is \[1\]"),
         (("annotations", 1, "image_id"), {}, r"annotations, entry 1: image_id: .*but is {}"),

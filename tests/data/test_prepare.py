@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from refersam.data import open_dataset, prepare
-from refersam.data.prepare import SOURCES, expected_files, find_items, lay_out, verify_index
+from refersam.data.prepare import SOURCES, find_items, lay_out, missing_files, verify_index
 from refersam.errors import DataError
 
 PICTURES = [f"COCO_train2014_{number:012d}.jpg" for number in (1, 2)]
@@ -209,14 +209,16 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert verify_index(tmp_path, "refzom") == 0
 
 
-def test_every_source_says_what_is_expected() -> None:
-    """Files and folders below the data root."""
-    assert expected_files("refzom") == [
+def test_what_is_missing(miniature: Any, tmp_path: Path) -> None:
+    """Files and folders at their usual places, unless they are at another where the reader looks."""
+    assert [str(path.relative_to(tmp_path)) for path in missing_files(tmp_path, "refzom")] == [
         "refzom/refs(final).p",
         "refzom/instances.json",
-        "images/train2014/",
-        "images/val2014/",
+        "images/train2014",
+        "images/val2014",
     ]
+    root = miniature.write("ref-zom", "Ref-ZOM(final).p", "train2014")
+    assert missing_files(root, "refzom") == [root / "images/val2014"]
     for name, source in SOURCES.items():
-        assert expected_files(name)
+        assert len(missing_files(tmp_path, name)) == 2 + len(source.images)
         assert source.page.startswith("https://github.com/")
