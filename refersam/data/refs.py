@@ -106,11 +106,11 @@ def _records(path: Path) -> Iterator[object]:
 
 def _read_ref(row: _RefRow, text_field: TextField, where: str) -> Ref:
     targets = tuple(identifier for identifier in dict.fromkeys(row.ann_id) if identifier != _NO_ANNOTATION)
-    no_target = row.source == "zero" if row.no_target is None and row.source is not None else row.no_target
+    no_target = row.source == "zero" if row.no_target is None else row.no_target
     problem = ""
     if no_target and targets:
         problem = "says that it has no target, but names annotations"
-    elif not no_target and not targets and no_target is not None:
+    elif not no_target and not targets:
         problem = "names no annotation, and does not say that it has no target"
     return Ref(
         ref_id=row.ref_id,

@@ -315,6 +315,10 @@ def target_without_annotation(mini: Any) -> None:
     mini.refs[0] |= {"no_target": False, "ann_id": [-1]}
 
 
+def refcoco_without_target(mini: Any) -> None:
+    mini.refs[0]["ann_id"] = -1
+
+
 def zero_with_annotation(mini: Any) -> None:
     mini.refs[0]["source"] = "zero"
 
@@ -338,6 +342,7 @@ def annotation_id_twice(mini: Any) -> None:
         (rle_of_another_size, "annotation 10, which has a mask of 30 x 40 pixels, but its picture 40 x 30"),
         (no_target_with_annotation, "ref 0 .* says that it has no target, but names annotations"),
         (target_without_annotation, "ref 0 .* names no annotation, and does not say that it has no target"),
+        (refcoco_without_target, "ref 0 .* names no annotation, and does not say that it has no target"),
         (zero_with_annotation, "ref 0 .* says that it has no target, but names annotations"),
         (image_id_twice, "images, entry 2: the image id 1 was used before"),
         (annotation_id_twice, "the annotation id 10 was used before"),
