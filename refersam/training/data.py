@@ -91,6 +91,7 @@ class BatchStream(IterableDataset[Batch]):
             max_objects=stage.max_objects,
             phrases_per_scene=data.phrases_per_picture,
             phenomena=stage.phenomena,
+            named=stage.named,
             difficulty=stage.difficulty,
         )
         return generate_scene(scene_settings, "train", self.settings.seed, index)

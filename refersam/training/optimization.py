@@ -1,31 +1,49 @@
-"""Optimizer groups and the rate's schedule."""
+"""Optimizers and the rate's schedule."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.optim import Muon, Optimizer
 
 from refersam.training.settings import OptimizerSettings
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW; weight decay only on matrices and kernels, not on norms, biases, gates, tokens and embeddings."""
+def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
+    """AdamW, and Muon before it where `matrix_rate` asks for it.
+
+    Muon takes the matrices of linear layers; kernels, norms, biases, gates, tokens and embeddings are AdamW's. Weight
+    decay is only on matrices and kernels.
+    """
+    matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
-    weights = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-    }
+    weights = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            (decayed if id(parameter) in weights else plain).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(0.9, settings.beta2),
-        fused=True,
+            module = weights.get(id(parameter))
+            is_matrix = isinstance(module, nn.Linear) and min(module.weight.shape) > 1
+            use_muon = is_matrix and settings.matrix_rate is not None
+            (plain if module is None else matrices if use_muon else decayed).append(parameter)
+    optimizers: list[Optimizer] = []
+    if matrices and settings.matrix_rate is not None:
+        optimizers.append(
+            Muon(
+                matrices,
+                lr=settings.matrix_rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    optimizers.append(
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, settings.beta2),
+            fused=True,
+        )
     )
+    return optimizers
 
 
 def rate_factor(step: int, steps: int, settings: OptimizerSettings) -> float:

@@ -41,6 +41,9 @@ class StageSettings(_Section):
     min_objects: int = Field(2, ge=2, le=10, description="Fewest objects in a picture.")
     max_objects: int = Field(10, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(1.0, ge=0, le=1, description="How busy the drawing is.")
+    named: tuple[Literal["size", "pattern", "colour", "shape"], ...] | None = Field(
+        None, min_length=1, description="Attributes that phrases describe objects by; none for all."
+    )
     phenomena: dict[str, float] | None = Field(None, description="Share of each phenomenon; none for SceneRef's own.")
 
     @model_validator(mode="after")
@@ -49,6 +52,7 @@ class StageSettings(_Section):
             min_objects=self.min_objects,
             max_objects=self.max_objects,
             phenomena=self.phenomena,
+            named=self.named,
             difficulty=self.difficulty,
         )
         return self
@@ -70,9 +74,12 @@ class DataSettings(_Section):
 
 
 class OptimizerSettings(_Section):
-    """AdamW with warm-up, a constant rate, and a polynomial decay to zero."""
+    """AdamW, for matrices Muon if wanted, with warm-up, a constant rate, and a polynomial decay to zero."""
 
     learning_rate: float = Field(1e-3, gt=0, description="Highest rate.")
+    matrix_rate: float | None = Field(
+        None, gt=0, description="Highest rate of Muon, which then takes the linear layers' matrices; none for AdamW."
+    )
     weight_decay: float = Field(0.01, ge=0, description="On matrices and kernels; none on norms, biases, tokens.")
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment.")
     warmup_steps: int = Field(200, ge=0, description="Steps of linear warm-up.")

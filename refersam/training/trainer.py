@@ -34,7 +34,7 @@ from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
 from refersam.training import checkpoint
 from refersam.training.data import BatchStream, scene_to_referring_image, training_loader
-from refersam.training.optimization import build_optimizer, rate_factor
+from refersam.training.optimization import build_optimizers, rate_factor
 from refersam.training.settings import SettingsError, TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -130,10 +130,11 @@ class Trainer:
         self.processor = build_processor(settings)
         torch.manual_seed(settings.seed)
         model = build_model(settings, self.processor)
-        self.optimizer = build_optimizer(model, settings.optimizer)
+        optimizers = build_optimizers(model, settings.optimizer)
+        self.highest_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.optimizer.ema_decay))
         self.average.to(self.accelerator.device)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.loss = ReferSamLoss(
             settings.loss.num_points,
             iou_weight=settings.loss.iou_weight if model.config.supervise_iou else 0.0,
@@ -190,13 +191,17 @@ class Trainer:
         return self.accelerator.num_processes
 
     def _rate(self) -> float:
-        factor = rate_factor(self.step, self.settings.steps, self.settings.optimizer)
-        return self.settings.optimizer.learning_rate * factor
+        return self.settings.optimizer.learning_rate * self._rate_factor()
+
+    def _rate_factor(self) -> float:
+        return rate_factor(self.step, self.settings.steps, self.settings.optimizer)
 
     def _train_step(self, batch: Any) -> dict[str, float]:
         device = self.accelerator.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+        factor = self._rate_factor()
+        for optimizer, rates in zip(self.optimizers, self.highest_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = factor * rate
         with self.accelerator.autocast():
             output = self.model(
                 batch.pixel_values.to(device), batch.input_ids.to(device), batch.attention_mask.to(device)
@@ -207,8 +212,9 @@ class Trainer:
         values = {name: value.item() for name, value in terms.items()}
         if not math.isfinite(values["total"]):
             raise TrainingError(f"The loss is {values['total']} at step {self.step}: lower optimizer.learning_rate.")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         return values | {"grad norm": float(norm)}
 
@@ -233,7 +239,7 @@ class Trainer:
             state = {
                 "model": self.accelerator.unwrap_model(self.model).state_dict(),
                 "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             }
             checkpoint.save_checkpoint(self.checkpoints, self.step, state, self.settings.keep_checkpoints)
 
@@ -245,7 +251,8 @@ class Trainer:
         try:
             self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.step = state["step"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(

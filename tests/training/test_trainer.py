@@ -19,7 +19,7 @@ from refersam import ReferSamConfig, ReferSamModel, ReferSamPredictor
 from refersam.errors import CheckpointError
 from refersam.training import checkpoint, trainer
 from refersam.training.data import Batch, BatchStream, training_loader
-from refersam.training.optimization import build_optimizer, rate_factor
+from refersam.training.optimization import build_optimizers, rate_factor
 from refersam.training.settings import OptimizerSettings, SettingsError, TrainSettings
 from refersam.training.trainer import Trainer, TrainingError
 
@@ -436,7 +436,7 @@ def test_rate_factor_by_hand() -> None:
 def test_weight_decay_is_on_matrices_and_kernels_alone() -> None:
     """Each trained parameter is in one group; norms, biases, gates, tokens and embeddings are in the plain one."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
-    optimizer = build_optimizer(model, OptimizerSettings(learning_rate=0.3, weight_decay=0.07, beta2=0.9))
+    (optimizer,) = build_optimizers(model, OptimizerSettings(learning_rate=0.3, weight_decay=0.07, beta2=0.9))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, plain = ({names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.07, 0.0]
@@ -455,10 +455,24 @@ def test_weight_decay_is_on_matrices_and_kernels_alone() -> None:
     assert "text_encoder.embeddings.word_embeddings.weight" in plain
 
 
+def test_muon_takes_the_matrices_of_linear_layers() -> None:
+    """Each trained parameter is in one group of one optimizer; kernels, embeddings and vectors stay AdamW's."""
+    model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
+    muon, adamw = build_optimizers(model, OptimizerSettings(learning_rate=0.3, matrix_rate=0.2, weight_decay=0.07))
+    assert (muon.param_groups[0]["lr"], muon.param_groups[0]["weight_decay"]) == (0.2, 0.07)
+    assert [group["lr"] for group in adamw.param_groups] == [0.3, 0.3]
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    taken = [id(parameter) for parameter in muon.param_groups[0]["params"]]
+    others = [id(parameter) for group in adamw.param_groups for parameter in group["params"]]
+    assert set(taken) <= linear
+    assert all(min(parameter.shape) == 1 for parameter in model.parameters() if id(parameter) in linear - set(taken))
+    assert sorted(taken + others) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
 def test_frozen_parameters_are_in_no_group() -> None:
     """CLIP's text encoder, as in the paper."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny", "clip", freeze_text_encoder=True))
-    optimizer = build_optimizer(model, OptimizerSettings())
+    (optimizer,) = build_optimizers(model, OptimizerSettings())
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert not trained & {id(parameter) for parameter in model.text_encoder.parameters()}
     assert trained

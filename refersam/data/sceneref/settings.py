@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 SPLITS: tuple[str, ...] = ("train", "val", "test", "compositional")
 
+#: What describes an object, in the order that it is said in.
+ATTRIBUTES: tuple[str, ...] = ("size", "pattern", "colour", "shape")
+
 #: Share of each phenomenon among the phrases. A phrase's first tag is one of these names.
 DEFAULT_PHENOMENA: dict[str, float] = {
     "attribute": 0.26,
@@ -40,6 +43,8 @@ class SceneRefSettings:
         max_objects: most objects in a picture, `min_objects` to 10.
         phrases_per_scene: phrases about each picture, 1 to 32; a picture that cannot carry so many has fewer.
         phenomena: share of each phenomenon among the phrases, need not sum to one; None for `DEFAULT_PHENOMENA`.
+        named: attributes that a phrase may describe objects by; None for all of `ATTRIBUTES`. For the first
+            lessons of a curriculum; phrases without target ignore it.
         difficulty: 0 to 1: how often backgrounds are busy, objects occluded, patterned or turned, and the picture lit,
             noisy or compressed. 0 draws flat plain objects apart from each other on a plain background.
 
@@ -53,6 +58,7 @@ class SceneRefSettings:
     max_objects: int = 10
     phrases_per_scene: int = 4
     phenomena: Mapping[str, float] | None = None
+    named: tuple[str, ...] | None = None
     difficulty: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,6 +73,8 @@ class SceneRefSettings:
             raise ValueError(f"phrases_per_scene must be 1 to 32; got {self.phrases_per_scene}.")
         if not 0.0 <= self.difficulty <= 1.0:
             raise ValueError(f"difficulty must be from 0 to 1; got {self.difficulty}.")
+        if self.named is not None and not (self.named and set(self.named) <= set(ATTRIBUTES)):
+            raise ValueError(f"named must be some of {', '.join(ATTRIBUTES)}; got {self.named!r}.")
         shares = self.shares
         unknown = sorted(set(shares) - set(DEFAULT_PHENOMENA))
         if unknown:

@@ -10,8 +10,8 @@ import numpy as np
 
 from refersam.data.sceneref.objects import PATTERNS, SceneObject, unit_area
 from refersam.data.sceneref.sampling import pick, weighted
-from refersam.data.sceneref.settings import HELD_OUT_PAIRS, SceneRefSettings
-from refersam.data.sceneref.words import ATTRIBUTES, Description
+from refersam.data.sceneref.settings import ATTRIBUTES, HELD_OUT_PAIRS, SceneRefSettings
+from refersam.data.sceneref.words import Description
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ class View:
         self.side, self.width, self.height = settings.side, settings.width, settings.height
         self.margin = MARGIN * self.side
         self.compositional = split == "compositional"
+        self.nameable = frozenset(ATTRIBUTES if settings.named is None else settings.named)
         self.x = [item.centre[0] for item in objects]
         self.y = [item.centre[1] for item in objects]
         self.radius = [item.radius for item in objects]
@@ -109,6 +110,8 @@ class View:
         values = {name: getattr(item, name) for name in ATTRIBUTES}
         options = self._known[index, free] = []
         for names, weight in _SUBSETS:
+            if not self.nameable.issuperset(names):
+                continue
             if "pattern" in names:
                 if not self.patterned:
                     continue

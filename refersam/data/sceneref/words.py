@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refersam.data.sceneref.sampling import pick, weighted
-
-#: Attributes a description can name, in the order they are said.
-ATTRIBUTES: tuple[str, ...] = ("size", "pattern", "colour", "shape")
+from refersam.data.sceneref.settings import ATTRIBUTES
 
 _GENERIC: tuple[tuple[str, ...], tuple[float, ...]] = (
     ("object", "thing", "shape", "one", "item", "figure"), (0.52, 0.13, 0.13, 0.1, 0.07, 0.05),
