@@ -30,7 +30,3 @@ def main() -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         err_console.print(f"Error: {what}.", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
