@@ -1,4 +1,4 @@
-"""SAM's parts as ReferSAM uses them. The only file that knows transformers' names for them."""
+"""SAM's parts as ReferSAM uses them. With `vit`, the only file that knows transformers' names for them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.models.sam.configuration_sam import SamConfig
 from transformers.models.sam.modeling_sam import SamFeedForward, SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
 
 from refersam.model.pyramid import cell_centres, map_to_tokens
+from refersam.model.vit import run_layer
 
 
 class Sam(nn.Module):
@@ -64,7 +65,7 @@ class Sam(nn.Module):
     def run_layers(self, patches: Tensor, first: int, last: int) -> Tensor:
         """(B, h, w, D) through ViT layers first to last, both included."""
         for layer in self.vision_encoder.layers[first : last + 1]:
-            patches = layer(patches)
+            patches = run_layer(layer, patches)
         return patches
 
     def neck(self, patches: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""SAM's ViT layer against transformers' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.models.sam.modeling_sam import SamVisionLayer
+
+from refersam.config import sam_vision_config
+from refersam.model import vit
+
+
+def make_layer(window: int, dtype: torch.dtype = torch.float64) -> SamVisionLayer:
+    """A layer whose relative positions, as all its weights, matter."""
+    config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
+    config._attn_implementation = "sdpa"
+    layer = SamVisionLayer(config, window).to(dtype)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return layer
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("size", [(8, 8), (4, 8), (5, 7), (9, 3), (10, 10)], ids=str)
+@pytest.mark.parametrize("elements", [2**21, 300, 1], ids=lambda elements: f"bias of {elements}")
+def test_layer_is_transformers_own(
+    window: int, size: tuple[int, int], elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows with and without padding, tables that are resized, any block size: output and all gradients."""
+    monkeypatch.setattr(vit, "BIAS_ELEMENTS", elements)
+    layer = make_layer(window)
+    patches = torch.randn(2, *size, 24, dtype=torch.float64, requires_grad=True)
+    inputs = [patches, *layer.parameters()]
+    expected, found = layer(patches), vit.run_layer(layer, patches)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn_like(expected)
+    for left, right in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-8)
+
+
+def test_layer_without_relative_positions_or_bias() -> None:
+    """Both are switches of SAM's configuration."""
+    config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
+    config._attn_implementation, config.use_rel_pos, config.qkv_bias = "sdpa", False, False
+    for window in (0, 4):
+        layer = SamVisionLayer(config, window).double()
+        patches = torch.randn(1, 6, 5, 24, dtype=torch.float64)
+        torch.testing.assert_close(vit.run_layer(layer, patches), layer(patches), rtol=1e-10, atol=1e-10)
