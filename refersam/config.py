@@ -29,6 +29,7 @@ class ReferSamConfig(PreTrainedConfig):
         text_config: `BertConfig` or `CLIPTextConfig` (or a dictionary with their `model_type`).
         freeze_text_encoder: keep the text encoder's weights as they are in training. None: frozen for CLIP,
             fine-tuned for BERT, as in the paper.
+        freeze_image_encoder: keep the weights of SAM's image encoder as they are in training.
         layer_groups: first and last ViT layer (inclusive) of each group; the interactor injects before a group and
             extracts and fuses after it. Together they must cover every layer in order.
         spatial_prior_channels: width n of the convolutional spatial prior at stride 4.
@@ -50,6 +51,10 @@ class ReferSamConfig(PreTrainedConfig):
             the authors' models, whose predicted IoU was never trained for phrases.
         object_score_head: adds a head on the decoder's IoU token that says whether the phrase has a target at all
             (as SAM 2's object score). Off in the authors' models.
+        use_interactor: off for an ablation: the image encoder runs alone, and picture and text do not meet in it.
+        use_prompter: off for an ablation: the sentence feature is SAM's one prompt.
+        use_dense_prompt: off for an ablation: no coarse mask, and no prompt made of it.
+        drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -68,6 +73,7 @@ class ReferSamConfig(PreTrainedConfig):
     mask_decoder_config: Any = None
     text_config: Any = None
     freeze_text_encoder: bool | None = None
+    freeze_image_encoder: bool = False
     layer_groups: list[list[int]] | tuple = ((0, 2), (3, 5), (6, 8), (9, 11))
     spatial_prior_channels: int = 64
     deformable_num_heads: int = 12
@@ -86,6 +92,10 @@ class ReferSamConfig(PreTrainedConfig):
     fusion_gate_init: float = 1.0
     supervise_iou: bool = False
     object_score_head: bool = False
+    use_interactor: bool = True
+    use_prompter: bool = True
+    use_dense_prompt: bool = True
+    drop_path: float = 0.0
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -130,6 +140,8 @@ class ReferSamConfig(PreTrainedConfig):
                 f"must be equal, but are {vision.output_channels}, {self.prompt_encoder_config.hidden_size} and "
                 f"{prompt_width}."
             )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, but is {self.drop_path}.")
         value_width = self.deformable_value_ratio * vision.hidden_size
         for name, width, heads in (
             ("vision_config.hidden_size", vision.hidden_size, vision.num_attention_heads),

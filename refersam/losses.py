@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,18 +14,21 @@ if TYPE_CHECKING:
 
 
 class ReferSamLoss(nn.Module):
-    """Loss terms of a batch. Each of `mask`, `dice`, `coarse_mask`, `coarse_dice` weighs 1, as in the paper.
+    """Loss terms of a batch. By default `mask`, `dice`, `coarse_mask` and `coarse_dice` weigh 1, as in the paper.
 
     Points are drawn as PointRend draws them: from `oversample_ratio * num_points` uniform candidates the most
     uncertain (smallest |logit|), `importance_ratio` of num_points, and the rest uniformly. The draws use torch's CPU
-    generator, so that a seed gives the same points on every device.
+    generators, so that a seed gives the same points on every device.
 
     Args:
         num_points: points per mask.
         oversample_ratio: candidates per point.
         importance_ratio: share of points that are the most uncertain candidates.
+        mask_weight: weight of binary cross-entropy, of both masks.
+        dice_weight: weight of dice, of both masks.
+        coarse_weight: further weight of both terms of the coarse mask. 0 leaves them out, as does a model without it.
         iou_weight: weight of the IoU term: squared difference between predicted and real IoU of the mask (threshold 0),
-            over phrases that have a target. 0 leaves it out.
+            0 for a phrase without target. 0 leaves it out.
         object_weight: weight of the object-score term: BCE on "the phrase has a target". 0 leaves it out.
     """
 
@@ -33,6 +37,9 @@ class ReferSamLoss(nn.Module):
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
+        mask_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        coarse_weight: float = 1.0,
         iou_weight: float = 0.0,
         object_weight: float = 0.0,
     ) -> None:
@@ -45,18 +52,26 @@ class ReferSamLoss(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_ratio = importance_ratio
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.coarse_weight = coarse_weight
         self.iou_weight = iou_weight
         self.object_weight = object_weight
 
-    def forward(self, output: ReferSamOutput, target_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, output: ReferSamOutput, target_mask: Tensor, seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the terms.
 
         Args:
             output: of the model.
             target_mask: (B, H, W) boolean or in [0, 1]; empty where the phrase has no target.
+            seeds: B numbers: each phrase's points then follow from its own number, whatever batch or process it is in.
+                None draws from torch's global generator.
 
         Returns:
-            Scalars `mask`, `dice`, `coarse_mask`, `coarse_dice`, where weighted `iou` and `object`, and `total`.
+            Scalars `mask` and `dice`, where weighted `coarse_mask` and `coarse_dice`, `iou`, `object`, and `total`. All
+            are means over the batch.
 
         Raises:
             ValueError: a target of another shape, or an object-score term without that head.
@@ -68,9 +83,14 @@ class ReferSamLoss(nn.Module):
             )
         target = target_mask.to(torch.float32)
         terms: dict[str, Tensor] = {}
-        terms["mask"], terms["dice"] = self._point_terms(logits.float(), target)
-        terms["coarse_mask"], terms["coarse_dice"] = self._point_terms(output.coarse_mask_logits.float(), target)
-        total = terms["mask"] + terms["dice"] + terms["coarse_mask"] + terms["coarse_dice"]
+        generators = None if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
+        terms["mask"], terms["dice"] = self._point_terms(logits.float(), target, generators)
+        total = self.mask_weight * terms["mask"] + self.dice_weight * terms["dice"]
+        if self.coarse_weight and output.coarse_mask_logits is not None:
+            coarse = output.coarse_mask_logits.float()
+            terms["coarse_mask"], terms["coarse_dice"] = self._point_terms(coarse, target, generators)
+            total = total + self.coarse_weight * self.mask_weight * terms["coarse_mask"]
+            total = total + self.coarse_weight * self.dice_weight * terms["coarse_dice"]
         if self.iou_weight:
             terms["iou"] = iou_term(output.iou_scores.float(), logits, target)
             total = total + self.iou_weight * terms["iou"]
@@ -83,21 +103,35 @@ class ReferSamLoss(nn.Module):
         terms["total"] = total
         return terms
 
-    def _point_terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        points = self.sample_points(logits)
+    def _point_terms(
+        self, logits: Tensor, target: Tensor, generators: Sequence[torch.Generator] | None
+    ) -> tuple[Tensor, Tensor]:
+        points = self.sample_points(logits, generators)
         sampled, truth = sample_at(logits, points), sample_at(target, points)
         return F.binary_cross_entropy_with_logits(sampled, truth), dice_term(sampled, truth)
 
     @torch.no_grad()
-    def sample_points(self, logits: Tensor) -> Tensor:
-        """(B, H, W) logits -> (B, num_points, 2) points (x, y) in [0, 1]."""
+    def sample_points(self, logits: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """(B, H, W) logits -> (B, num_points, 2) points (x, y) in [0, 1].
+
+        Args:
+            logits: of the mask.
+            generators: one for each sample; None for torch's global one.
+        """
         batch, count = logits.shape[0], self.num_points
-        candidates = torch.rand(batch, int(count * self.oversample_ratio), 2).to(logits.device)
+        candidates = _draw(batch, int(count * self.oversample_ratio), generators).to(logits.device)
         num_uncertain = int(self.importance_ratio * count)
         uncertainty = -sample_at(logits, candidates).abs()
         chosen = uncertainty.topk(num_uncertain, dim=1).indices
         uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-        return torch.cat([uncertain, torch.rand(batch, count - num_uncertain, 2).to(logits.device)], dim=1)
+        return torch.cat([uncertain, _draw(batch, count - num_uncertain, generators).to(logits.device)], dim=1)
+
+
+def _draw(batch: int, count: int, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """(batch, count, 2) in [0, 1), on the CPU."""
+    if generators is None:
+        return torch.rand(batch, count, 2)
+    return torch.stack([torch.rand(count, 2, generator=generator) for generator in generators])
 
 
 def sample_at(maps: Tensor, points: Tensor) -> Tensor:
@@ -114,12 +148,14 @@ def dice_term(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def iou_term(predicted: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """Squared error of the predicted IoU (B,) against the real IoU of logits >= 0, over phrases with a target."""
+    """Mean over the batch of the squared error of the predicted IoU (B,) against the real IoU of logits >= 0.
+
+    A phrase without target adds 0, but counts: so the mean over processes is that over all of their samples.
+    """
     with torch.no_grad():
         mask, truth = logits >= 0, target >= 0.5
         intersection = (mask & truth).flatten(1).sum(dim=1)
         union = (mask | truth).flatten(1).sum(dim=1)
         has_target = truth.flatten(1).any(dim=1)
         real = intersection / union.clamp(min=1)
-    error = (predicted - real).square() * has_target
-    return error.sum() / has_target.sum().clamp(min=1)
+    return ((predicted - real).square() * has_target).mean()

@@ -68,7 +68,7 @@ def test_whole_loss_by_hand() -> None:
     num_points = 8
     loss = ReferSamLoss(num_points=num_points, importance_ratio=0.0)
     points = torch.full((2, num_points, 2), 0.5)
-    loss.sample_points = lambda logits: points[: logits.shape[0]]  # type: ignore[method-assign]
+    loss.sample_points = lambda logits, generators: points[: logits.shape[0]]  # type: ignore[method-assign]
     final, coarse, target = constant(2.0, -1.0, size=8), constant(0.5, 3.0, size=2), constant(1.0, 0.0, size=8)
     terms = loss(an_output(final, coarse), target)
     assert set(terms) == {"mask", "dice", "coarse_mask", "coarse_dice", "total"}
@@ -92,12 +92,12 @@ def test_whole_loss_by_hand() -> None:
 
 
 def test_iou_term_by_hand() -> None:
-    """Squared error against the real IoU at threshold 0, over phrases with a target only."""
+    """Squared error against the real IoU at threshold 0; 0 for a phrase without target."""
     logits = torch.tensor([[[1.0, 0.0], [-1.0, -1.0]], [[1.0, 1.0], [1.0, 1.0]], [[-1.0, -1.0], [-1.0, 2.0]]])
     target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
     # First: 1 of 3 pixels in common; second: no target; third: exact.
     predicted = torch.tensor([0.5, 0.9, 0.8])
-    expected = ((0.5 - 1 / 3) ** 2 + (0.8 - 1) ** 2) / 2
+    expected = ((0.5 - 1 / 3) ** 2 + (0.8 - 1) ** 2) / 3
     assert iou_term(predicted, logits, target).item() == pytest.approx(expected, rel=1e-5)
     assert iou_term(predicted[1:2], logits[1:2], target[1:2]).item() == 0
 
@@ -120,9 +120,39 @@ def test_weighted_terms_by_hand() -> None:
     terms = loss(an_output(logits, iou=iou, score=score), target.bool())
     object_term = (-math.log(1 - sigmoid(2)) - math.log(sigmoid(-1))) / 2
     assert terms["object"].item() == pytest.approx(object_term, rel=1e-5)
-    assert terms["iou"].item() == pytest.approx((0.4 - 1 / 16) ** 2, rel=1e-5)
+    assert terms["iou"].item() == pytest.approx((0.4 - 1 / 16) ** 2 / 2, rel=1e-5)
     plain = sum(terms[name] for name in ("mask", "dice", "coarse_mask", "coarse_dice"))
     assert terms["total"].item() == pytest.approx(plain.item() + 3 * terms["iou"].item() + 0.5 * object_term, rel=1e-5)
+
+
+def test_weights_of_the_papers_terms() -> None:
+    """Cross-entropy, dice and coarse supervision can each be left out; a model without coarse mask has no such term."""
+    logits, target = torch.randn(2, 8, 8), torch.rand(2, 8, 8).round()
+    for weights in ((1, 0, 1), (0, 1, 1), (1, 1, 0), (0.5, 2, 3)):
+        mask, dice, coarse = weights
+        terms = ReferSamLoss(num_points=16, mask_weight=mask, dice_weight=dice, coarse_weight=coarse)(
+            an_output(logits), target
+        )
+        assert ("coarse_mask" in terms) == (coarse > 0)
+        zero = torch.zeros(())
+        expected = mask * terms["mask"] + dice * terms["dice"]
+        expected += coarse * (mask * terms.get("coarse_mask", zero) + dice * terms.get("coarse_dice", zero))
+        torch.testing.assert_close(terms["total"], expected)
+    output = an_output(logits)
+    output.coarse_mask_logits = None
+    assert set(ReferSamLoss(num_points=16)(output, target)) == {"mask", "dice", "total"}
+
+
+def test_points_by_the_samples_own_number() -> None:
+    """A batch costs the mean of its parts, and torch's own generator is left alone."""
+    logits, target, loss = torch.randn(4, 16, 16), torch.rand(4, 16, 16).round(), ReferSamLoss(num_points=32)
+    before = torch.get_rng_state()
+    whole = loss(an_output(logits), target, seeds=[7, 8, 9, 10])
+    halves = [loss(an_output(logits[i : i + 2]), target[i : i + 2], seeds=[7 + i, 8 + i]) for i in (0, 2)]
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert whole["mask"] != loss(an_output(logits), target, seeds=[1, 2, 3, 4])["mask"]
 
 
 def test_all_without_target() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from refersam.model.adapter import Extractor, Injector
+from refersam.model.depth import layer_rates, run_layers
 from refersam.model.fusion import Fusion
 from refersam.model.pyramid import PyramidGeometry, PyramidPositions, tokens_to_map
 from refersam.model.sam import Sam
@@ -82,8 +84,20 @@ class MaskFeatures(nn.Module):
         return self.output(F.gelu(self.smooth_norm(self.smooth(lateral + upsampled))))
 
 
+def text_projection(text_size: int, prompt_size: int) -> nn.Sequential:
+    """From the text's width to SAM's prompt width."""
+    return nn.Sequential(
+        nn.Linear(text_size, prompt_size),
+        nn.GELU(),
+        nn.Linear(prompt_size, prompt_size),
+        nn.LayerNorm(prompt_size, eps=NORM_EPS),
+    )
+
+
 class Interactor(nn.Module):
     """See `ReferSamConfig` for the sizes.
+
+    Its attribute `recompute` saves memory in training: layers are run again for the gradient instead of being stored.
 
     Args:
         hidden_size: ViT width D.
@@ -95,6 +109,7 @@ class Interactor(nn.Module):
         fusion: keyword arguments of `Fusion`.
         num_extra_fusions: further (extract, fuse) pairs after the last group.
         num_context_tokens: learned tokens that travel with the text.
+        drop_path: highest rate of skipped ViT layers in training.
     """
 
     def __init__(
@@ -109,9 +124,12 @@ class Interactor(nn.Module):
         fusion: dict,
         num_extra_fusions: int,
         num_context_tokens: int,
+        drop_path: float,
     ) -> None:
         super().__init__()
         self.layer_groups = [(first, last) for first, last in layer_groups]
+        self.drop_rates = layer_rates(self.layer_groups[-1][1] + 1, drop_path)
+        self.recompute = False
         self.spatial_prior = SpatialPrior(channels=prior_channels, hidden_size=hidden_size)
         self.positions = PyramidPositions(hidden_size=hidden_size)
         self.context_tokens = nn.Parameter(torch.empty(num_context_tokens, text_size))
@@ -120,12 +138,7 @@ class Interactor(nn.Module):
             Interaction(adapter=adapter, fusion=fusion, num_extra_fusions=num_extra_fusions * (index == last_group))
             for index in range(last_group + 1)
         )
-        self.text_projection = nn.Sequential(
-            nn.Linear(text_size, prompt_size),
-            nn.GELU(),
-            nn.Linear(prompt_size, prompt_size),
-            nn.LayerNorm(prompt_size, eps=NORM_EPS),
-        )
+        self.text_projection = text_projection(text_size, prompt_size)
         self.level_projections = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden_size, prompt_size), nn.LayerNorm(prompt_size, eps=NORM_EPS))
             for _ in range(3)
@@ -145,6 +158,8 @@ class Interactor(nn.Module):
             geometry: of the picture's size.
         """
         num_phrases, num_text_tokens = text.shape[:2]
+        rates = self.drop_rates if self.training else [0.0] * len(self.drop_rates)
+        recompute = self.recompute and self.training
         positions = self.positions(geometry)
         tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
         token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
@@ -154,11 +169,14 @@ class Interactor(nn.Module):
         for group, module in zip(self.layer_groups, self.interactions, strict=True):
             interaction = cast(Interaction, module)
             patches = interaction.injector(patches, pyramid, geometry)
-            patches = sam.run_layers(patches.unflatten(1, geometry.grid_size), *group).flatten(1, 2)
+            layers = range(group[0], group[1] + 1)
+            grid = patches.unflatten(1, geometry.grid_size)
+            patches = run_layers(sam, grid, layers, rates, recompute).flatten(1, 2)
             pyramid = interaction.extractor(pyramid, patches, geometry)
             # Up to here nothing has seen the text: computed once per picture, however many phrases it has.
             patches, pyramid = repeat_per_phrase(patches, num_phrases), repeat_per_phrase(pyramid, num_phrases)
-            tokens, pyramid = interaction.fuse(tokens, token_mask, pyramid, patches, positions, geometry)
+            inputs = (tokens, token_mask, pyramid, patches, positions, geometry)
+            tokens, pyramid = _stored_or_not(interaction.fuse, inputs, recompute)
 
         projected = [
             projection(level) for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
@@ -170,6 +188,10 @@ class Interactor(nn.Module):
             mask_features=self.mask_features(prior, level8),
             image_embedding=sam.neck(patches.unflatten(1, geometry.grid_size)) + level16,
         )
+
+
+def _stored_or_not(function: Callable[..., Any], inputs: tuple, recompute: bool) -> Any:
+    return checkpoint(function, *inputs, use_reentrant=False) if recompute else function(*inputs)
 
 
 def repeat_per_phrase(features: Tensor, num_phrases: int) -> Tensor:

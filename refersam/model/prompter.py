@@ -20,14 +20,14 @@ class PrompterOutput:
 
     Attributes:
         tokens: (B, 1 + n, C) the dense token and n sparse tokens after the last layer.
-        coarse_mask_logits: (B, H/4, W/4) the dense prompt as a mask, which the loss sees.
-        dense_prompt: (B, 1, H/4, W/4) the same, scaled for SAM's mask downscaling.
+        coarse_mask_logits: (B, H/4, W/4) the dense prompt as a mask, which the loss sees; None without dense prompt.
+        dense_prompt: (B, 1, H/4, W/4) the same, scaled for SAM's mask downscaling; None likewise.
         sparse_prompts: (B, n, C).
     """
 
     tokens: Tensor
-    coarse_mask_logits: Tensor
-    dense_prompt: Tensor
+    coarse_mask_logits: Tensor | None
+    dense_prompt: Tensor | None
     sparse_prompts: Tensor
 
 
@@ -74,10 +74,18 @@ class Prompter(nn.Module):
         num_layers: layers.
         ffn_ratio: hidden width of the feed-forward nets, as a multiple of C.
         num_sparse_tokens: learned tokens n that become sparse prompts.
+        use_dense_prompt: without, the dense token is only read by the sparse ones.
     """
 
     def __init__(
-        self, *, hidden_size: int, num_heads: int, num_layers: int, ffn_ratio: float, num_sparse_tokens: int
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        num_layers: int,
+        ffn_ratio: float,
+        num_sparse_tokens: int,
+        use_dense_prompt: bool,
     ) -> None:
         super().__init__()
         self.sparse_tokens = nn.Parameter(torch.empty(num_sparse_tokens, hidden_size))
@@ -86,8 +94,11 @@ class Prompter(nn.Module):
         self.layers = nn.ModuleList(
             PrompterLayer(hidden_size=hidden_size, num_heads=num_heads, ffn_ratio=ffn_ratio) for _ in range(num_layers)
         )
-        self.dense_embedding = FeedForward(hidden_size=hidden_size, inner_size=hidden_size)
-        self.mask_scaling = nn.Conv2d(1, 1, kernel_size=1)
+        self.dense_embedding: nn.Module | None = None
+        self.mask_scaling: nn.Conv2d | None = None
+        if use_dense_prompt:
+            self.dense_embedding = FeedForward(hidden_size=hidden_size, inner_size=hidden_size)
+            self.mask_scaling = nn.Conv2d(1, 1, kernel_size=1)
         self.sparse_embedding = FeedForward(hidden_size=hidden_size, inner_size=hidden_size)
         self.sparse_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
 
@@ -117,11 +128,23 @@ class Prompter(nn.Module):
         positions = self.positions(geometry)
         for layer in self.layers:
             tokens = layer(tokens, self.token_positions, pyramid, positions, geometry.level_lengths, text, text_mask)
+        sparse = self.sparse_norm(self.sparse_embedding(tokens[:, 1:]))
+        if self.dense_embedding is None or self.mask_scaling is None:
+            return PrompterOutput(tokens, coarse_mask_logits=None, dense_prompt=None, sparse_prompts=sparse)
         dense = self.dense_embedding(tokens[:, :1])  # (B, 1, C)
         coarse = (dense @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])  # (B, 1, H/4, W/4)
         return PrompterOutput(
             tokens=tokens,
             coarse_mask_logits=coarse.squeeze(1),
             dense_prompt=self.mask_scaling(coarse),
-            sparse_prompts=self.sparse_norm(self.sparse_embedding(tokens[:, 1:])),
+            sparse_prompts=sparse,
         )
+
+
+class SentencePrompter(nn.Module):
+    """What stands in for the prompter in ablations: the sentence feature is SAM's one sparse prompt."""
+
+    def forward(self, text: Tensor, _text_mask: Tensor, sentence_position: Tensor, *_unused: object) -> PrompterOutput:
+        """As `Prompter.forward`, of which it needs the text alone; here the sentence is not cut from the graph."""
+        prompt = text[torch.arange(text.shape[0], device=text.device), sentence_position].unsqueeze(1)
+        return PrompterOutput(tokens=prompt, coarse_mask_logits=None, dense_prompt=None, sparse_prompts=prompt)

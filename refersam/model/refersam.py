@@ -19,7 +19,8 @@ from refersam.model.adapter import Injector
 from refersam.model.deformable_attention import DeformableAttention, compass_offsets
 from refersam.model.fusion import Fusion
 from refersam.model.interactor import Interactor
-from refersam.model.prompter import Prompter
+from refersam.model.plain_encoder import PlainEncoder
+from refersam.model.prompter import Prompter, SentencePrompter
 from refersam.model.pyramid import PyramidGeometry, PyramidPositions
 from refersam.model.sam import Sam
 from refersam.model.text_encoder import build_text_encoder, encode_text, sentence_positions
@@ -35,15 +36,15 @@ class ReferSamOutput(ModelOutput):
     Attributes:
         mask_logits: (B, H, W) before the sigmoid; the mask is where they are >= 0.
         low_res_mask_logits: (B, H/4, W/4) the same at the decoder's own resolution.
-        coarse_mask_logits: (B, H/4, W/4) the dense prompt, before SAM's decoder refined it.
+        coarse_mask_logits: (B, H/4, W/4) the dense prompt, before SAM's decoder refined it; None without dense prompt.
         iou_scores: (B,) SAM's prediction of the mask's IoU; meaningful where `config.supervise_iou`.
         object_score_logits: (B,) that the phrase has a target, before the sigmoid; None without that head.
     """
 
-    # ModelOutput wants defaults; the model fills all but the last.
+    # ModelOutput wants defaults; the model fills all that may not be None.
     mask_logits: Tensor = None  # type: ignore[assignment]
     low_res_mask_logits: Tensor = None  # type: ignore[assignment]
-    coarse_mask_logits: Tensor = None  # type: ignore[assignment]
+    coarse_mask_logits: Tensor | None = None
     iou_scores: Tensor = None  # type: ignore[assignment]
     object_score_logits: Tensor | None = None
 
@@ -64,7 +65,6 @@ class ReferSamModel(PreTrainedModel):
 
     def __init__(self, config: ReferSamConfig) -> None:
         super().__init__(config)
-        width = config.vision_config.hidden_size
         self.text_encoder = build_text_encoder(config)
         self.sam = Sam(
             vision_config=config.vision_config,
@@ -72,7 +72,15 @@ class ReferSamModel(PreTrainedModel):
             mask_decoder_config=config.mask_decoder_config,
             object_score_head=config.object_score_head,
         )
-        self.interactor = Interactor(
+        self.interactor = self._build_interactor(config) if config.use_interactor else self._build_encoder(config)
+        self.prompter = self._build_prompter(config) if config.use_prompter else SentencePrompter()
+        self.post_init()
+        self._freeze()
+
+    @staticmethod
+    def _build_interactor(config: ReferSamConfig) -> Interactor:
+        width = config.vision_config.hidden_size
+        return Interactor(
             hidden_size=width,
             text_size=config.text_config.hidden_size,
             prompt_size=config.prompt_hidden_size,
@@ -93,16 +101,29 @@ class ReferSamModel(PreTrainedModel):
             },
             num_extra_fusions=config.num_extra_fusions,
             num_context_tokens=config.num_context_tokens,
+            drop_path=config.drop_path,
         )
-        self.prompter = Prompter(
+
+    @staticmethod
+    def _build_encoder(config: ReferSamConfig) -> PlainEncoder:
+        return PlainEncoder(
+            hidden_size=config.vision_config.hidden_size,
+            text_size=config.text_config.hidden_size,
+            prompt_size=config.prompt_hidden_size,
+            num_layers=config.vision_config.num_hidden_layers,
+            drop_path=config.drop_path,
+        )
+
+    @staticmethod
+    def _build_prompter(config: ReferSamConfig) -> Prompter:
+        return Prompter(
             hidden_size=config.prompt_hidden_size,
             num_heads=config.prompter_num_heads,
             num_layers=config.num_prompter_layers,
             ffn_ratio=config.prompter_ffn_ratio,
             num_sparse_tokens=config.num_sparse_tokens,
+            use_dense_prompt=config.use_dense_prompt,
         )
-        self.post_init()
-        self._freeze()
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> ReferSamOutput:
         """Segment.
@@ -127,7 +148,7 @@ class ReferSamModel(PreTrainedModel):
         seen = self.interactor(self.sam, pixel_values, text, text_mask, geometry)
         sentence = sentence_positions(self.config.text_encoder_kind, attention_mask)
         prompts = self.prompter(seen.text, text_mask, sentence, seen.pyramid, seen.mask_features, geometry)
-        dense_prompt = self.sam.embed_mask(prompts.dense_prompt)
+        dense_prompt = None if prompts.dense_prompt is None else self.sam.embed_mask(prompts.dense_prompt)
         low_res, iou, score = self.sam.decode_mask(seen.image_embedding, dense_prompt, prompts.sparse_prompts)
         mask = F.interpolate(low_res.unsqueeze(1), size=(height, width), mode="bilinear", align_corners=True)
         return ReferSamOutput(
@@ -167,6 +188,8 @@ class ReferSamModel(PreTrainedModel):
         self.sam.freeze_fixed_parameters()
         if self.config.freeze_text_encoder:
             self.text_encoder.requires_grad_(False)
+        if self.config.freeze_image_encoder:
+            self.sam.vision_encoder.requires_grad_(False)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -213,7 +236,8 @@ class ReferSamModel(PreTrainedModel):
         elif isinstance(module, Prompter):
             init.normal_(module.sparse_tokens, std=1.0)
             init.normal_(module.token_positions, std=1.0)
-            init.ones_(module.mask_scaling.weight)
+            if module.mask_scaling is not None:
+                init.ones_(module.mask_scaling.weight)
         elif isinstance(module, Sam):
             self._init_sam(module)
 
