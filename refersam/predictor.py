@@ -6,19 +6,25 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from refersam.config import ReferSamConfig
 from refersam.drawing import OVERLAY_COLOUR, draw_overlay
-from refersam.errors import CheckpointError, DeviceError, PhraseError
-from refersam.files import write_atomically
+from refersam.errors import CheckpointError, DeviceError
 from refersam.image import ImageSource, load_image
-from refersam.model.refersam import ReferSamModel, ReferSamOutput
+from refersam.inference import (  # noqa: F401  (the last two are found here by those who score a model)
+    Answer,
+    Query,
+    check_thresholds,
+    confidence,
+    read_answers,
+    run_queries,
+    target_probability,
+)
+from refersam.model.refersam import ReferSamModel
 from refersam.processor import ReferSamProcessor
 from refersam.registration import register
 
@@ -29,55 +35,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
-    """The answer to one phrase about one picture of H x W pixels.
+class Segmentation(Answer):
+    """The answer to one phrase about one picture of H x W pixels, with the picture.
 
     Attributes:
-        phrase: as it was asked.
-        mask: (H, W) bool; all False where `no_target`.
-        probability: (H, W) float32 in [0, 1], before the no-target decision.
-        score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
-        no_target: the model says that nothing matches the phrase.
         image: the picture as it was read, RGB.
     """
 
-    phrase: str
-    mask: np.ndarray
-    probability: np.ndarray
-    score: float
-    no_target: bool
     image: Image.Image
-
-    @property
-    def area(self) -> int:
-        """Pixels of the mask."""
-        return int(np.count_nonzero(self.mask))
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """(left, top, right, bottom) in pixels, right and bottom exclusive; None for an empty mask."""
-        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        if rows.size == 0:
-            return None
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = 0.5) -> Image.Image:
         """The picture with the mask laid over it and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
-
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask as a black and white PNG, at once or not at all."""
-        target = Path(path)
-        image = Image.fromarray(self.mask.astype(np.uint8) * 255)
-        write_atomically(target, lambda file: image.save(file, format="PNG"))
-        return target
-
-    def to_rle(self) -> dict[str, Any]:
-        """COCO run-length encoding: {"size": [H, W], "counts": str}."""
-        from pycocotools import mask as coco_mask
-
-        encoded = coco_mask.encode(np.asfortranarray(self.mask.astype(np.uint8)))
-        return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 class ReferSamPredictor:
@@ -150,67 +119,16 @@ class ReferSamPredictor:
             PhraseError: no phrase, or one without a word.
             ValueError: a threshold outside [0, 1].
         """
-        for name, value in (("threshold", threshold), ("no_target_threshold", no_target_threshold)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], but is {value}.")
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
-        if not phrases:
-            raise PhraseError("At least one phrase is needed, but the list is empty.")
+        check_thresholds(threshold, no_target_threshold)
         picture = load_image(image)
-        inputs = self.processor(images=picture, text=phrases)
-        with torch.inference_mode():
-            output = self.model(
-                inputs["pixel_values"].to(self.model.device, self.model.dtype),
-                inputs["input_ids"].to(self.model.device),
-                inputs["attention_mask"].to(self.model.device),
-            )
-            results = self._results(output, picture, phrases, threshold, no_target_threshold)
+        query = Query.prepare(self.processor, picture, phrases)
+        (output,) = run_queries(self.model, [query])
+        results = [
+            Segmentation(answer.phrase, answer.mask, answer.probability, answer.score, answer.no_target, picture)
+            for answer in read_answers(self.model, self.processor, output, query, threshold, no_target_threshold)
+        ]
         return results[0] if isinstance(phrase, str) else results
-
-    def _results(
-        self,
-        output: ReferSamOutput,
-        picture: Image.Image,
-        phrases: list[str],
-        threshold: float,
-        no_target_threshold: float,
-    ) -> list[Segmentation]:
-        probabilities = self.processor.resize_logits(output.mask_logits, picture.height, picture.width).sigmoid()
-        has_target = target_probability(output)
-        scores = confidence(output, probabilities, self.model.config.supervise_iou)
-        results = []
-        for index, phrase in enumerate(phrases):
-            probability = probabilities[index].cpu().numpy()
-            no_target = bool(has_target[index] < no_target_threshold)
-            mask = (probability >= threshold) & (not no_target)
-            results.append(Segmentation(phrase, mask, probability, float(scores[index]), no_target, picture))
-        return results
-
-
-def target_probability(output: ReferSamOutput) -> Tensor:
-    """(B,) probability that the phrase has a target; 1 for a model without an object-score head."""
-    if output.object_score_logits is None:
-        return torch.ones(output.mask_logits.shape[0], device=output.mask_logits.device)
-    return output.object_score_logits.float().sigmoid()
-
-
-def confidence(output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool) -> Tensor:
-    """(B,) the IoU that the mask is expected to have, in [0, 1].
-
-    With a supervised IoU: the predicted IoU times the probability of a target. Without: the mean probability inside
-    the mask, which is all that such a model knows of its certainty.
-
-    Args:
-        output: of the model.
-        probabilities: (B, H, W).
-        iou_is_supervised: `config.supervise_iou`.
-    """
-    if iou_is_supervised:
-        expected = output.iou_scores.float().clamp(0, 1)
-    else:
-        inside = probabilities >= 0.5
-        expected = (probabilities * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
-    return expected * target_probability(output)
 
 
 def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:

@@ -127,16 +127,7 @@ def _short(name: str, most: int = 80) -> str:
 
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:
-    return {
-        "phrase": result.phrase,
-        "score": round(result.score, 4),
-        "no_target": result.no_target,
-        "box": result.box,
-        "area": result.area,
-        "rle": result.to_rle(),
-        "mask": str(mask),
-        "overlay": str(overlay),
-    }
+    return {**result.as_dict(), "mask": str(mask), "overlay": str(overlay)}
 
 
 def _refuse_empty(phrases: Sequence[str]) -> None:

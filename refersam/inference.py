@@ -1,0 +1,222 @@
+"""From pictures and phrases to answers, in steps that batches, threads and processes can share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from refersam.errors import PhraseError
+from refersam.files import write_atomically
+from refersam.model.refersam import ReferSamModel, ReferSamOutput
+from refersam.processor import ReferSamProcessor
+
+_ONE_TOKENIZER = Lock()
+"""A fast tokenizer fails where two threads set its padding at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to one phrase about one picture of H x W pixels.
+
+    Attributes:
+        phrase: as it was asked.
+        mask: (H, W) bool; all False where `no_target`.
+        probability: (H, W) float32 in [0, 1], before the no-target decision.
+        score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
+        no_target: the model says that nothing matches the phrase.
+    """
+
+    phrase: str
+    mask: np.ndarray
+    probability: np.ndarray
+    score: float
+    no_target: bool
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """(left, top, right, bottom) in pixels, right and bottom exclusive; None for an empty mask."""
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        if rows.size == 0:
+            return None
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the mask as a black and white PNG, at once or not at all."""
+        target = Path(path)
+        image = Image.fromarray(self.mask.astype(np.uint8) * 255)
+        write_atomically(target, lambda file: image.save(file, format="PNG"))
+        return target
+
+    def to_rle(self) -> dict[str, Any]:
+        """COCO run-length encoding: {"size": [H, W], "counts": str}."""
+        from pycocotools import mask as coco_mask
+
+        encoded = coco_mask.encode(np.asfortranarray(self.mask.astype(np.uint8)))
+        return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: phrase, score (4 digits), no_target, box, area and rle."""
+        return {
+            "phrase": self.phrase,
+            "score": round(self.score, 4),
+            "no_target": self.no_target,
+            "box": self.box,
+            "area": self.area,
+            "rle": self.to_rle(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A picture of height x width pixels and P phrases about it, ready for the model; small, whatever the picture.
+
+    Attributes:
+        phrases: P, as they were asked.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        pixel_values: (1, 3, H, W), the model's input.
+        input_ids: (P, S).
+        attention_mask: (P, S).
+        pad_token: id that fills a shorter phrase up.
+    """
+
+    phrases: tuple[str, ...]
+    height: int
+    width: int
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    pad_token: int
+
+    @classmethod
+    def prepare(cls, processor: ReferSamProcessor, picture: Image.Image, phrases: Sequence[str]) -> Query:
+        """Resize and tokenise; from any thread.
+
+        Args:
+            processor: of the model.
+            picture: as `load_image` gives it.
+            phrases: at least one.
+
+        Raises:
+            PhraseError: no phrase, or one without a word.
+        """
+        if not phrases:
+            raise PhraseError("At least one phrase is needed, but the list is empty.")
+        with _ONE_TOKENIZER:
+            text = processor.encode_phrases(phrases)
+        return cls(
+            phrases=tuple(phrases),
+            height=picture.height,
+            width=picture.width,
+            pixel_values=processor(images=picture)["pixel_values"],
+            pad_token=processor.tokenizer.pad_token_id or 0,
+            **text,
+        )
+
+
+def check_thresholds(threshold: float, no_target_threshold: float) -> None:
+    """Both are probabilities.
+
+    Raises:
+        ValueError: one is outside [0, 1].
+    """
+    for name, value in (("threshold", threshold), ("no_target_threshold", no_target_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], but is {value}.")
+
+
+@torch.inference_mode()
+def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSamOutput]:
+    """The model's outputs for I pictures with P phrases each, as one batch.
+
+    Args:
+        model: in evaluation mode.
+        queries: I, all with the same number of phrases.
+
+    Returns:
+        I outputs, each of P rows, on the model's device.
+    """
+    longest = max(query.input_ids.shape[1] for query in queries)
+    ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
+    attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
+    output = model(
+        torch.cat([query.pixel_values for query in queries]).to(model.device, model.dtype),
+        torch.cat(ids).to(model.device),
+        torch.cat(attention).to(model.device),
+    )
+    rows = len(queries[0].phrases)
+    return [
+        ReferSamOutput(**{name: value[start : start + rows] for name, value in output.items()})
+        for start in range(0, rows * len(queries), rows)
+    ]
+
+
+@torch.inference_mode()
+def read_answers(
+    model: ReferSamModel,
+    processor: ReferSamProcessor,
+    output: ReferSamOutput,
+    query: Query,
+    threshold: float = 0.5,
+    no_target_threshold: float = 0.5,
+) -> Iterator[Answer]:
+    """One answer for each phrase of a query, made as it is asked for: only one is at the picture's full size at a time.
+
+    Args:
+        model: that made the output.
+        processor: of the model.
+        output: of `run_queries`.
+        query: that it answers.
+        threshold: a pixel belongs to the mask where its probability is at least this.
+        no_target_threshold: nothing matches where the probability of a target is below this.
+    """
+    has_target = target_probability(output)
+    for index, phrase in enumerate(query.phrases):
+        row = ReferSamOutput(**{name: value[index : index + 1] for name, value in output.items()})
+        probabilities = processor.resize_logits(row.mask_logits, query.height, query.width).sigmoid()
+        no_target = bool(has_target[index] < no_target_threshold)
+        probability = probabilities[0].cpu().numpy()
+        mask = (probability >= threshold) & (not no_target)
+        score = float(confidence(row, probabilities, model.config.supervise_iou))
+        yield Answer(phrase, mask, probability, score, no_target)
+
+
+def target_probability(output: ReferSamOutput) -> Tensor:
+    """(B,) probability that the phrase has a target; 1 for a model without an object-score head."""
+    if output.object_score_logits is None:
+        return torch.ones(output.mask_logits.shape[0], device=output.mask_logits.device)
+    return output.object_score_logits.float().sigmoid()
+
+
+def confidence(output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool) -> Tensor:
+    """(B,) the IoU that the mask is expected to have, in [0, 1].
+
+    With a supervised IoU: the predicted IoU times the probability of a target. Without: the mean probability inside
+    the mask, which is all that such a model knows of its certainty.
+
+    Args:
+        output: of the model.
+        probabilities: (B, H, W).
+        iou_is_supervised: `config.supervise_iou`.
+    """
+    if iou_is_supervised:
+        expected = output.iou_scores.float().clamp(0, 1)
+    else:
+        inside = probabilities >= 0.5
+        expected = (probabilities * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
+    return expected * target_probability(output)
