@@ -23,3 +23,7 @@ class DeviceError(ReferSamError, ValueError):
 
 class DataError(ReferSamError, ValueError):
     """A data set or folder that is not what it should be."""
+
+
+class MissingExtraError(ReferSamError, ImportError):
+    """A package that is needed is not installed; the message names the extra that brings it."""

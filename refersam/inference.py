@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from refersam.errors import PhraseError
+from refersam.errors import PhraseError, ReferSamError
 from refersam.files import write_atomically
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.processor import ReferSamProcessor
@@ -150,16 +150,24 @@ def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSam
 
     Returns:
         I outputs, each of P rows, on the model's device.
+
+    Raises:
+        ReferSamError: the device has not enough memory for so many.
     """
     longest = max(query.input_ids.shape[1] for query in queries)
     ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
     attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
-    output = model(
-        torch.cat([query.pixel_values for query in queries]).to(model.device, model.dtype),
-        torch.cat(ids).to(model.device),
-        torch.cat(attention).to(model.device),
-    )
     rows = len(queries[0].phrases)
+    try:
+        output = model(
+            torch.cat([query.pixel_values for query in queries]).to(model.device, model.dtype),
+            torch.cat(ids).to(model.device),
+            torch.cat(attention).to(model.device),
+        )
+    except torch.OutOfMemoryError as error:
+        raise ReferSamError(
+            f"{model.device} has not enough memory for {rows * len(queries)} phrases at once: ask fewer at a time."
+        ) from error
     return [
         ReferSamOutput(**{name: value[start : start + rows] for name, value in output.items()})
         for start in range(0, rows * len(queries), rows)
@@ -184,8 +192,13 @@ def read_answers(
         query: that it answers.
         threshold: a pixel belongs to the mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
+
+    Raises:
+        ReferSamError: the output holds values that are not numbers.
     """
     has_target = target_probability(output)
+    if not (torch.isfinite(output.mask_logits).all() and torch.isfinite(has_target).all()):
+        raise ReferSamError("The model's output holds values that are not numbers: use the number format float32.")
     for index, phrase in enumerate(query.phrases):
         row = ReferSamOutput(**{name: value[index : index + 1] for name, value in output.items()})
         probabilities = processor.resize_logits(row.mask_logits, query.height, query.width).sigmoid()

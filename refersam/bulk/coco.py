@@ -1,0 +1,55 @@
+"""Results as a COCO instances file, for annotation tools and pycocotools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from refersam.bulk.results import Line
+from refersam.files import write_atomically
+
+
+def write_coco(lines: Iterable[Line], path: Path) -> int:
+    """Write results as COCO instances: a category for each phrase, an annotation for each mask that is not empty.
+
+    Args:
+        lines: as `read_results` gives them; only one is held at a time, with the names of pictures and phrases.
+        path: JSON file, written at once or not at all.
+
+    Returns:
+        How many annotations it has.
+    """
+    images: list[dict[str, Any]] = []
+    categories: dict[str, int] = {}
+    count = 0
+
+    def write(file: IO[bytes]) -> None:
+        nonlocal count
+        file.write(b'{"annotations": [')
+        for number, line in enumerate(lines, 1):
+            images.append({"id": number, "file_name": line["image"], "width": line["width"], "height": line["height"]})
+            for result in line["results"]:
+                category = categories.setdefault(result["phrase"], len(categories) + 1)
+                if result["box"] is None:
+                    continue
+                count += 1
+                left, top, right, bottom = result["box"]
+                annotation = {
+                    "id": count,
+                    "image_id": number,
+                    "category_id": category,
+                    "segmentation": result["rle"],
+                    "area": result["area"],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": 0,
+                    "score": result["score"],
+                }
+                file.write((b",\n" if count > 1 else b"\n") + json.dumps(annotation).encode())
+        named = [{"id": number, "name": phrase, "supercategory": "phrase"} for phrase, number in categories.items()]
+        rest = json.dumps({"images": images, "categories": named})
+        file.write(b"\n], " + rest[1:].encode())
+
+    write_atomically(path, write)
+    return count

@@ -1,0 +1,229 @@
+"""Which pictures are asked for which phrases, read from folders, patterns, CSV, JSON lines and COCO files."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from refersam.data.json_stream import iterate_json
+from refersam.data.records import RecordType, as_list
+from refersam.data.refs import is_phrase
+from refersam.errors import DataError
+
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".tga", ".pcx", ".sgi"),
+)
+"""What is taken from a folder; a pattern or a list may name any file."""
+LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture and what is asked about it.
+
+    Attributes:
+        image: its name in the results.
+        path: where it is.
+        phrases: at least one.
+    """
+
+    image: str
+    path: str
+    phrases: tuple[str, ...]
+
+    @property
+    def key(self) -> bytes:
+        """Tells whether the same was asked before: 16 bytes."""
+        return item_key(self.image, self.phrases)
+
+
+def item_key(image: str, phrases: Sequence[str]) -> bytes:
+    """16 bytes that stand for a picture's name and its phrases."""
+    text = json.dumps([image, *phrases])
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+Source = Callable[[], Iterator[Item]]
+"""Gives the items anew each time it is called, in the same order, in little memory."""
+
+
+def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> Source:
+    """The items that the command line names.
+
+    Args:
+        images: a folder, which is searched with all folders in it, or a pattern (`photos/**/*.jpg`); where `phrases`
+            is a list that names pictures, the folder that their names start from, or None for the list's own.
+        phrases: texts, asked about every picture; or one file: `.txt`, a phrase a line for every picture; `.csv` with
+            columns image and phrase; `.jsonl` with image and phrase or phrases; `.json`, a COCO file, whose captions
+            are the phrases, or else the names of its categories, for every picture.
+        leave_out: folder that is not searched: where the results go.
+
+    Raises:
+        DataError: a file or folder that is not there, or no phrase.
+    """
+    files = [text for text in phrases if Path(text).suffix.lower() in LIST_SUFFIXES]
+    if files and len(phrases) > 1:
+        raise DataError(f"--phrases takes texts or one file, but {files[0]} came with {len(phrases) - 1} others.")
+    if not files:
+        return _same_phrases(images, _checked(phrases, "--phrases"), leave_out)
+    path = Path(files[0])
+    if not path.is_file():
+        raise DataError(f"No such file: {path} (a phrase that ends in {path.suffix} goes into a .txt file).")
+    if path.suffix.lower() == ".txt":
+        lines = [line for line in _open_text(path).split("\n") if line.strip()]
+        return _same_phrases(images, _checked(lines, str(path)), leave_out)
+    root = Path(images) if images is not None else path.parent
+    if not root.is_dir():
+        raise DataError(f"--images must be the folder that the names in {path} start from, but {root} is no folder.")
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".json": _coco_rows}[path.suffix.lower()]
+
+    def items() -> Iterator[Item]:
+        for image, group in groupby(rows(path), key=lambda row: row[0]):
+            asked = tuple(dict.fromkeys(phrase for _, several in group for phrase in several))
+            yield Item(image, os.path.join(root, image), _checked(asked, f"{path}, {image}"))  # noqa: PTH118
+
+    return items
+
+
+def _checked(phrases: Iterable[str], where: str) -> tuple[str, ...]:
+    kept = tuple(dict.fromkeys(phrase.strip() for phrase in phrases))
+    if not kept or not all(map(is_phrase, kept)):
+        raise DataError(
+            f"{where}: a phrase must have at least one word, but {'one is empty' if kept else 'none came'}."
+        )
+    return kept
+
+
+def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path) -> Source:
+    if images is None:
+        raise DataError("--images is needed: a folder, or a pattern such as 'photos/*.jpg'.")
+    folder = Path(images)
+    if not folder.is_dir() and not folder.is_file() and not glob.has_magic(images):
+        raise DataError(f"No such folder: {images}.")
+
+    def items() -> Iterator[Item]:
+        if folder.is_dir():
+            for path in _pictures(folder, leave_out.absolute()):
+                yield Item(os.path.relpath(path, folder), path, phrases)
+            return
+        for path in [images] if folder.is_file() else sorted(glob.iglob(images, recursive=True)):  # noqa: PTH207
+            if Path(path).is_file() and leave_out.absolute() not in Path(path).absolute().parents:
+                yield Item(path, path, phrases)
+
+    return items
+
+
+def _pictures(folder: Path, leave_out: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).absolute() != leave_out)
+        for name in sorted(files):
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+                yield str(here / name)
+
+
+def _open_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text.") from error
+
+
+Rows = Iterator[tuple[str, Sequence[str]]]
+"""Names of pictures with phrases; those of one picture follow one another."""
+
+
+def _csv_rows(path: Path) -> Rows:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = {"image", "phrase"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(f"{path} needs a head line with the columns image and phrase: {missing} is missing.")
+            for row in reader:
+                if not row["image"] or not is_phrase(row["phrase"] or ""):
+                    raise DataError(f"{path}, line {reader.line_num}: image or phrase is empty.")
+                yield row["image"], [row["phrase"]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
+
+
+class _Line(BaseModel):
+    """Other fields, such as a mask, are passed over."""
+
+    image: str = Field(min_length=1)
+    phrases: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+
+
+_LINE = RecordType(_Line)
+
+
+def _jsonl_rows(path: Path) -> Rows:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            try:
+                record = json.loads(raw.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+            if isinstance(record, dict) and "phrase" in record:
+                record = {"phrases": record["phrase"], **record}
+            line = _LINE.read(record, f"{path}, line {number}")
+            yield line.image, line.phrases
+
+
+class _Image(BaseModel):
+    id: int
+    file_name: str = Field(min_length=1)
+
+
+class _Caption(BaseModel):
+    image_id: int
+    caption: str
+
+
+class _Category(BaseModel):
+    name: str = Field(min_length=1)
+
+
+_IMAGE, _CAPTION, _CATEGORY = RecordType(_Image), RecordType(_Caption), RecordType(_Category)
+
+
+def _coco_rows(path: Path) -> Rows:
+    images: dict[int, str] = {}
+    captions: dict[int, list[str]] = {}
+    categories: list[str] = []
+    for name, record in iterate_json(path):
+        if name == "images":
+            image = _IMAGE.read(record, f"{path}, images")
+            images[image.id] = image.file_name
+        elif name == "categories":
+            categories.append(_CATEGORY.read(record, f"{path}, categories").name)
+        elif name == "annotations" and _has_caption(record):
+            caption = _CAPTION.read(record, f"{path}, annotations")
+            captions.setdefault(caption.image_id, []).append(caption.caption)
+    if not images or not (captions or categories):
+        raise DataError(f"{path} must be a COCO file with images, and captions or categories: one of them is missing.")
+    unknown = captions.keys() - images.keys()
+    if unknown:
+        raise DataError(f"{path} has captions of image {min(unknown)}, which is not in its images.")
+    for number, image_name in images.items():
+        asked = captions.get(number, []) if captions else categories
+        if asked:
+            yield image_name, asked
+
+
+def _has_caption(record: Any) -> bool:
+    return isinstance(record, dict) and "caption" in record

@@ -1,0 +1,180 @@
+"""The results of bulk work on disk: one line a picture, added as it is done; what is done is never done again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from refersam.bulk.items import Item, item_key
+from refersam.errors import DataError
+from refersam.files import write_atomically
+
+RESULTS, FAILURES, SETTINGS = "results.jsonl", "failures.jsonl", "settings.json"
+_PART = ".part"
+
+Line = dict[str, Any]
+"""What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error."""
+
+
+class ResultFolder:
+    """A folder of results, open for adding. Use as a context manager.
+
+    `results.jsonl.part` grows a line at a time and becomes `results.jsonl` when all is done. A line that a kill or a
+    full disk cut off is removed when the folder is opened again, and its picture is done again.
+
+    Args:
+        out: the folder; made if missing.
+        settings: what the results depend on; a folder with other ones is refused.
+        masks: also write each mask as a PNG below masks/.
+
+    Raises:
+        DataError: results of other settings, a file that is no result, or another process at work there.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], masks: bool) -> None:
+        self.out, self.masks = out, masks
+        self.done: set[bytes] = set()
+        self.failures: int = 0
+        self._settings = {**settings, "masks": masks}
+        self._final, self._part = out / RESULTS, out / (RESULTS + _PART)
+        self._failed = out / (FAILURES + _PART)
+        self._file: IO[bytes]
+        self._failed_file: IO[bytes] | None = None
+
+    def __enter__(self) -> ResultFolder:
+        self._check_settings()
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self._final.exists() and not self._part.exists():
+            self._final.replace(self._part)
+        self._file = self._part.open("r+b" if self._part.exists() else "w+b")
+        try:
+            _lock(self._file, self.out)
+            self._resume()
+            content = json.dumps(self._settings, indent=1).encode()
+            write_atomically(self.out / SETTINGS, lambda file: file.write(content))
+            (self.out / FAILURES).unlink(missing_ok=True)
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+        if self._failed_file is not None:
+            self._failed_file.close()
+
+    def add(self, line: Line) -> None:
+        """Write the results of one picture, or its failure."""
+        if "error" in line:
+            self.failures += 1
+            if self._failed_file is None:
+                self._failed_file = self._failed.open("wb")
+            self._failed_file.write(_encode(line))
+            self._failed_file.flush()
+            return
+        if self.masks:
+            for index, result in enumerate(line["results"]):
+                result["mask"] = str(mask_path(line["image"], result["phrase"], index))
+                _write_mask(self.out / result["mask"], result["rle"])
+        self._file.write(_encode(line))
+        self._file.flush()
+
+    def missing(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Those that are not done; each once."""
+        for item in items:
+            if item.key not in self.done:
+                self.done.add(item.key)
+                yield item
+
+    def finish(self) -> None:
+        """Give the files their final names: all is done."""
+        self._file.close()
+        self._part.replace(self._final)
+        if self._failed_file is not None:
+            self._failed_file.close()
+            self._failed.replace(self.out / FAILURES)
+
+    def _check_settings(self) -> None:
+        path = self.out / SETTINGS
+        if not path.exists():
+            if self._final.exists() or self._part.exists():
+                raise DataError(f"{self.out} has results of unknown settings: name another folder with --out.")
+            return
+        try:
+            before = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: name another folder with --out.") from error
+        for name, value in self._settings.items():
+            if not isinstance(before, dict) or before.get(name) != value:
+                old = before.get(name) if isinstance(before, dict) else None
+                raise DataError(
+                    f"{self.out} has results made with {name} = {old!r}, not {value!r}: name another folder with --out."
+                )
+
+    def _resume(self) -> None:
+        end = 0
+        for number, raw in enumerate(self._file, 1):
+            if not raw.endswith(b"\n"):  # cut off; even where only the line's end is missing
+                break
+            try:
+                self.done.add(_key(json.loads(raw)))
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{self._part}, line {number} is no result: name another folder with --out.") from error
+            end += len(raw)
+        self._file.seek(end)
+        self._file.truncate()
+
+
+def read_results(path: Path) -> Iterator[Line]:
+    """The lines of a `results.jsonl`, one at a time."""
+    with path.open("rb") as file:
+        for raw in file:
+            yield json.loads(raw)
+
+
+def mask_path(image: str, phrase: str, index: int) -> Path:
+    """Where a mask goes, below the folder of results: masks/PICTURE/INDEX_PHRASE.png, never outside of it."""
+    parts = [part for part in PurePath(image).parts if part not in ("..", PurePath(image).anchor)]
+    if len(parts) != len(PurePath(image).parts):  # it is outside of the folder of pictures
+        parts.insert(0, "outside_" + item_key(image, ()).hex()[:8])
+    slug = re.sub(r"[^\w]+", "-", phrase.lower()).strip("-").encode()[:60].decode(errors="ignore")
+    return Path("masks", *parts, f"{index}_{slug or 'phrase'}.png")
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """(H, W) uint8, 0 or 1, of `Answer.to_rle()`."""
+    from pycocotools import mask as coco_mask
+
+    mask: np.ndarray = coco_mask.decode(dict(rle))
+    return mask
+
+
+def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:
+    image = Image.fromarray(decode_rle(rle) * np.uint8(255))
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def _encode(line: Line) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _key(line: Line) -> bytes:
+    return item_key(line["image"], [result["phrase"] for result in line["results"]])
+
+
+def _lock(file: IO[bytes], out: Path) -> None:
+    """Until the file is closed; where the system has no such locks, nothing."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise DataError(f"Another process is at work in {out}: wait for it, or name another folder.") from error

@@ -1,0 +1,139 @@
+"""Bulk work: pictures are read ahead by threads, the model runs batches, lines of results come out in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from refersam.bulk.items import Item
+from refersam.bulk.results import Line
+from refersam.errors import ReferSamError
+from refersam.image import load_image
+from refersam.inference import Query, read_answers, run_queries
+from refersam.predictor import ReferSamPredictor
+
+
+@dataclass(frozen=True)
+class BulkSettings:
+    """What the results depend on, and how fast they come.
+
+    Attributes:
+        model: folder or Hub id; None for the model in the box.
+        device: None for the best there is.
+        dtype: number format of the weights.
+        threshold: a pixel belongs to the mask where its probability is at least this.
+        no_target_threshold: nothing matches where the probability of a target is below this.
+        batch_size: most (picture, phrase) pairs in one run of the model.
+        workers: threads that read pictures ahead; with Ray, processes that each hold a model.
+    """
+
+    model: str | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    threshold: float = 0.5
+    no_target_threshold: float = 0.5
+    batch_size: int = 8
+    workers: int = 2
+
+    def lasting(self) -> dict[str, Any]:
+        """Those that the results depend on."""
+        return {name: getattr(self, name) for name in ("model", "dtype", "threshold", "no_target_threshold")}
+
+
+class Engine(Protocol):
+    """Where the work is done."""
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[Line]:
+        """One line for each item, in order; never raises for a picture that is broken."""
+
+
+class LocalEngine:
+    """In this process.
+
+    Args:
+        predictor: the model.
+        settings: of the run; those that say where the model is are passed over.
+    """
+
+    def __init__(self, predictor: ReferSamPredictor, settings: BulkSettings) -> None:
+        self.predictor, self.settings = predictor, settings
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[Line]:
+        """See `Engine`; holds a few pictures at a time."""
+        pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="read")
+        try:
+            for batch in self._batches(self._prepared(pool, items)):
+                yield from self._answer(batch)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _prepared(self, pool: ThreadPoolExecutor, items: Iterable[Item]) -> Iterator[tuple[Item, Query | str]]:
+        """In order; the threads are at most so many pictures ahead as fill the next batch."""
+        waiting: deque[tuple[Item, Future[Query | str]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(self._prepare, item)))
+            if len(waiting) > self.settings.batch_size + self.settings.workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+    def _prepare(self, item: Item) -> Query | str:
+        """The query, or why there is none."""
+        try:
+            return Query.prepare(self.predictor.processor, load_image(item.path), item.phrases)
+        except ReferSamError as error:
+            return str(error)
+        except OSError as error:
+            return f"{item.path}: {error.strerror or error}."
+        except MemoryError:
+            return f"{item.path} needs more memory than there is."
+
+    def _batches(self, prepared: Iterable[tuple[Item, Query | str]]) -> Iterator[list[tuple[Item, Query | str]]]:
+        """Pictures that follow one another and have as many phrases, up to the size of a batch."""
+        batch: list[tuple[Item, Query | str]] = []
+        for item, query in prepared:
+            full = (len(batch) + 1) * len(item.phrases) > self.settings.batch_size
+            if batch and (full or len(batch[0][0].phrases) != len(item.phrases)):
+                yield batch
+                batch = []
+            batch.append((item, query))
+        if batch:
+            yield batch
+
+    def _answer(self, batch: list[tuple[Item, Query | str]]) -> Iterator[Line]:
+        queries = [query for _, query in batch if isinstance(query, Query)]
+        outputs = iter(run_queries(self.predictor.model, queries)) if len(queries) > 1 else None
+        for item, query in batch:
+            if isinstance(query, str):
+                yield {"image": item.image, "phrases": item.phrases, "error": query}
+                continue
+            results: list[dict[str, Any]] = []
+            for part in [query] if outputs is not None else _parts(query, self.settings.batch_size):
+                output = next(outputs) if outputs is not None else run_queries(self.predictor.model, [part])[0]
+                answers = read_answers(
+                    self.predictor.model,
+                    self.predictor.processor,
+                    output,
+                    part,
+                    self.settings.threshold,
+                    self.settings.no_target_threshold,
+                )
+                results += [answer.as_dict() for answer in answers]
+            yield {"image": item.image, "width": query.width, "height": query.height, "results": results}
+
+
+def _parts(query: Query, most: int) -> Iterator[Query]:
+    """A query with at most so many phrases, or several of the same picture."""
+    for start in range(0, len(query.phrases), most):
+        rows = slice(start, start + most)
+        yield replace(
+            query,
+            phrases=query.phrases[rows],
+            input_ids=query.input_ids[rows],
+            attention_mask=query.attention_mask[rows],
+        )

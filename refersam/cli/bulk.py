@@ -1,0 +1,163 @@
+"""`refersam segment-many`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refersam.cli.app import app
+from refersam.cli.console import (
+    NOT_FOR_PHOTOGRAPHS,
+    Dtype,
+    check_folder,
+    check_probability,
+    load_predictor,
+    progress_bar,
+    quiet_transformers,
+    say,
+    waiting,
+)
+from refersam.errors import DataError
+
+if TYPE_CHECKING:
+    from refersam.bulk.results import ResultFolder
+    from refersam.bulk.run import BulkSettings, Engine
+
+_MOST_SHOWN = 10
+
+
+class Format(StrEnum):
+    """What is written beside results.jsonl."""
+
+    png = "png"
+    coco = "coco"
+
+
+class EngineName(StrEnum):
+    """Where the work is done."""
+
+    local = "local"
+    ray = "ray"
+
+
+@app.command(
+    "segment-many",
+    epilog="Example: refersam segment-many --images photos --phrases 'the dog' --phrases 'a car' --out out. "
+    "Exit code 1 where any picture failed; the same command again does what is missing.",
+)
+def segment_many(
+    phrases: Annotated[
+        list[str],
+        typer.Option(
+            help="A text, asked about every picture (give the option again for more), or one file: .txt, a phrase a "
+            "line; .csv or .jsonl, with image and phrase; .json, a COCO file with captions or categories.",
+            metavar="FILE|TEXT",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the pictures, with all folders in it, or a quoted pattern. With a file that names "
+            "pictures: where its names start from; without it, at the file.",
+            metavar="DIR|GLOB",
+            show_default=False,
+        ),
+    ] = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="png: a mask file each; coco: instances.json. Beside results.jsonl."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="A pixel belongs to the mask from this probability on."
+        ),
+    ] = 0.5,
+    no_target_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
+        ),
+    ] = 0.5,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one run of the model.")] = 8,
+    workers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Threads that read pictures; with Ray, processes with a model each.")
+    ] = 2,
+    engine: Annotated[
+        EngineName, typer.Option(help="local: this process; ray: a Ray cluster (RAY_ADDRESS), or this machine's.")
+    ] = EngineName.local,
+) -> None:
+    """Segment many pictures; goes on where it stopped, and tells what failed at the end."""
+    from refersam.bulk.items import open_items
+    from refersam.bulk.results import ResultFolder
+    from refersam.bulk.run import BulkSettings
+
+    check_folder(out)
+    settings = BulkSettings(
+        model, device, dtype.value, threshold, no_target_threshold, batch_size=batch_size, workers=workers
+    )
+    source = open_items(images, phrases, out)
+    with ResultFolder(out, settings.lasting(), masks=Format.png in (formats or ())) as folder:
+        with waiting("Counting the pictures"):
+            todo = [item.key not in folder.done for item in source()]
+        if not todo:
+            raise DataError(f"No picture was found in {images or phrases[0]}.")
+        with progress_bar() as progress:
+            bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
+            if any(todo):
+                try:
+                    for line in _open_engine(engine, settings)(folder.missing(source())):
+                        folder.add(line)
+                        progress.advance(bar)
+                except KeyboardInterrupt:
+                    progress.stop()
+                    say(f"Stopped. The same command goes on with what is missing in {out}/")
+                    raise typer.Exit(1) from None
+        folder.finish()
+        _report(folder, formats or (), len(todo) - todo.count(True))
+    if model is None:
+        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    if folder.failures:
+        raise typer.Exit(1)
+
+
+def _open_engine(name: EngineName, settings: BulkSettings) -> Engine:
+    if name is EngineName.ray:
+        from refersam.bulk.ray_engine import RayEngine
+
+        quiet_transformers()
+        return RayEngine(settings)
+    from refersam.bulk.run import LocalEngine
+
+    return LocalEngine(load_predictor(settings.model, settings.device, settings.dtype), settings)
+
+
+def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> None:
+    from refersam.bulk.coco import write_coco
+    from refersam.bulk.results import FAILURES, RESULTS, read_results
+
+    results = folder.out / RESULTS
+    say(f"Results are in {results}" + (f" ({before} pictures were done before)" if before else ""))
+    if Format.png in formats:
+        say(f"Masks are in {folder.out / 'masks'}/")
+    if Format.coco in formats:
+        path = folder.out / "instances.json"
+        with waiting("Writing COCO"):
+            count = write_coco(read_results(results), path)
+        say(f"{path} has {count} annotations.")
+    if folder.failures:
+        failures = folder.out / FAILURES
+        say(f"{folder.failures} pictures failed; the same command tries them again:", style="red")
+        for _, line in zip(range(_MOST_SHOWN), read_results(failures), strict=False):
+            say(f"  {line['error']}")
+        if folder.failures > _MOST_SHOWN:
+            say(f"  ... all of them are in {failures}")
