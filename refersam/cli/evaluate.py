@@ -1,0 +1,223 @@
+"""`refersam evaluate`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from click.core import ParameterSource
+from rich.progress import TaskID
+from rich.table import Table
+
+from refersam.cli.app import app
+from refersam.cli.console import (
+    NOT_FOR_PHOTOGRAPHS,
+    Dtype,
+    check_folder,
+    check_probability,
+    err_console,
+    load_predictor,
+    out_console,
+    progress_bar,
+    say,
+    waiting,
+)
+from refersam.errors import DataError
+
+if TYPE_CHECKING:
+    from refersam.data.index import ReferringDataset
+    from refersam.evaluate.processes import Processes
+    from refersam.metrics import Protocol
+    from refersam.predictor import ReferSamPredictor
+
+
+class TextField(StrEnum):
+    """Texts of the benchmarks' sentences."""
+
+    sent = "sent"
+    raw = "raw"
+
+
+MODEL_OPTIONS = ("model", "batch_size", "device", "dtype", "no_target_threshold", "max_text_tokens")
+"""Without a meaning where the masks are there already."""
+FILES = ("metrics.json", "predictions.jsonl", "report.html")
+
+
+@app.command(
+    epilog="Example: refersam evaluate --model MODEL --data-root DATA --dataset refcoco --split testA --out results"
+)
+def evaluate(
+    context: typer.Context,
+    data_root: Annotated[Path, typer.Option(help="Folder with the data sets.", show_default=False)],
+    dataset: Annotated[
+        str,
+        typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref or jsonl.", show_default=False),
+    ],
+    split: Annotated[str, typer.Option(help="val, testA, testB, test, ...", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json, predictions.jsonl and report.html.")] = Path(
+        "evaluation"
+    ),
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Masks of any tool instead of a model: JSON lines, see docs/evaluation.md.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="original, lavt, caris, cris, evf, gres, ref-zom or sceneref. Without it: the data set's own."
+        ),
+    ] = None,
+    split_by: Annotated[str | None, typer.Option(help="Published partition. Without it: the usual one.")] = None,
+    text_field: Annotated[TextField, typer.Option(help="Which text is the phrase.")] = TextField.sent,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many phrases.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one pass of the model.")] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    workers: Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode pictures.")] = None,
+    no_target_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
+        ),
+    ] = 0.5,
+    min_pixels: Annotated[
+        int,
+        typer.Option(min=0, help="Without a no-target decision, a mask of fewer pixels is one (gRefCOCO: 0 or 50)."),
+    ] = 0,
+    max_text_tokens: Annotated[
+        int | None, typer.Option(min=3, help="Longer phrases are cut. Without it: as the model was trained.")
+    ] = None,
+) -> None:
+    """Score a model, or any tool's masks, on a data set by a published protocol.
+
+    Also under torchrun or accelerate launch, on several processes.
+    """
+    _check_options(context, predictions is not None, min_pixels, protocol)
+    check_folder(out)
+    with waiting("Reading the data set"):
+        from refersam.data import open_dataset
+        from refersam.evaluate.output import write_evaluation
+        from refersam.evaluate.processes import join_processes, leave_processes
+
+        data = open_dataset(data_root, dataset, split, split_by, text_field=text_field.value)
+        chosen = _choose_protocol(protocol, data)
+    samples = data[:limit]
+    workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
+    processes = join_processes(device)
+    try:
+        if predictions is not None:
+            from refersam.evaluate import evaluate_predictions
+
+            with _progress(processes) as tell:
+                evaluation = evaluate_predictions(
+                    predictions,
+                    samples,
+                    chosen,
+                    others=[sample.sample_id for sample in data],
+                    workers=workers,
+                    min_pixels=min_pixels,
+                    processes=processes,
+                    progress=tell,
+                )
+        else:
+            from refersam.evaluate import evaluate_model
+
+            predictor = load_predictor(model, processes.device or device, dtype.value)
+            _set_text_limit(predictor, max_text_tokens)
+            with _progress(processes) as tell:
+                evaluation = evaluate_model(
+                    predictor,
+                    samples,
+                    chosen,
+                    batch_size=batch_size,
+                    workers=workers,
+                    no_target_threshold=no_target_threshold,
+                    min_pixels=min_pixels,
+                    processes=processes,
+                    progress=tell,
+                )
+        if not processes.is_main:
+            return
+        source = {
+            "model": None if predictions else model or "the model in the box",
+            "predictions": str(predictions) if predictions else None,
+            "data_root": str(data_root),
+            "dataset": dataset,
+            "split": split,
+            "split_by": data.split_by,
+            "text_field": text_field.value,
+            "limit": limit,
+        }
+        with waiting("Writing the report"):
+            document = write_evaluation(evaluation, source, out)
+        _print_summary(document)
+        say(f"{out}/ holds {', '.join(FILES)}")
+        if model is None and predictions is None and dataset != "sceneref":
+            say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    finally:
+        leave_processes()
+
+
+def _check_options(context: typer.Context, has_predictions: bool, min_pixels: int, protocol: str | None) -> None:
+    """Refuse what would be without effect."""
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    idle = [name for name in MODEL_OPTIONS if name in given] if has_predictions else []
+    if idle:
+        raise typer.BadParameter(f"--{idle[0].replace('_', '-')} is about a model, and --predictions is given.")
+    from refersam.metrics import PROTOCOLS, get_protocol
+
+    if protocol is not None and min_pixels and not get_protocol(protocol).judged:
+        able = " or ".join(name for name, each in PROTOCOLS.items() if each.judged)
+        raise typer.BadParameter(f"--min-pixels has a meaning for the protocol {able}, not for {protocol}.")
+
+
+def _choose_protocol(name: str | None, data: ReferringDataset) -> Protocol:
+    """The named one or the data set's own; before long work, one that cannot judge the data is refused."""
+    from refersam.metrics import check_protocol, default_protocol, get_protocol
+
+    flags = [sample.has_target for sample in data]
+    protocol = default_protocol(data.name, flags) if name is None else get_protocol(name)
+    check_protocol(protocol, flags)
+    return protocol
+
+
+def _set_text_limit(predictor: ReferSamPredictor, max_text_tokens: int | None) -> None:
+    if max_text_tokens is None:
+        return
+    room = predictor.model.config.text_config.max_position_embeddings
+    if max_text_tokens > room:
+        raise DataError(f"--max-text-tokens is {max_text_tokens}, but the model has room for {room}: give fewer.")
+    predictor.processor.max_text_tokens = max_text_tokens
+
+
+@contextmanager
+def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on a terminal, of the main process, whose share stands for all."""
+    with progress_bar() as progress:
+        bars: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if processes.is_main:
+                if what not in bars:
+                    bars[what] = progress.add_task(what, total=total)
+                progress.update(bars[what], completed=done)
+
+        yield tell
+
+
+def _print_summary(document: dict[str, Any]) -> None:
+    source, counts = document["settings"], document["counts"]
+    where = " ".join(filter(None, (source["dataset"], source["split_by"], source["split"])))
+    say(f"Protocol {document['protocol']}, {where}: {counts['phrases']} phrases about {counts['pictures']} pictures")
+    table = Table("metric")
+    table.add_column("%", justify="right")
+    for name, value in document["metrics"].items():
+        table.add_row(name, f"{value:.2f}")
+    out_console.print(table)
+    for note in document["notes"]:
+        err_console.print(f"Note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)

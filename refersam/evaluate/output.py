@@ -1,0 +1,89 @@
+"""The three files of an evaluation: metrics.json, predictions.jsonl, report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from refersam.evaluate.predictions import write_predictions
+from refersam.evaluate.run import Evaluation
+from refersam.files import write_atomically
+from refersam.metrics.results import score_samples
+from refersam.metrics.summary import mean_iou_by_tag, sum_pixels
+
+METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE = "metrics.json", "predictions.jsonl", "report.html"
+PACKAGES = ("refersam", "torch", "transformers", "pycocotools", "numpy", "pillow")
+
+
+def describe(evaluation: Evaluation, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds: everything that is needed to get the same numbers again.
+
+    Args:
+        evaluation: to describe.
+        source: what was evaluated: model or predictions, data root, data set, split and so on, as JSON takes it.
+    """
+    protocol, results = evaluation.protocol, evaluation.results
+    intersection, union = sum_pixels(protocol, results)
+    with_target = sum(result.has_target for result in results)
+    counts = {
+        "phrases": len(results),
+        "pictures": len({sample.image.image_id for sample in evaluation.samples}),
+        "with_target": with_target,
+        "without_target": len(results) - with_target,
+        "judged_without_target": sum(not result.judged_target for result in results) if protocol.judged else None,
+        "empty_unions": sum(result.has_target and result.union == 0 for result in results),
+        "phrases_cut": None if evaluation.cut is None else len(evaluation.cut),
+    }
+    return {
+        "protocol": protocol.name,
+        "metrics": evaluation.metrics,
+        "counts": counts,
+        "sums": {
+            "intersection": intersection,
+            "union": union,
+            "counted_in_mean": sum(score.iou is not None for score in score_samples(protocol, results)),
+        },
+        "mean_iou_by_tag": mean_iou_by_tag(protocol, results),
+        "notes": _notes(evaluation, counts),
+        "phrases_cut": None if evaluation.cut is None else list(evaluation.cut),
+        "settings": {**source, **evaluation.settings},
+        "protocol_settings": protocol.settings(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _notes(evaluation: Evaluation, counts: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if evaluation.protocol.note and counts["empty_unions"]:
+        notes.append(f"{counts['empty_unions']} phrases {evaluation.protocol.note}")
+    if evaluation.cut:
+        limit = evaluation.settings.get("max_text_tokens")
+        notes.append(f"{len(evaluation.cut)} phrases are longer than {limit} tokens; the model saw their beginning.")
+    return notes
+
+
+def write_evaluation(evaluation: Evaluation, source: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Write the three files, each whole or not at all.
+
+    Args:
+        evaluation: to write.
+        source: see `describe`.
+        out: folder, made if missing; what it holds by these names is replaced.
+
+    Returns:
+        What metrics.json holds.
+    """
+    from refersam.evaluate.report.page import render_report
+
+    document = describe(evaluation, source)
+    contents = {  # all made before the first is written
+        PREDICTIONS_FILE: write_predictions(evaluation.predictions),
+        REPORT_FILE: render_report(evaluation, document).encode("utf-8", "replace"),
+        METRICS_FILE: (json.dumps(document, indent=2) + "\n").encode(),
+    }
+    for name, content in contents.items():
+        write_atomically(out / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+    return document

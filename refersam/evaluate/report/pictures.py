@@ -1,0 +1,152 @@
+"""The cases that a report shows as pictures, with truth and prediction outlined."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from refersam.data.regions import decode_region
+from refersam.errors import ReferSamError
+from refersam.evaluate.report.facts import sample_ious, verdict
+from refersam.evaluate.run import Evaluation
+from refersam.metrics.masks import resize_nearest
+
+CASES_PER_GROUP = 6
+SIDE = 480
+"""Longest side of a picture in the report, in pixels."""
+MAX_BYTES = 120_000
+"""Of one picture as JPEG."""
+TRUTH_COLOUR, PREDICTION_COLOUR = (0, 114, 178), (230, 159, 0)  # blue and orange: told apart by everyone
+_DASH = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One phrase with its picture.
+
+    Attributes:
+        phrase: as it was asked.
+        sample_id: of the data set.
+        iou: in [0, 1]; None where the protocol does not count it.
+        score: as the model said; None if it did not.
+        verdict: one of `facts.VERDICTS`.
+        image: a data URI; empty where the picture cannot be read.
+        width: of the image in pixels.
+        height: the same.
+    """
+
+    phrase: str
+    sample_id: str
+    iou: float | None
+    score: float | None
+    verdict: str
+    image: str
+    width: int
+    height: int
+
+
+def choose_cases(evaluation: Evaluation, count: int = CASES_PER_GROUP) -> dict[str, list[Case]]:
+    """Best, median and worst phrases with a target, and wrong answers to phrases without one; by title."""
+    ious = sample_ious(evaluation)
+    results = evaluation.results
+    verdicts = [verdict(evaluation, position, iou) for position, iou in enumerate(ious)]
+    targets = [(iou, position) for position, iou in enumerate(ious) if iou is not None and results[position].has_target]
+    rising = [position for _, position in sorted(targets)]
+    # Of equally bad ones, the surest are the most telling.
+    worst = [position for _, _, position in sorted((iou, -(results[p].score or 0), p) for iou, p in targets)]
+    middle = sorted(range(len(rising)), key=lambda place: abs(2 * place - len(rising) + 1))
+    wrongly = [position for position, name in enumerate(verdicts) if name == "wrongly found"]
+    wrongly.sort(key=lambda position: (-(results[position].score or 0), position))
+    groups = {
+        "Best": rising[::-1],
+        "Median": [rising[place] for place in middle],
+        "Worst": worst,
+        "No target, but one was found": wrongly,
+    }
+    shown: set[int] = set()
+    cases: dict[str, list[Case]] = {}
+    for title, ranked in groups.items():
+        chosen = _different_pictures(evaluation, (p for p in ranked if p not in shown), count)
+        shown.update(chosen)
+        if chosen:
+            cases[title] = [_make_case(evaluation, position, ious[position], verdicts[position]) for position in chosen]
+    return cases
+
+
+def _different_pictures(evaluation: Evaluation, ranked: Iterable[int], count: int) -> list[int]:
+    """The first ones, no two of the same picture as long as there are others."""
+    first: list[int] = []
+    rest: list[int] = []
+    seen: set[str] = set()
+    for position in ranked:
+        image_id = evaluation.samples[position].image.image_id
+        (rest if image_id in seen else first).append(position)
+        seen.add(image_id)
+        if len(first) == count:
+            break
+    return (first + rest)[:count]
+
+
+def _make_case(evaluation: Evaluation, position: int, iou: float | None, judged: str) -> Case:
+    sample, prediction = evaluation.samples[position], evaluation.predictions[position]
+    uri, size = "", (0, 0)
+    try:
+        picture = sample.image.load()
+        predicted = decode_region(prediction.mask, sample.image.height, sample.image.width)
+        drawn = outline(picture, sample.load_mask(), predicted)
+        uri, size = data_uri(drawn), drawn.size
+    except ReferSamError:  # predictions are scored without the pictures, and may be shown without
+        pass
+    return Case(sample.phrase, sample.sample_id, iou, prediction.score, judged, uri, *size)
+
+
+def outline(picture: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
+    """The picture, made small, with the truth outlined in blue and the prediction in dashes of orange.
+
+    Args:
+        picture: W x H, RGB.
+        truth: (H, W) bool.
+        predicted: (H, W) bool.
+    """
+    scale = SIDE / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).copy()
+    rows, columns = np.indices((height, width))
+    dashes = (rows + columns) // _DASH % 2 == 0
+    lines = ((truth, TRUTH_COLOUR, np.ones_like(dashes)), (predicted, PREDICTION_COLOUR, dashes))
+    for mask, colour, where in lines:
+        small = resize_nearest(mask, height, width)
+        edge = small & ~_shrink(small)
+        pixels[_grow(_grow(edge)) & where] = (255, 255, 255)
+        pixels[_grow(edge) & where] = colour
+    return Image.fromarray(pixels)
+
+
+def _grow(mask: np.ndarray) -> np.ndarray:
+    """By one pixel to all four sides."""
+    padded = np.pad(mask, 1)
+    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask
+
+
+def _shrink(mask: np.ndarray) -> np.ndarray:
+    """By one pixel; beyond the border, nothing belongs to it."""
+    padded = np.pad(mask, 1)
+    inside: np.ndarray = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask
+    return inside
+
+
+def data_uri(picture: Image.Image, qualities: Sequence[int] = (82, 65, 45, 25)) -> str:
+    """As JPEG, at the best quality that stays below `MAX_BYTES`."""
+    content = b""
+    for quality in qualities:
+        file = io.BytesIO()
+        picture.save(file, format="JPEG", quality=quality, subsampling=0, optimize=True)
+        content = file.getvalue()
+        if len(content) <= MAX_BYTES:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
