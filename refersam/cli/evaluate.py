@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click.core import ParameterSource
 from rich.progress import TaskID
 from rich.table import Table
 
@@ -165,8 +164,8 @@ def evaluate(
 
 def _check_options(context: typer.Context, has_predictions: bool, min_pixels: int, protocol: str | None) -> None:
     """Refuse what would be without effect."""
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    idle = [name for name in MODEL_OPTIONS if name in given] if has_predictions else []
+    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in MODEL_OPTIONS}
+    idle = [name for name in MODEL_OPTIONS if has_predictions and sources[name] == "COMMANDLINE"]
     if idle:
         raise typer.BadParameter(f"--{idle[0].replace('_', '-')} is about a model, and --predictions is given.")
     from refersam.metrics import PROTOCOLS, get_protocol
@@ -198,16 +197,21 @@ def _set_text_limit(predictor: ReferSamPredictor, max_text_tokens: int | None) -
 @contextmanager
 def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on a terminal, of the main process, whose share stands for all."""
-    with progress_bar() as progress:
-        bars: dict[str, TaskID] = {}
+    progress, bars = progress_bar(), dict[str, TaskID]()
 
-        def tell(what: str, done: int, total: int) -> None:
-            if processes.is_main:
-                if what not in bars:
-                    bars[what] = progress.add_task(what, total=total)
-                progress.update(bars[what], completed=done)
+    def tell(what: str, done: int, total: int) -> None:
+        if processes.is_main:
+            if not bars:
+                progress.start()
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done)
 
+    try:
         yield tell
+    finally:
+        if bars:
+            progress.stop()
 
 
 def _print_summary(document: dict[str, Any]) -> None:

@@ -145,7 +145,7 @@ def data_uri(picture: Image.Image, qualities: Sequence[int] = (82, 65, 45, 25)) 
     content = b""
     for quality in qualities:
         file = io.BytesIO()
-        picture.save(file, format="JPEG", quality=quality, subsampling=0, optimize=True)
+        picture.save(file, format="JPEG", quality=quality, subsampling=0)
         content = file.getvalue()
         if len(content) <= MAX_BYTES:
             break

@@ -1,0 +1,106 @@
+"""`refersam evaluate` as its user meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def arguments(scenes_root: Path) -> list[object]:
+    return ["evaluate", "--data-root", scenes_root, "--dataset", "sceneref", "--split", "val", "--workers", "0"]
+
+
+def test_three_files_and_a_table(run: Run, arguments: list[object], tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The data set's own protocol, both IoUs, and everything the numbers depend on."""
+    result = run(*arguments, "--model", tiny_model_folder, "--device", "cpu", "--out", "out", "--limit", 9)
+    assert result.code == 0, result.err
+    assert "Protocol sceneref, sceneref" in result.out
+    assert "9 phrases" in result.out
+    for name in ("oIoU", "mIoU", "Pr@0.5", "Pr@0.9", "N-acc", "false alarms"):
+        assert re.search(rf"{name} +│ +\d+\.\d\d", result.out), name
+    assert sorted(path.name for path in Path("out").iterdir()) == ["metrics.json", "predictions.jsonl", "report.html"]
+    document = json.loads(Path("out/metrics.json").read_text())
+    assert document["protocol"] == "sceneref"
+    assert document["counts"]["phrases"] == len(Path("out/predictions.jsonl").read_text().splitlines()) == 9
+    assert document["settings"]["model"] == str(tiny_model_folder)
+    assert {"limit", "batch_size", "device", "dtype", "max_text_tokens", "split_by"} <= document["settings"].keys()
+    assert {"refersam", "torch", "transformers", "pycocotools"} <= document["versions"].keys()
+    assert document["protocol_settings"]["cut"] == {"scale": "logit", "threshold": 0.0, "inclusive": True}
+
+    again = run(*arguments, "--predictions", "out/predictions.jsonl", "--out", "again", "--limit", 9)
+    assert again.code == 0, again.err
+    second = json.loads(Path("again/metrics.json").read_text())
+    for key in ("metrics", "sums", "mean_iou_by_tag", "protocol_settings"):
+        assert second[key] == document[key]
+    assert Path("again/predictions.jsonl").read_bytes() == Path("out/predictions.jsonl").read_bytes()
+
+    other = run(
+        *arguments, "--predictions", "out/predictions.jsonl", "--out", "gres", "--limit", 9, "--protocol", "gres"
+    )
+    assert other.code == 0, other.err
+    assert "Protocol gres" in other.out
+    assert list(json.loads(Path("gres/metrics.json").read_text())["metrics"])[:2] == ["gIoU", "cIoU"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--protocol", "lavt"], "lavt has no rule for phrases without a target"),
+        (["--protocol", "lovt"], "There is no protocol 'lovt': choose one of original"),
+        (["--predictions", "none.jsonl"], r"No such file: none\.jsonl"),
+        (["--out", "a file"], "a file is a file: --out names a folder"),
+        (["--model", "nowhere/at/all"], "No such model"),
+        (["--max-text-tokens", "100000"], "--max-text-tokens is 100000, but the model has room for"),
+    ],
+)
+def test_one_sentence(run: Run, arguments: list[object], options: list[str], told: str) -> None:
+    """Code 1, no traceback, nothing written."""
+    Path("a file").write_text("")
+    result = run(*arguments, "--out", "out", *options)
+    assert result.code == 1, result
+    assert result.err.startswith("Error: ")
+    assert "Traceback" not in result.err
+    assert re.search(told, result.err)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--predictions", "x", "--model", "y"], "--model is about a model, and --predictions is given"),
+        (["--predictions", "x", "--no-target-threshold", "0.5"], "--no-target-threshold is about a model"),
+        (
+            ["--protocol", "ref-zom", "--min-pixels", "50"],
+            "--min-pixels has a meaning for the protocol gres or sceneref",
+        ),
+        (["--no-target-threshold", "2"], "'--no-target-threshold'"),
+        (["--limit", "0"], "'--limit'"),
+        (["--batch-size", "0"], "'--batch-size'"),
+    ],
+)
+def test_usage(run: Run, arguments: list[object], options: list[str], told: str) -> None:
+    """Code 2: options without effect are told, not passed over."""
+    result = run(*arguments, *options)
+    assert result.code == 2, result
+    assert told in " ".join(result.err.replace("│", " ").split())
+    assert not Path("evaluation").exists()
+
+
+def test_broken_predictions_leave_nothing(run: Run, arguments: list[object]) -> None:
+    """What was there stays."""
+    Path("out").mkdir()
+    Path("out/metrics.json").write_text("old")
+    Path("bad.jsonl").write_text('{"sample_id": "1"}\n{\n')
+    result = run(*arguments, "--predictions", "bad.jsonl", "--out", "out")
+    assert result.code == 1
+    assert "line 2: not JSON" in result.err
+    assert [path.name for path in Path("out").iterdir()] == ["metrics.json"]
+    assert Path("out/metrics.json").read_text() == "old"
