@@ -20,7 +20,7 @@ from refersam.data.sceneref import SceneRefSettings, blind_guess_scores, generat
 from refersam.evaluate import evaluate_images
 from refersam.metrics import sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
-from refersam.training.data import scene_to_referring_image
+from refersam.training.sources import scene_to_referring_image
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.evaluate import evaluate_images
 from refersam.metrics import sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX
-from refersam.training.data import scene_to_referring_image
+from refersam.training.sources import scene_to_referring_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

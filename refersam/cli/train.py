@@ -1,28 +1,33 @@
-"""`refersam train`."""
+"""`refersam train` and `refersam ablate`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from refersam.cli.app import app
-from refersam.cli.console import check_folder, out_console, progress_bar, quiet_transformers, say, waiting
+from refersam.cli.console import check_folder, err_console, out_console, progress_bar, quiet_transformers, say, waiting
+
+if TYPE_CHECKING:
+    from refersam.training.trainer import Trainer
+
+_SHOWN = ("total", "mask", "dice", "iou", "object", "rate", "samples/s", "memory GB", "mIoU", "gIoU", "oIoU")
+
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")]
 
 
 @app.command(epilog="Example: refersam train recipes/tiny_sceneref.yaml --out run --set steps=1000")
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.", metavar="RECIPE", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the final model.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")
-    ] = None,
+    changes: Changes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
 ) -> None:
-    """Train a model; the final one is OUT/model."""
-    from refersam.training.settings import read_settings
+    """Train a model; the final one is OUT/model. SIGTERM and SIGUSR1 make it write a checkpoint and end."""
+    from refersam.training.recipe import read_settings
 
     settings = read_settings(recipe, changes or [])
     check_folder(out)
@@ -31,22 +36,60 @@ def train(
     quiet_transformers()
     with waiting("Preparing"):
         trainer = Trainer(settings, out, resume)
-    with progress_bar() as progress:
-        bar = progress.add_task("training", total=settings.steps, completed=trainer.step)
-
-        def report(step: int, values: dict[str, float]) -> None:
-            shown = ("total", "mask", "dice", "rate", "samples/s", "mIoU")
-            text = "  ".join(f"{name} {values[name]:.3g}" for name in shown if name in values)
-            progress.update(bar, completed=step, description=text)
-
-        try:
-            metrics = trainer.run(report)
-        except KeyboardInterrupt:
-            progress.stop()
-            say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
-            raise typer.Exit(1) from None
+    try:
+        metrics = run_with_progress(trainer, "training")
+    except KeyboardInterrupt:
+        say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
+        raise typer.Exit(1) from None
+    if not trainer.accelerator.is_main_process:
+        return
+    if trainer.stopped_by:
+        say(f"Stopped by {trainer.stopped_by} after step {trainer.step}, with a checkpoint: --resume goes on from it.")
+        return
     table = Table("metric", "value", title="Validation")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.2f}")
+        table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
     out_console.print(table)
-    say(f"The model is in {out / 'model'}/")
+    say(f"The model is in {out / 'model'}/, the curves are in {out / 'curves.png'}")
+
+
+@app.command(epilog="Example: refersam ablate recipes/ablations/tiny.yaml --out ablations")
+def ablate(
+    suite: Annotated[Path, typer.Argument(help="YAML file with the runs.", metavar="SUITE", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plot.")],
+    changes: Changes = None,
+) -> None:
+    """Train the runs of a suite with each of its seeds and compare them; with the same OUT it goes on where it was."""
+    from refersam.training.ablation import Suite, read_suite
+
+    plan: Suite = read_suite(suite, changes or [])
+    check_folder(out)
+    from refersam.training.ablation import run_suite
+
+    quiet_transformers()
+    summary = run_suite(plan, out, run_with_progress)
+    if summary is None:
+        say("Stopped by a signal, with a checkpoint: the same command goes on from it.")
+        return
+    table = Table("run", "seeds", *summary.metrics, title="Mean and standard deviation over the seeds")
+    for row in summary.rows():
+        table.add_row(*row)
+    out_console.print(table)
+    say(f"Table and plot are in {out / 'ablation.md'} and {out / 'ablation.png'}")
+
+
+def run_with_progress(trainer: Trainer, what: str) -> dict[str, float]:
+    """Run with a bar on a terminal, and else with a line for each line of the log."""
+    is_main = trainer.accelerator.is_main_process
+    with progress_bar() as progress:
+        bar = progress.add_task(what, total=trainer.steps, completed=trainer.step)
+
+        def report(step: int, values: dict[str, float]) -> None:
+            text = "  ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
+            progress.update(bar, completed=step, description=f"{what}  {text}")
+            if is_main and not err_console.is_terminal:
+                rest = progress.tasks[0].time_remaining
+                left = "" if rest is None else f"  {rest / 60:.0f} min left"
+                err_console.print(f"{what} {step}/{trainer.steps}  {text}{left}", markup=False, highlight=False)
+
+        return trainer.run(report if is_main else None)

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,30 @@ logger = logging.getLogger(__name__)
 _NAME = re.compile(r"step_(\d+)\.pt")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `state` and the random state of this process; drop all but the newest `keep`.
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The file of a step's checkpoint."""
+    return folder / f"step_{step:07d}.pt"
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, also: Collection[int] = ()) -> Path:
+    """Write `state`; drop all but the newest `keep` and those of the steps `also`.
 
     Args:
         folder: made if missing.
         step: optimizer steps done.
         state: of tensors and plain containers.
-        keep: checkpoints to keep.
+        keep: newest checkpoints to keep.
+        also: steps whose checkpoints stay.
+
+    Raises:
+        OSError: a full disk, say; what was there before stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{step:07d}.pt"
+    path = checkpoint_path(folder, step)
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save({"step": step, "random": _random_state(), **state}, file)
+            torch.save({"step": step, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -46,12 +56,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         temporary.unlink(missing_ok=True)
     # Newer ones could not be read, or the run would not be here: they do not count.
     for old in [other for other in _complete(folder) if _number(other) <= step][:-keep]:
-        old.unlink(missing_ok=True)
+        if _number(old) not in also:
+            old.unlink(missing_ok=True)
     return path
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, its random state put back; None where there is none.
+    """The newest checkpoint that can be read; None where there is none.
 
     Raises:
         CheckpointError: checkpoints are there, but none can be read.
@@ -59,15 +70,26 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     candidates = _complete(folder)
     for path in reversed(candidates):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a broken file
-            logger.warning("%s cannot be read and is passed over: %s", path, error)
-            continue
-        _restore_random_state(state.pop("random"))
-        return state
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("%s It is passed over.", error)
     if candidates:
         raise CheckpointError(f"None of the {len(candidates)} checkpoints in {folder} can be read.")
     return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU.
+
+    Raises:
+        CheckpointError: missing or broken.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}.") from error
+    return state
 
 
 def clear(folder: Path) -> None:
@@ -94,7 +116,8 @@ def _number(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """Of all generators of this process, in tensors and plain containers."""
     version, keys, gauss = random.getstate()
     numpy_state: Any = np.random.get_state()
     return {
@@ -105,7 +128,8 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _restore_random_state(state: dict[str, Any]) -> None:
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

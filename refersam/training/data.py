@@ -1,9 +1,9 @@
-"""The training stream: scenes drawn by worker processes, turned into batches there."""
+"""The training stream: pictures become batches in worker processes."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,129 +12,159 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from refersam.data.sample import ReferringImage
-from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
+from refersam.errors import DataError, ReferSamError
 from refersam.image import resize_to_array
 from refersam.processor import ReferSamProcessor
 from refersam.training.settings import StageSettings, TrainSettings
+from refersam.training.sources import PictureSource
 
 
 @dataclass
 class Batch:
-    """Tensors of one step: I pictures, n phrases each, B = I * n.
+    """Tensors of one forward pass: I pictures, n phrases each, B = I * n.
 
     Attributes:
         pixel_values: (I, 3, H, W).
         input_ids: (B, S).
         attention_mask: (B, S).
         target_mask: (B, H, W) in [0, 1], resized with antialiasing.
+        sample_ids: B names.
+        seeds: B numbers that the loss draws each phrase's points by.
     """
 
     pixel_values: Tensor
     input_ids: Tensor
     attention_mask: Tensor
     target_mask: Tensor
+    sample_ids: tuple[str, ...]
+    seeds: tuple[int, ...]
 
 
-def scene_to_referring_image(scene: Scene, name: str) -> ReferringImage:
-    """A scene as the evaluator takes it."""
-    return ReferringImage(
-        image=scene.image,
-        phrases=tuple(phrase.text for phrase in scene.phrases),
-        masks=np.stack([scene.target_mask(phrase) for phrase in scene.phrases]),
-        sample_ids=tuple(f"{name}_{index}" for index in range(len(scene.phrases))),
-        tags=tuple(phrase.tags for phrase in scene.phrases),
-    )
-
-
-class BatchStream(IterableDataset[Batch]):
+class BatchStream(IterableDataset["Batch | ReferSamError"]):
     """Batches first, first + 1, ... of a run; each depends on the settings and its number alone.
+
+    An item is the error where its data are broken, since an exception of a worker loses its kind.
 
     Args:
         settings: of the run.
+        source: of its pictures.
         processor: of the model.
+        count: batches of the whole run.
         first: number of the first batch; a resumed run goes on where it stopped.
-        rank: of this process; processes draw different pictures.
+        rank: of this process; processes take turns with the pictures.
         world_size: number of processes.
     """
 
     def __init__(
-        self, settings: TrainSettings, processor: ReferSamProcessor, first: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        settings: TrainSettings,
+        source: PictureSource,
+        processor: ReferSamProcessor,
+        count: int,
+        first: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.settings, self.processor = settings, processor
-        self.first, self.rank, self.world_size = first, rank, world_size
+        self.settings, self.source, self.processor = settings, source, processor
+        self.count, self.first, self.rank, self.world_size = count, first, rank, world_size
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | ReferSamError]:
         worker = get_worker_info()
         offset, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for number in range(self.first + offset, self.settings.steps, step):
-            yield self.batch(number)
+        for number in range(self.first + offset, self.count, step):
+            try:
+                yield self.batch(number)
+            except ReferSamError as error:
+                yield error
 
     def batch(self, number: int) -> Batch:
-        """Draw batch `number` of this process."""
+        """Prepare batch `number` of this process.
+
+        Raises:
+            DataError: a picture, mask or phrase that cannot be used.
+        """
         pictures = self.settings.batch_pictures
         start = (number * self.world_size + self.rank) * pictures
         data, stage = self.settings.data, self._stage(number)
-        scenes = [self._scene(stage, start + index) for index in range(pictures)]
-        return collate_scenes(scenes, self.processor, data.phrases_per_picture, stage.image_size or data.image_size)
+        loaded = [self.source.load(start + index, stage) for index in range(pictures)]
+        side = stage.image_size or data.image_size
+        return collate(loaded, self.processor, data.phrases_per_picture, side, (self.settings.seed, start))
 
     def _stage(self, number: int) -> StageSettings:
-        share, stages = number / self.settings.steps, self.settings.data.stages
+        share, stages = number / self.count, self.settings.data.stages
         return next((stage for stage in stages if share < stage.until), stages[-1])
 
-    def _scene(self, stage: StageSettings, index: int) -> Scene:
-        data = self.settings.data
-        side = data.picture_sizes[index % len(data.picture_sizes)]
-        scene_settings = SceneRefSettings(
-            width=side,
-            height=side,
-            min_objects=stage.min_objects,
-            max_objects=stage.max_objects,
-            phrases_per_scene=data.phrases_per_picture,
-            phenomena=stage.phenomena,
-            named=stage.named,
-            difficulty=stage.difficulty,
-        )
-        return generate_scene(scene_settings, "train", self.settings.seed, index)
 
-
-def collate_scenes(
-    scenes: list[Scene], processor: ReferSamProcessor, phrases_per_picture: int, image_size: int
+def collate(
+    pictures: Sequence[ReferringImage],
+    processor: ReferSamProcessor,
+    phrases_per_picture: int,
+    image_size: int,
+    seed: tuple[int, int],
 ) -> Batch:
-    """Scenes -> tensors of image_size pixels squared; a picture with fewer phrases than wanted repeats them."""
-    image_processor = processor.image_processor
+    """Pictures -> tensors of image_size pixels squared; a picture with fewer phrases than wanted repeats them.
+
+    Args:
+        pictures: decoded.
+        processor: of the model.
+        phrases_per_picture: of each.
+        image_size: side in pixels.
+        seed: the run's, and the number of the first picture.
+
+    Raises:
+        DataError: a phrase that the tokenizer cannot read.
+    """
     phrases: list[str] = []
     targets: list[np.ndarray] = []
-    for scene in scenes:
+    names: list[str] = []
+    seeds: list[int] = []
+    for place, picture in enumerate(pictures):
+        masks = [resize_to_array(mask.astype(np.uint8) * 255, image_size, image_size) for mask in picture.masks]
         for index in range(phrases_per_picture):
-            phrase = scene.phrases[index % len(scene.phrases)]
-            phrases.append(phrase.text)
-            mask = scene.target_mask(phrase).astype(np.uint8) * 255
-            targets.append(resize_to_array(mask, image_size, image_size))
-    text = processor.encode_phrases(phrases)
+            chosen = index % len(picture.phrases)
+            phrases.append(picture.phrases[chosen])
+            targets.append(masks[chosen])
+            names.append(picture.sample_ids[chosen])
+            seeds.append(int(np.random.SeedSequence([seed[0], seed[1] + place, index]).generate_state(1)[0]))
+    try:
+        text = processor.encode_phrases(phrases)
+    except ReferSamError as error:
+        raise DataError(f"{error} (one of the samples {', '.join(dict.fromkeys(names))})") from error
+    images = [resize_to_array(np.ascontiguousarray(picture.image), image_size, image_size) for picture in pictures]
     return Batch(
-        pixel_values=torch.stack(
-            [image_processor.normalise(resize_to_array(scene.image, image_size, image_size)) for scene in scenes]
-        ),
+        pixel_values=torch.stack([processor.image_processor.normalise(image) for image in images]),
         input_ids=text["input_ids"],
         attention_mask=text["attention_mask"],
         target_mask=torch.from_numpy(np.stack(targets)).float() / 255,
+        sample_ids=tuple(names),
+        seeds=tuple(seeds),
     )
 
 
-def training_loader(stream: BatchStream) -> DataLoader:
-    """Batches in order, drawn ahead by worker processes."""
+def training_batches(stream: BatchStream) -> Iterator[Batch]:
+    """Batches in order, prepared ahead by worker processes.
+
+    Raises:
+        DataError: data of a batch that cannot be used.
+    """
     workers = stream.settings.data.workers
-    return DataLoader(
+    loader = DataLoader(
         stream,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
-        # The loader draws a seed for its workers; from the global generator it would shift a resumed run's points.
+        # The loader draws a seed for its workers; from the global generator it would shift a resumed run's numbers.
         generator=torch.Generator().manual_seed(stream.settings.seed),
     )
+    for batch in loader:
+        if isinstance(batch, ReferSamError):
+            raise batch
+        yield batch
 
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends its workers
+    # These reach all processes of a group; the main one finishes its step and ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

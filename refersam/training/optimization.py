@@ -1,54 +1,74 @@
-"""Optimizers and the rate's schedule."""
+"""Optimizers, what each parameter's rate is, and the rate's schedule."""
 
 from __future__ import annotations
 
-import torch
+import re
+from collections import defaultdict
+from typing import Any
+
 from torch import nn
-from torch.optim import Muon, Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 
 from refersam.training.settings import OptimizerSettings
+
+_VIT_LAYER = re.compile(r"sam\.vision_encoder\.layers\.(\d+)\.")
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
     """AdamW, and Muon before it where `matrix_rate` asks for it.
 
     Muon takes the matrices of linear layers; kernels, norms, biases, gates, tokens and embeddings are AdamW's. Weight
-    decay is only on matrices and kernels.
+    decay is only on matrices and kernels. Groups are one for each rate, with and without decay.
     """
-    matrices: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
     weights = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
-    for parameter in model.parameters():
+    depth = sum(name.endswith("layer_norm1.weight") for name, _ in model.named_parameters() if _VIT_LAYER.match(name))
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             module = weights.get(id(parameter))
             is_matrix = isinstance(module, nn.Linear) and min(module.weight.shape) > 1
             use_muon = is_matrix and settings.matrix_rate is not None
-            (plain if module is None else matrices if use_muon else decayed).append(parameter)
+            groups[use_muon, module is None, rate_share(name, depth, settings)].append(parameter)
+    muon: list[dict[str, Any]] = []
+    adamw: list[dict[str, Any]] = []
+    for (use_muon, is_plain, share), parameters in sorted(groups.items(), key=lambda item: (item[0][:2], -item[0][2])):
+        if use_muon:
+            muon.append({"params": parameters, "lr": share * (settings.matrix_rate or 0.0)})
+        else:
+            decay = 0.0 if is_plain else settings.weight_decay
+            adamw.append({"params": parameters, "lr": share * settings.learning_rate, "weight_decay": decay})
     optimizers: list[Optimizer] = []
-    if matrices and settings.matrix_rate is not None:
-        optimizers.append(
-            Muon(
-                matrices,
-                lr=settings.matrix_rate,
-                weight_decay=settings.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    optimizers.append(
-        torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=(0.9, settings.beta2),
-            fused=True,
-        )
-    )
+    if muon:
+        optimizers.append(Muon(muon, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    if adamw:
+        optimizers.append(AdamW(adamw, betas=(0.9, settings.beta2), fused=True))
     return optimizers
+
+
+def rate_share(name: str, depth: int, settings: OptimizerSettings) -> float:
+    """Share of the highest rate that a parameter gets.
+
+    Args:
+        name: of the parameter.
+        depth: layers of SAM's ViT; the neck has the full rate, the last layer one factor of `layer_decay`, and so on
+            down to the patch embedding.
+        settings: factors.
+    """
+    if name.startswith("text_encoder."):
+        return settings.text_factor
+    if not name.startswith("sam.vision_encoder."):
+        return 1.0
+    if name.startswith("sam.vision_encoder.neck."):
+        return settings.backbone_factor
+    layer = _VIT_LAYER.match(name)
+    below = depth - int(layer.group(1)) if layer else depth + 1
+    return float(settings.backbone_factor * settings.layer_decay**below)
 
 
 def rate_factor(step: int, steps: int, settings: OptimizerSettings) -> float:
     """Share of the highest rate at a step: linear warm-up, constant, polynomial decay to zero at the end."""
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    warm = settings.warmup_from + (1 - settings.warmup_from) * warm
     start = settings.decay_from * steps
     decay = max(0.0, min(1.0, (steps - step) / (steps - start))) ** settings.decay_power
     return warm * decay

@@ -1,15 +1,12 @@
-"""Settings of a training run: one typed declaration, read from YAML, changed by `--set a.b=c`."""
+"""Settings of a training run: one typed declaration. `recipe` reads them."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from refersam.data.datasets import DATASETS
 from refersam.data.sceneref.settings import SceneRefSettings
 from refersam.errors import ReferSamError
 
@@ -25,10 +22,22 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """What is trained."""
 
-    preset: Literal["tiny", "base", "large", "huge"] = Field("tiny", description="Sizes of the model.")
-    text_encoder: Literal["bert", "clip"] = Field("bert", description="Kind of text encoder.")
+    preset: Literal["tiny", "base", "large", "huge"] = Field("tiny", description="Sizes of a model from scratch.")
+    text_encoder: Literal["bert", "clip"] = Field("bert", description="Kind of text encoder of a model from scratch.")
+    sam: str | None = Field(None, description="Weights of SAM to start from: Hub id, folder or one of Meta's files.")
+    text: str | None = Field(None, description="Weights of BERT or CLIP to start from, with sam: Hub id or folder.")
+    start_from: str | None = Field(None, description="Folder or Hub id of a whole ReferSAM model to start from.")
     config: dict[str, Any] = Field(default_factory=dict, description="Other fields of ReferSamConfig.")
-    start_from: str | None = Field(None, description="Folder or Hub id of a ReferSAM model to start from.")
+
+    @model_validator(mode="after")
+    def _has_one_start(self) -> ModelSettings:
+        if (self.sam is None) != (self.text is None):
+            raise ValueError("sam and text belong together: give both, or neither for a model from scratch")
+        if self.sam is not None and self.start_from is not None:
+            raise ValueError("a run starts from sam and text, or from start_from, not from both")
+        if self.start_from is not None and self.config:
+            raise ValueError("config is that of the model in start_from: it cannot be changed")
+        return self
 
 
 class StageSettings(_Section):
@@ -58,31 +67,79 @@ class StageSettings(_Section):
         return self
 
 
-class DataSettings(_Section):
-    """SceneRef's stream: drawn while training, no picture twice."""
+class AugmentSettings(_Section):
+    """Changes of a picture that leave its phrases true; all shares are of the pictures."""
 
+    flip: float = Field(0.0, ge=0, le=1, description="Share that is mirrored, left and right swapped in its phrases.")
+    crop: float = Field(0.0, ge=0, le=1, description="Share that is cropped, keeping targets and mentioned sides.")
+    smallest_crop: float = Field(0.6, gt=0, le=1, description="Least share of a side that a crop keeps.")
+    colour: float = Field(0.0, ge=0, lt=1, description="Most change of brightness and contrast, none if spoken of.")
+
+
+class DataSettings(_Section):
+    """Where pictures and phrases come from, and how they are shown."""
+
+    root: str | None = Field(None, description="Folder of the data sets; none draws SceneRef, no picture twice.")
+    dataset: str = Field("sceneref", description="Name of the data set.")
+    split: str = Field("train", description="Split to train on.")
+    split_by: str | None = Field(None, description="Published partition of the data set; none for the usual one.")
+    validation_dataset: str | None = Field(None, description="Data set that validation runs on; none for dataset.")
+    validation_split: str = Field("val", description="Split that validation runs on.")
+    validation_pictures: int | None = Field(100, ge=1, description="First pictures of that split; none for all.")
     image_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="Side of the network's input in pixels.")
     picture_sizes: list[Annotated[int, Field(ge=32, le=4096)]] = Field(
-        [128], min_length=1, description="Sides of the drawn pictures, in turn."
+        [128], min_length=1, description="Sides of SceneRef's drawn pictures, in turn."
     )
     phrases_per_picture: int = Field(4, ge=1, le=32, description="Phrases asked of each picture.")
+    no_target_share: float | None = Field(
+        None, ge=0, lt=1, description="Share of phrases without target; none for as many as there are."
+    )
+    augment: AugmentSettings = Field(default_factory=AugmentSettings)
     max_text_tokens: int = Field(20, ge=3, description="Longer phrases are cut.")
-    vocab_size: int = Field(1024, ge=256, description="Most entries of the tokenizer trained here.")
-    stages: list[StageSettings] = Field([StageSettings()], min_length=1, description="Curriculum, in order.")
-    workers: int = Field(1, ge=0, description="Processes that draw pictures.")
-    validation_pictures: int = Field(100, ge=1, description="Pictures of the val split that validation runs on.")
+    vocab_size: int = Field(1024, ge=256, description="Most entries of a tokenizer trained here.")
+    stages: list[StageSettings] = Field([StageSettings()], min_length=1, description="SceneRef's curriculum, in order.")
+    workers: int = Field(1, ge=0, description="Processes that prepare batches.")
+
+    @field_validator("dataset", "validation_dataset")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in DATASETS:
+            raise ValueError(f"should be one of {', '.join(DATASETS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> DataSettings:
+        if self.root is None:
+            if {self.dataset, self.validation_dataset} - {"sceneref", None}:
+                raise ValueError("root is needed, the folder of the data sets (docs/datasets.md)")
+            if self.no_target_share is not None:
+                raise ValueError("no_target_share is for data sets; a drawn SceneRef has stages.phenomena")
+        elif self.stages != [StageSettings()]:
+            raise ValueError("stages are SceneRef's, drawn while training: leave out root, or the stages")
+        elif self.dataset == "mixed" and self.validation_dataset is None:
+            raise ValueError("mixed has no val split: give validation_dataset, such as refcoco")
+        return self
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether scenes are drawn while training."""
+        return self.root is None
 
 
 class OptimizerSettings(_Section):
     """AdamW, for matrices Muon if wanted, with warm-up, a constant rate, and a polynomial decay to zero."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="Highest rate.")
+    learning_rate: float = Field(1e-3, gt=0, description="Highest rate, of the interactor, prompter and SAM's decoder.")
     matrix_rate: float | None = Field(
         None, gt=0, description="Highest rate of Muon, which then takes the linear layers' matrices; none for AdamW."
     )
+    backbone_factor: float = Field(1.0, gt=0, description="Of the rates, for SAM's image encoder.")
+    text_factor: float = Field(1.0, gt=0, description="Of the rates, for the text encoder.")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Further factor per ViT layer, from the last to the first.")
     weight_decay: float = Field(0.01, ge=0, description="On matrices and kernels; none on norms, biases, tokens.")
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment.")
     warmup_steps: int = Field(200, ge=0, description="Steps of linear warm-up.")
+    warmup_from: float = Field(0.0, ge=0, lt=1, description="Share of the rate at which the warm-up starts.")
     decay_from: float = Field(0.5, ge=0, lt=1, description="Share of the steps at which the decay starts.")
     decay_power: float = Field(1.0, gt=0, description="Power of the decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
@@ -90,9 +147,12 @@ class OptimizerSettings(_Section):
 
 
 class LossSettings(_Section):
-    """Terms beside the paper's four."""
+    """The paper's terms, and two beside them."""
 
-    num_points: int = Field(3136, ge=16, description="Points per mask.")
+    num_points: int = Field(3136, ge=16, description="Points per mask; 12,544 in the paper.")
+    mask_weight: float = Field(1.0, ge=0, description="Of binary cross-entropy.")
+    dice_weight: float = Field(1.0, ge=0, description="Of dice.")
+    coarse_weight: float = Field(1.0, ge=0, description="Of both on the coarse mask.")
     iou_weight: float = Field(0.5, ge=0, description="Of the predicted IoU.")
     object_weight: float = Field(0.5, ge=0, description="Of the object score.")
 
@@ -105,66 +165,28 @@ class TrainSettings(_Section):
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     steps: int = Field(10_000, ge=1, description="Optimizer steps.")
-    batch_pictures: int = Field(4, ge=1, description="Pictures per step and process.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the data set, in place of steps.")
+    batch_pictures: int = Field(4, ge=1, description="Pictures per forward pass and process.")
+    accumulate: int = Field(1, ge=1, description="Forward passes per step.")
     seed: int = Field(0, ge=0, description="Of weights, points and pictures.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision.")
+    recompute: bool = Field(False, description="Store less and compute layers twice (gradient checkpointing).")
+    max_skipped: int = Field(5, ge=0, description="Steps in 100 whose loss may be no number or explode.")
+    explosion: float = Field(20.0, gt=1, description="A loss explodes at this many times the recent mean.")
     log_every: int = Field(50, ge=1, description="Steps between log lines.")
     validate_every: int = Field(1000, ge=1, description="Steps between validations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
+    keep_best: int = Field(1, ge=0, description="Best checkpoints that are kept beside them, by validation.")
+    final_model: Literal["last", "best"] = Field("last", description="Which averaged weights become the final model.")
+    trackers: list[Literal["wandb", "trackio"]] = Field([], description="Trackers beside TensorBoard.")
 
-
-def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
-    """Read a recipe.
-
-    Args:
-        path: YAML file.
-        changes: "a.b=c", c in YAML.
-
-    Raises:
-        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError as error:
-        raise SettingsError(f"No such file: {path}.") from error
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} must hold settings by name, but holds a {type(content).__name__}.")
-    for change in changes:
-        _apply_change(content, change)
-    try:
-        return TrainSettings.model_validate(content)
-    except ValidationError as error:
-        raise SettingsError(f"{path}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
-
-
-def _apply_change(content: dict[str, Any], change: str) -> None:
-    name, separator, value = change.partition("=")
-    *parents, last = name.strip().split(".")
-    if not separator or not last:
-        raise SettingsError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-        if not isinstance(content, dict):
-            raise SettingsError(f"{change!r}: {parent!r} is not a section.")
-    try:
-        content[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
-
-
-def _explain(detail: Any) -> str:
-    location = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] != "extra_forbidden":
-        return f"{location}: {detail['msg']} (got {detail['input']!r})"
-    section: Any = TrainSettings
-    for part in detail["loc"][:-1]:
-        if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            section = getattr(annotation, "__args__", (annotation,))[0]
-    nearest = difflib.get_close_matches(str(detail["loc"][-1]), section.model_fields, n=1, cutoff=0.0)
-    return f"unknown setting {location}, did you mean {nearest[0]}?" if nearest else f"unknown setting {location}"
+    @model_validator(mode="after")
+    def _fit_together(self) -> TrainSettings:
+        if self.epochs is not None and self.data.is_drawn:
+            raise ValueError("epochs are passes over a data set, and a drawn SceneRef has no end: give steps")
+        if self.precision == "fp16" and self.optimizer.matrix_rate is not None:
+            raise ValueError("optimizer.matrix_rate works with precision bf16 or no, not with fp16")
+        if self.final_model == "best" and not self.keep_best:
+            raise ValueError("final_model: best needs keep_best of 1 or more")
+        return self

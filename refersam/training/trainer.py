@@ -1,105 +1,39 @@
-"""The training loop: short, resumable, on any device that accelerate knows."""
+"""The training loop: short, resumable, on any number of devices."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
 import logging
-import math
+import resource
 import shutil
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-import yaml
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from accelerate.utils import gather_object, set_seed
 
-from refersam.config import ReferSamConfig
-from refersam.data.sample import ReferringImage
-from refersam.data.sceneref import SceneRefSettings, generate_scene
-from refersam.errors import ReferSamError
-from refersam.evaluate import evaluate_images
-from refersam.files import write_atomically
-from refersam.losses import ReferSamLoss
-from refersam.metrics import sceneref_metrics
-from refersam.model.refersam import ReferSamModel
-from refersam.predictor import load_model
-from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
-from refersam.tokenizer import train_tokenizer
+from refersam.evaluate.processes import Processes
 from refersam.training import checkpoint
-from refersam.training.data import BatchStream, scene_to_referring_image, training_loader
-from refersam.training.optimization import build_optimizers, rate_factor
-from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.building import build_model, build_processor
+from refersam.training.data import Batch, BatchStream, training_batches
+from refersam.training.engine import Engine, build_accelerator
+from refersam.training.environment import describe_environment
+from refersam.training.errors import TrainingError
+from refersam.training.journal import Journal
+from refersam.training.optimization import rate_factor
+from refersam.training.recipe import changed_settings, read_yaml
+from refersam.training.settings import TrainSettings
+from refersam.training.signals import StopSignals
+from refersam.training.sources import PictureSource, open_source
+from refersam.training.trackers import check_trackers
+from refersam.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_PICTURE_SIZE = 256
-TOKENIZER_PICTURES = 1500
 Progress = Callable[[int, dict[str, float]], None]
-
-
-class TrainingError(ReferSamError, RuntimeError):
-    """A run that cannot start or go on."""
-
-
-def build_processor(settings: TrainSettings) -> ReferSamProcessor:
-    """The processor of a run: its tokenizer is trained on SceneRef's own phrases."""
-    if settings.model.start_from is not None:
-        tokenizer = load_model(settings.model.start_from)[1].tokenizer
-    else:
-        tokenizer = train_tokenizer(_tokenizer_phrases(settings), settings.data.vocab_size)
-    side = settings.data.image_size
-    image_processor = ReferSamImageProcessor(size={"height": side, "width": side})
-    return ReferSamProcessor(image_processor, tokenizer, max_text_tokens=settings.data.max_text_tokens)
-
-
-def _tokenizer_phrases(settings: TrainSettings) -> Iterator[str]:
-    scenes = SceneRefSettings(width=64, height=64, phrases_per_scene=12, difficulty=0.0)
-    for index in range(TOKENIZER_PICTURES):
-        for phrase in generate_scene(scenes, "train", settings.seed, index).phrases:
-            yield phrase.text
-
-
-def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
-    """The model of a run, from scratch or from a trained one."""
-    if settings.model.start_from is not None:
-        model = load_model(settings.model.start_from)[0]
-    else:
-        model = ReferSamModel(_build_config(settings, len(processor.tokenizer)))
-    room = model.config.text_config.max_position_embeddings
-    if settings.data.max_text_tokens > room:
-        raise SettingsError(
-            f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
-        )
-    return model
-
-
-def _build_config(settings: TrainSettings, vocab_size: int) -> ReferSamConfig:
-    known = sorted(field.name for field in dataclasses.fields(ReferSamConfig))
-    for name in settings.model.config:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise SettingsError(f"unknown setting model.config.{name}, did you mean {nearest}?")
-    try:
-        config = ReferSamConfig.from_preset(settings.model.preset, settings.model.text_encoder, **settings.model.config)
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:  # what wrong sizes end in
-        raise SettingsError(f"model.config: {error}") from error
-    config.text_config.vocab_size = vocab_size
-    return config
-
-
-def validation_images(settings: TrainSettings) -> Iterator[ReferringImage]:
-    """SceneRef's val split, drawn larger than the network's input, as a user's picture would be."""
-    side = VALIDATION_PICTURE_SIZE
-    scenes = SceneRefSettings(width=side, height=side, phrases_per_scene=6)
-    for index in range(settings.data.validation_pictures):
-        yield scene_to_referring_image(generate_scene(scenes, "val", 0, index), f"val_{index}")
+"""Called with the steps done and the values of a log line."""
 
 
 class Trainer:
@@ -111,167 +45,227 @@ class Trainer:
         resume: go on from the newest checkpoint; without one the run starts afresh.
 
     Raises:
-        TrainingError: the folder holds a run, and resume is not set.
+        TrainingError: the folder holds a run, and resume is not set; or its checkpoint is of another model.
+        SettingsError: settings that do not fit together, or the data.
+        DataError: data that cannot be used.
+        CheckpointError: weights to start from, or checkpoints, that cannot be read.
     """
 
     def __init__(self, settings: TrainSettings, out: Path, resume: bool = False) -> None:
         # Gradients of a mask that is all but certain are so small that CPUs compute them a hundred times slower.
         torch.set_flush_denormal(True)
-        self.settings, self.out = settings, out
-        self.checkpoints = out / "checkpoints"
-        if out.exists() and not out.is_dir():
-            raise TrainingError(f"{out} is a file: give a folder.")
-        if out.exists() and any(out.iterdir()) and not resume:
-            raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
-        # A dozen of SAM's parameters and BERT's pooler take no part and never get a gradient.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[unused])
+        self.settings, self.out, self.checkpoints = settings, out, out / "checkpoints"
+        check_folder_for_run(out, resume)
+        check_trackers(settings)
+        self.accelerator = build_accelerator(settings)
         set_seed(settings.seed)
-        self.processor = build_processor(settings)
+        self.source = open_source(settings)
+        self.steps = total_steps(settings, self.source, self.accelerator.num_processes)
+        self.processor = build_processor(settings, self.source)
+        processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
+        self.validator = Validator(settings, self.processor, processes)
         torch.manual_seed(settings.seed)
-        model = build_model(settings, self.processor)
-        optimizers = build_optimizers(model, settings.optimizer)
-        self.highest_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.optimizer.ema_decay))
-        self.average.to(self.accelerator.device)
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
-        self.loss = ReferSamLoss(
-            settings.loss.num_points,
-            iou_weight=settings.loss.iou_weight if model.config.supervise_iou else 0.0,
-            object_weight=settings.loss.object_weight if model.config.object_score_head else 0.0,
-        )
+        self.engine = Engine(build_model(settings, self.processor), settings, self.accelerator)
+        set_seed(settings.seed, device_specific=True)  # from here on every process draws numbers of its own
+        self.journal = Journal(out, settings)
         self.step = 0
+        self.validations: dict[int, dict[str, float]] = {}
+        self.stopped_by: str | None = None
+        """Signal that ended `run` before its last step."""
         if resume:
             self._resume()
         if self.accelerator.is_main_process:
-            out.mkdir(parents=True, exist_ok=True)
             checkpoint.clear(self.checkpoints)
-            recipe = yaml.safe_dump(settings.model_dump(), sort_keys=False).encode()
-            write_atomically(out / "settings.yaml", lambda file: file.write(recipe))
-            self._cut_log()
+            self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count))
 
     def run(self, progress: Progress | None = None) -> dict[str, float]:
-        """Train to the last step, keep the final model in `out/model`, return its validation metrics."""
+        """Train to the last step, keep the final model in `out/model`, return its validation metrics.
+
+        On SIGTERM or SIGUSR1 it writes a checkpoint after the step and returns early, with `stopped_by` set.
+
+        Raises:
+            TrainingError: too many steps whose loss is no number, or explodes.
+            DataError: pictures or masks that cannot be read.
+            OSError: the disk is full; the last good checkpoint stays.
+        """
+        with StopSignals() as signals:
+            try:
+                self._train(signals, progress)
+            finally:
+                if self.accelerator.is_main_process:
+                    self.journal.end()
+        return {} if self.stopped_by else self._finish()
+
+    def _train(self, signals: StopSignals, progress: Progress | None) -> None:
         settings = self.settings
-        stream = BatchStream(
-            settings, self.processor, self.step, self.accelerator.process_index, self.accelerator.num_processes
-        )
-        self.model.train()
         sums: dict[str, float] = defaultdict(float)
-        started, since = time.monotonic(), self.step
-        metrics: dict[str, float] = {}
-        for batch in training_loader(stream):
-            terms = self._train_step(batch)
+        taken = seen = 0
+        started = time.monotonic()
+        self.engine.model.train()
+        for batches in self._batches():
+            factor = rate_factor(self.step, self.steps, settings.optimizer)
+            result = self.engine.take_step(batches, self.step, factor, signals.received is not None)
             self.step += 1
-            for name, value in terms.items():
+            seen += 1
+            taken += bool(result.terms)
+            for name, value in result.terms.items():
                 sums[name] += value
-            done = self.step == settings.steps
-            if self.step % settings.log_every == 0 or done:
-                count = self.step - since
-                pace = count * settings.batch_pictures * settings.data.phrases_per_picture * self._processes
-                line = {name: value / count for name, value in sums.items()}
-                line |= {"rate": self._rate(), "samples/s": pace / (time.monotonic() - started)}
+            done = self.step == self.steps
+            if taken and (self.step % settings.log_every == 0 or done):
+                line = {name: value / taken for name, value in sums.items()}
+                pace = seen * self._samples_per_step / (time.monotonic() - started)
+                line |= {"rate": factor * settings.optimizer.learning_rate, "samples/s": pace}
+                line |= {"memory GB": _memory(self.accelerator.device), "skipped": float(seen - taken)}
                 self._log("train", line)
                 if progress is not None:
-                    progress(self.step, line | metrics)
+                    progress(self.step, line | self.validations.get(max(self.validations, default=0), {}))
                 sums.clear()
-                started, since = time.monotonic(), self.step
-            if self.step % settings.checkpoint_every == 0 or done:
-                self._save_checkpoint()
+                taken, seen, started = 0, 0, time.monotonic()
             if self.step % settings.validate_every == 0 or done:
-                metrics = self.validate()
-                self._log("validation", metrics)
-                started, since = time.monotonic(), self.step
-                sums.clear()
-        self.save_model()
-        return metrics or self.validate()
+                before = time.monotonic()
+                self._validate()
+                started += time.monotonic() - before
+            if self.step % settings.checkpoint_every == 0 or done or result.stop or self._is_best():
+                self._save_checkpoint()
+            if result.stop and not done:
+                self.stopped_by = signals.received or "a signal to another process"
+                return
+
+    def _batches(self) -> Iterator[Sequence[Batch]]:
+        """The batches of each step from here on."""
+        each, place = self.settings.accumulate, self.accelerator
+        stream = BatchStream(
+            self.settings,
+            self.source,
+            self.processor,
+            count=self.steps * each,
+            first=self.step * each,
+            rank=place.process_index,
+            world_size=place.num_processes,
+        )
+        batches = training_batches(stream)
+        yield from zip(*[batches] * each, strict=True)
 
     @property
-    def _processes(self) -> int:
-        return self.accelerator.num_processes
+    def _samples_per_step(self) -> int:
+        pictures = self.settings.batch_pictures * self.settings.accumulate * self.accelerator.num_processes
+        return pictures * self.settings.data.phrases_per_picture
 
-    def _rate(self) -> float:
-        return self.settings.optimizer.learning_rate * self._rate_factor()
-
-    def _rate_factor(self) -> float:
-        return rate_factor(self.step, self.settings.steps, self.settings.optimizer)
-
-    def _train_step(self, batch: Any) -> dict[str, float]:
-        device = self.accelerator.device
-        factor = self._rate_factor()
-        for optimizer, rates in zip(self.optimizers, self.highest_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = factor * rate
-        with self.accelerator.autocast():
-            output = self.model(
-                batch.pixel_values.to(device), batch.input_ids.to(device), batch.attention_mask.to(device)
-            )
-        terms = self.loss(output, batch.target_mask.to(device))
-        self.accelerator.backward(terms["total"])
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.max_grad_norm)
-        values = {name: value.item() for name, value in terms.items()}
-        if not math.isfinite(values["total"]):
-            raise TrainingError(f"The loss is {values['total']} at step {self.step}: lower optimizer.learning_rate.")
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-        return values | {"grad norm": float(norm)}
-
-    def validate(self) -> dict[str, float]:
-        """SceneRef's metrics of the averaged weights on the val split."""
-        average = self.average.module.eval()
-        results = evaluate_images(cast(ReferSamModel, average), self.processor, validation_images(self.settings))
-        return sceneref_metrics(results)
-
-    def save_model(self) -> Path:
-        """Write the averaged weights and the processor to `out/model`, at once."""
-        final, temporary = self.out / "model", self.out / "model.tmp"
+    def _log(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            cast(ReferSamModel, self.average.module).save_pretrained(temporary)
-            self.processor.save_pretrained(temporary)
-            checkpoint.replace_folder(temporary, final)
-        return final
+            self.journal.write(kind, self.step, self.step * self._samples_per_step, values)
+
+    def _validate(self) -> None:
+        metrics = self.validator.score(self.engine.averaged_model)
+        self.validations[self.step] = metrics
+        self._log("validation", metrics)
+        if self.accelerator.is_main_process:
+            self.journal.show(self.step, self.validator.draw(self.engine.averaged_model))
+
+    def _best_steps(self) -> list[int]:
+        """Steps of the best validations, best first, earlier ones first among equals."""
+        metric = self.validator.metric
+        ranked = sorted(self.validations, key=lambda step: (-self.validations[step].get(metric, 0.0), step))
+        return ranked[: self.settings.keep_best]
+
+    def _is_best(self) -> bool:
+        return self.step in self._best_steps()
 
     def _save_checkpoint(self) -> None:
+        own = [checkpoint.random_state()]
+        states = gather_object(own) if self.accelerator.num_processes > 1 else own
         if self.accelerator.is_main_process:
-            state = {
-                "model": self.accelerator.unwrap_model(self.model).state_dict(),
-                "average": self.average.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            }
-            checkpoint.save_checkpoint(self.checkpoints, self.step, state, self.settings.keep_checkpoints)
+            validations = [[step, metrics] for step, metrics in self.validations.items()]
+            state = {**self.engine.state_dict(), "random": states, "validations": validations}
+            keep = self.settings.keep_checkpoints
+            checkpoint.save_checkpoint(self.checkpoints, self.step, state, keep, self._best_steps())
 
     def _resume(self) -> None:
         state = checkpoint.load_newest(self.checkpoints)
         if state is None:
             logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)
             return
+        self._tell_changes()
         try:
-            self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+            self.engine.load_state_dict(state)
             self.step = state["step"]
+            self.validations = dict(state["validations"])
+            randoms = state["random"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint in {self.checkpoints} is of another model than the recipe's: resume with the recipe "
                 f"that the run began with ({self.out / 'settings.yaml'})."
             ) from error
+        if len(randoms) == self.accelerator.num_processes:
+            checkpoint.restore_random_state(randoms[self.accelerator.process_index])
+        else:
+            logger.warning(
+                "The run goes on with %d processes instead of %d: what it draws from here on is not what it would have "
+                "drawn.",
+                self.accelerator.num_processes,
+                len(randoms),
+            )
         logger.info("Resumed after step %d.", self.step)
 
-    def _cut_log(self) -> None:
-        """Drop what a killed run logged after its last checkpoint, and a line that it left unfinished."""
-        path = self.out / "log.jsonl"
+    def _tell_changes(self) -> None:
+        path = self.out / "settings.yaml"
         if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
-            kept = b"".join(line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= self.step)
-            write_atomically(path, lambda file: file.write(kept))
+            changes = changed_settings(read_yaml(path), self.settings.model_dump(mode="json"))
+            if changes:
+                logger.warning("The run goes on with changed settings: %s.", "; ".join(changes))
 
-    def _log(self, kind: str, values: dict[str, float]) -> None:
+    def _finish(self) -> dict[str, float]:
+        """Write the final model and what it scores."""
+        if self.step not in self.validations:
+            self._validate()
+        step = self.step
+        if self.settings.final_model == "best":
+            step = self._best_steps()[0]
+            if step != self.step:
+                self.engine.load_average(checkpoint.read_checkpoint(checkpoint.checkpoint_path(self.checkpoints, step)))
         if self.accelerator.is_main_process:
-            samples = self.step * self.settings.batch_pictures * self.settings.data.phrases_per_picture
-            line = {"kind": kind, "step": self.step, "samples": samples * self._processes, "time": time.time()}
-            with (self.out / "log.jsonl").open("a") as file:
-                file.write(json.dumps(line | {name: round(value, 5) for name, value in values.items()}) + "\n")
+            self.save_model()
+            self.journal.write_result(
+                {"step": step, "metric": self.validator.metric, "metrics": self.validations[step]}
+            )
+        return self.validations[step]
+
+    def save_model(self) -> Path:
+        """Write the averaged weights and the processor to `out/model`, at once."""
+        final, temporary = self.out / "model", self.out / "model.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            self.engine.averaged_model.save_pretrained(temporary)
+            self.processor.save_pretrained(temporary)
+            checkpoint.replace_folder(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return final
+
+
+def check_folder_for_run(out: Path, resume: bool) -> None:
+    """Refuse a folder that is none, or that something else is in.
+
+    Raises:
+        TrainingError: it says what to do.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file: give a folder.")
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
+
+
+def total_steps(settings: TrainSettings, source: PictureSource, processes: int) -> int:
+    """Optimizer steps of the run, by steps or by passes over the data."""
+    if settings.epochs is None or source.length is None:
+        return settings.steps
+    pictures = settings.batch_pictures * settings.accumulate * processes
+    return max(1, round(settings.epochs * source.length / pictures))
+
+
+def _memory(device: torch.device) -> float:
+    """Highest use of the GPU's memory so far, or of the process's on a CPU; in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, kilobytes elsewhere

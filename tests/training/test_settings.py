@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from refersam.training.settings import SettingsError, TrainSettings, read_settings
+from refersam import ReferSamConfig
+from refersam.training.ablation import read_suite
+from refersam.training.recipe import changed_settings, read_settings
+from refersam.training.settings import SettingsError, TrainSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -24,10 +27,89 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
     assert read_settings(recipe(tmp_path, "")) == TrainSettings()
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+PUBLISHED = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "ablations")
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_published_recipes_are_valid(path: Path) -> None:
-    """And say something."""
-    assert read_settings(path) != TrainSettings()
+    """And say something; what they set for the model's configuration are fields of it."""
+    settings = read_settings(path)
+    assert settings != TrainSettings()
+    assert set(settings.model.config) <= set(ReferSamConfig().to_dict())
+
+
+def test_there_is_a_recipe_for_every_benchmark_and_size() -> None:
+    """Each trains on its data set, with its weights of SAM and text."""
+    for folder in ("refcoco", "refcoco+", "refcocog", "mixed", "grefcoco", "refzom"):
+        for size in ("base", "large", "huge"):
+            settings = read_settings(RECIPES / folder / f"{size}.yaml")
+            assert (settings.data.dataset, settings.model.sam) == (folder, f"facebook/sam-vit-{size}")
+            assert settings.batch_pictures * settings.accumulate * settings.data.phrases_per_picture == 16
+        assert "clip" in str(read_settings(RECIPES / folder / "base_clip.yaml").model.text)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("ablations/*.yaml")), ids=lambda path: path.stem)
+def test_published_suites_are_valid(path: Path) -> None:
+    """All of their runs build settings, each other than the rest, and a configuration."""
+    runs = read_suite(path).runs
+    dumped = [settings.model_dump_json() for settings in runs.values()]
+    assert len(set(dumped)) == len(dumped) >= 9
+    for settings in runs.values():
+        ReferSamConfig.from_preset("tiny", **settings.model.config)
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    """Section by section, lists whole, by way of a third; --set is over all; a circle is told as such."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "base.yaml").write_text(
+        "steps: 5\noptimizer: {learning_rate: 0.5, beta2: 0.9}\ndata: {picture_sizes: [32]}"
+    )
+    (tmp_path / "deep" / "middle.yaml").write_text("extends: ../base.yaml\noptimizer: {beta2: 0.8}")
+    path = recipe(tmp_path, "extends: deep/middle.yaml\ndata: {picture_sizes: [64, 96]}")
+    settings = read_settings(path, ["seed=4"])
+    assert (settings.steps, settings.seed, settings.data.picture_sizes) == (5, 4, [64, 96])
+    assert (settings.optimizer.learning_rate, settings.optimizer.beta2) == (0.5, 0.8)
+    (tmp_path / "base.yaml").write_text("extends: recipe.yaml")
+    with pytest.raises(SettingsError, match="extends itself"):
+        read_settings(path)
+    with pytest.raises(SettingsError, match="extends must name another recipe, but is 3"):
+        read_settings(recipe(tmp_path, "extends: 3"))
+    with pytest.raises(SettingsError, match="No such file"):
+        read_settings(recipe(tmp_path, "extends: nowhere.yaml"))
+
+
+def test_changed_settings_by_hand() -> None:
+    """Nested names; fields of the model's configuration as one."""
+    old, new = (
+        TrainSettings().model_dump(),
+        TrainSettings.model_validate({"steps": 3, "data": {"workers": 2}}).model_dump(),
+    )
+    assert changed_settings(old, new) == ["data.workers: 1 -> 2", "steps: 10000 -> 3"]
+    assert changed_settings(old, old) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data: {dataset: refcoco}", "data: root is needed, the folder of the data sets"),
+        ("data: {dataset: coco, root: x}", "data.dataset: should be one of refcoco, "),
+        ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
+        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages are SceneRef's"),
+        ("data: {no_target_share: 0.1}", "data: no_target_share is for data sets"),
+        ("epochs: 3", "epochs are passes over a data set"),
+        ("model: {sam: x}", "model: sam and text belong together"),
+        ("model: {sam: x, text: y, start_from: z}", "model: a run starts from sam and text, or from start_from"),
+        ("{precision: fp16, optimizer: {matrix_rate: 0.1}}", "optimizer.matrix_rate works with precision bf16 or no"),
+        ("{final_model: best, keep_best: 0}", "final_model: best needs keep_best"),
+        ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
+    ],
+)
+def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, told: str) -> None:
+    """One sentence with the place, and what to do."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings(recipe(tmp_path, text))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_settings_survive_being_written(tmp_path: Path) -> None:

@@ -1,0 +1,199 @@
+"""Suites: runs that differ from one recipe in one thing each, with several seeds, and what they score."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from refersam.files import write_atomically
+from refersam.training.charts import range_chart
+from refersam.training.errors import TrainingError
+from refersam.training.recipe import (
+    apply_change,
+    changed_settings,
+    check_settings,
+    read_recipe,
+    read_yaml,
+    split_change,
+)
+from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.trainer import Trainer
+
+RunTrainer = Callable[[Trainer, str], dict[str, float]]
+"""Runs a trainer to its end, showing its progress under a name."""
+
+
+class SuiteFile(BaseModel):
+    """A suite as it is written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str = Field(description="What all runs have in common, beside the suite.")
+    budget: dict[str, Any] = Field(default_factory=dict, description="Changes of all runs, as name.of.setting: value.")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Each run is trained with each of them.")
+    runs: dict[str, dict[str, Any]] = Field(min_length=1, description="By name, what is changed in that run alone.")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite with all of its settings.
+
+    Attributes:
+        runs: by name and seed, in the order of the file.
+    """
+
+    runs: dict[tuple[str, int], TrainSettings]
+
+    def folder(self, out: Path, name: str, seed: int) -> Path:
+        """Where a run lies."""
+        return out / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "run") / f"seed_{seed}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of a suite.
+
+    Attributes:
+        metric: by which its protocol ranks.
+        scores: by run, for each seed done so far the metrics in percent.
+    """
+
+    metric: str
+    scores: Mapping[str, Sequence[Mapping[str, float]]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of the protocol that every run has, but Pr@X and those of single tags."""
+        first, *others = [each for runs in self.scores.values() for each in runs]
+        names = [name for name in first if not re.search(r"[/@]|^phrases|^pixels", name)]
+        return [name for name in names if all(name in other for other in others)]
+
+    def values(self, name: str, metric: str) -> tuple[float, float | None]:
+        """Mean and standard deviation over a run's seeds; no deviation of a single one."""
+        values = [each[metric] for each in self.scores[name]]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+    def rows(self) -> list[list[str]]:
+        """Name, seeds and metrics of each run, as text."""
+        rows = []
+        for name, runs in self.scores.items():
+            cells = [self.values(name, metric) for metric in self.metrics]
+            shown = [f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}") for mean, spread in cells]
+            rows.append([name, str(len(runs)), *shown])
+        return rows
+
+    def write(self, out: Path) -> None:
+        """ablation.md, ablation.json and ablation.png."""
+        head = ["run", "seeds", *self.metrics]
+        lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *self.rows()]]
+        text = "Mean and standard deviation over the seeds, in percent.\n\n" + "\n".join(lines) + "\n"
+        write_atomically(out / "ablation.md", lambda file: file.write(text.encode()))
+        raw = json.dumps({"metric": self.metric, "scores": dict(self.scores)}, indent=1)
+        write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
+        values = {name: self.values(name, self.metric) for name in self.scores}
+        chart = range_chart(
+            f"{self.metric}, %: mean and deviation over the seeds",
+            {name: (mean, spread or 0.0) for name, (mean, spread) in values.items()},
+        )
+        write_atomically(out / "ablation.png", lambda file: chart.save(file, format="PNG"))
+
+
+def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
+    """Read a suite and check the settings of all of its runs.
+
+    Args:
+        path: YAML file.
+        changes: "a.b=c" for all runs, over all else.
+
+    Raises:
+        SettingsError: no such file, or anything wrong with one of the runs.
+    """
+    try:
+        plan = SuiteFile.model_validate(read_yaml(path))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise SettingsError(f"{path}: {problems}.") from error
+    base = read_recipe(path.parent / plan.recipe)
+    runs = {}
+    for name, own in plan.runs.items():
+        for seed in plan.seeds:
+            content = copy.deepcopy(base)
+            for key, value in [*plan.budget.items(), *own.items(), *map(split_change, changes), ("seed", seed)]:
+                apply_change(content, key, copy.deepcopy(value))
+            runs[name, seed] = check_settings(content, f"{path}, {name}")
+    suite = Suite(runs)
+    folders = {suite.folder(Path(), *key) for key in runs}
+    if len(folders) < len(runs):
+        raise SettingsError(f"{path}: two runs have names that differ in signs only, and would share a folder.")
+    return suite
+
+
+def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
+    """Train what is not trained yet; table and plot are written anew after each run.
+
+    Args:
+        suite: all runs.
+        out: folder of the suite.
+        run: trains one.
+
+    Returns:
+        None where a signal ended it early.
+
+    Raises:
+        TrainingError: a finished run in the folder had other settings.
+    """
+    for (name, seed), settings in suite.runs.items():  # before anything is trained
+        _is_finished(suite.folder(out, name, seed), settings)
+    for (name, seed), settings in suite.runs.items():
+        folder = suite.folder(out, name, seed)
+        if not _is_finished(folder, settings):
+            AcceleratorState._reset_state()  # runs may differ in precision
+            trainer = Trainer(settings, folder, resume=folder.exists())
+            run(trainer, f"{name}, seed {seed}")
+            if trainer.stopped_by:
+                return None
+            if trainer.accelerator.is_main_process:
+                summarise_suite(suite, out).write(out)
+    summary = summarise_suite(suite, out)
+    summary.write(out)
+    return summary
+
+
+def _is_finished(folder: Path, settings: TrainSettings) -> bool:
+    if not (folder / "result.json").exists():
+        return False
+    changes = changed_settings(read_yaml(folder / "settings.yaml"), settings.model_dump(mode="json"))
+    if changes:
+        raise TrainingError(
+            f"{folder} holds a finished run with other settings ({'; '.join(changes)}): give another --out, or remove "
+            "the folder."
+        )
+    return True
+
+
+def summarise_suite(suite: Suite, out: Path) -> Summary:
+    """Scores of the runs that are finished; at least one.
+
+    Raises:
+        TrainingError: none is.
+    """
+    metric = ""
+    scores: dict[str, list[dict[str, float]]] = {}
+    for name, seed in suite.runs:
+        path = suite.folder(out, name, seed) / "result.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            metric = result["metric"]
+            scores.setdefault(name, []).append(result["metrics"])
+    if not scores:
+        raise TrainingError(f"No run in {out} is finished.")
+    return Summary(metric, scores)

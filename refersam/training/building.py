@@ -1,0 +1,72 @@
+"""The model and processor that a run starts with."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from refersam.config import ReferSamConfig
+from refersam.errors import ReferSamError
+from refersam.model.refersam import ReferSamModel
+from refersam.predictor import load_model
+from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+from refersam.tokenizer import train_tokenizer
+from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.sources import PictureSource
+
+
+def build_processor(settings: TrainSettings, source: PictureSource) -> ReferSamProcessor:
+    """The processor of a run: with the tokenizer of what it starts from, or from scratch one of the data's own words.
+
+    Raises:
+        CheckpointError: no tokenizer where one is named.
+    """
+    if settings.model.start_from is not None:
+        tokenizer = load_model(settings.model.start_from)[1].tokenizer
+    elif settings.model.text is not None:
+        tokenizer = ReferSamProcessor.from_text_encoder(settings.model.text).tokenizer
+    else:
+        tokenizer = train_tokenizer(source.phrases(), settings.data.vocab_size)
+    side = settings.data.image_size
+    image_processor = ReferSamImageProcessor(size={"height": side, "width": side})
+    return ReferSamProcessor(image_processor, tokenizer, max_text_tokens=settings.data.max_text_tokens)
+
+
+def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
+    """The model of a run: from scratch, on the weights of SAM and a text encoder, or a trained one.
+
+    Raises:
+        CheckpointError: weights that are missing, unsafe or of another model.
+        SettingsError: sizes that do not fit together.
+    """
+    asked = settings.model
+    if asked.start_from is not None:
+        model = load_model(asked.start_from)[0]
+    else:
+        _check_names(asked.config)
+        try:
+            if asked.sam is not None and asked.text is not None:
+                model = ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
+            else:
+                config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
+                config.text_config.vocab_size = len(processor.tokenizer)
+                model = ReferSamModel(config)
+        except ReferSamError:
+            raise
+        except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:  # what wrong sizes end in
+            raise SettingsError(f"model.config: {error}") from error
+    room = model.config.text_config.max_position_embeddings
+    if settings.data.max_text_tokens > room:
+        raise SettingsError(
+            f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
+        )
+    model.interactor.recompute = settings.recompute
+    return model
+
+
+def _check_names(config: dict[str, object]) -> None:
+    known = sorted(field.name for field in dataclasses.fields(ReferSamConfig))
+    for name in config:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"unknown setting model.config.{name}, did you mean {nearest}?")

@@ -1,0 +1,115 @@
+"""Plain charts, drawn with Pillow alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw
+
+WIDTH, HEIGHT = 560, 320  # of a line chart, in pixels
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 46, 30
+_FONT = 13
+_INK, _GRID = (40, 40, 40), (225, 225, 225)
+_COLOURS = (
+    (31, 100, 180),
+    (214, 90, 20),
+    (30, 140, 70),
+    (180, 40, 110),
+    (120, 90, 190),
+    (130, 130, 40),
+    (20, 150, 160),
+)
+
+Point = tuple[float, float]
+
+
+def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image:
+    """Lines over a common x axis.
+
+    Args:
+        title: of the chart.
+        series: points (x, y) by name, x ascending; at least one point in all.
+    """
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
+    points = [point for line in series.values() for point in line if math.isfinite(point[1])]
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    last = last if last > first else first + 1
+    x_ticks, y_ticks = [x for x in ticks([first, last]) if first <= x <= last], ticks([y for _, y in points])
+
+    def place(point: Point) -> Point:
+        across = (point[0] - first) / (last - first)
+        up = (point[1] - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
+
+    for value in y_ticks:
+        y = place((first, value))[1]
+        draw.line([(_LEFT, y), (WIDTH - _RIGHT, y)], fill=_GRID)
+        draw.text((_LEFT - 6, y), f"{value:.6g}", fill=_INK, anchor="rm", font_size=_FONT)
+    for value in x_ticks:
+        x = place((value, y_ticks[0]))[0]
+        draw.text((x, HEIGHT - _BOTTOM + 6), f"{value:.6g}", fill=_INK, anchor="mt", font_size=_FONT)
+    draw.text((_LEFT, 6), title, fill=_INK, font_size=_FONT + 2)
+    x = float(_LEFT)
+    for index, (name, line) in enumerate(series.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        placed = [place(point) for point in line if math.isfinite(point[1])]
+        if len(placed) > 1:
+            draw.line(placed, fill=colour, width=2, joint="curve")
+        for px, py in placed if len(placed) <= 40 else []:
+            draw.ellipse([px - 2, py - 2, px + 2, py + 2], fill=colour)
+        draw.text((x, 26), name, fill=colour, font_size=_FONT)
+        x += draw.textlength(name, font_size=_FONT) + 14
+    return image
+
+
+def range_chart(title: str, rows: Mapping[str, tuple[float, float]]) -> Image.Image:
+    """A dot with a bar of one deviation on each side, for each row.
+
+    Args:
+        title: of the chart.
+        rows: mean and deviation by name; at least one.
+    """
+    height, left = (
+        26,
+        20 + max(int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(n, font_size=_FONT)) for n in rows),
+    )
+    image = Image.new("RGB", (left + 520, _TOP + height * len(rows) + _BOTTOM), "white")
+    draw = ImageDraw.Draw(image)
+    marks = ticks([mean + sign * deviation for mean, deviation in rows.values() for sign in (-1, 1)])
+    bottom = image.height - _BOTTOM
+
+    def place(value: float) -> float:
+        return left + (value - marks[0]) / (marks[-1] - marks[0]) * (image.width - left - 30)
+
+    draw.text((10, 8), title, fill=_INK, font_size=_FONT + 2)
+    for mark in marks:
+        draw.line([(place(mark), _TOP - 8), (place(mark), bottom)], fill=_GRID)
+        draw.text((place(mark), bottom + 6), f"{mark:.6g}", fill=_INK, anchor="mt", font_size=_FONT)
+    for index, (name, (mean, deviation)) in enumerate(rows.items()):
+        y, x = _TOP + height * (index + 0.5), place(mean)
+        draw.text((left - 10, y), name, fill=_INK, anchor="rm", font_size=_FONT)
+        draw.line([(place(mean - deviation), y), (place(mean + deviation), y)], fill=_COLOURS[0], width=3)
+        draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=_COLOURS[0])
+    return image
+
+
+def grid(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:
+    """Charts of one size side by side."""
+    columns = min(columns, len(charts))
+    width, height = charts[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(charts) // columns) * height), "white")
+    for index, chart in enumerate(charts):
+        sheet.paste(chart, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def ticks(values: Sequence[float]) -> list[float]:
+    """Three to seven round numbers, of which the first and the last enclose all values."""
+    low, high = min(values), max(values)
+    span = high - low or abs(high) or 1.0
+    step = 10.0 ** math.floor(math.log10(span / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 4.5)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [number * step for number in range(first, max(last, first + 1) + 1)]

@@ -1,0 +1,75 @@
+"""What a phrase says about places, colours and order: what a change of its picture must respect."""
+
+from __future__ import annotations
+
+import re
+
+_PAIRS = {
+    "left": "right",
+    "lefts": "rights",
+    "lefty": "righty",
+    "leftmost": "rightmost",
+    "leftside": "rightside",
+    "lefthand": "righthand",
+    "leftward": "rightward",
+    "leftwards": "rightwards",
+    "lft": "rght",
+    "west": "east",
+    "western": "eastern",
+}
+_MIRRORED = _PAIRS | {right: left for left, right in _PAIRS.items()}
+_SIDE = re.compile(rf"\b({'|'.join(_MIRRORED)})\b", re.IGNORECASE)
+
+# "Right" that is no side; sides too short to be told from other words; what a mirror turns without swapping a word.
+_UNSURE = re.compile(
+    r"\b(l|r|lt|rt|(all|just) right|right[- ]side[- ]up|rights? angle|(counter)?clockwise|o'?clock"
+    r"|right (in|on|at|by|next|behind|above|below|beside|under|over|up|away|here|there|now)"
+    r"|reads?|says|saying|written|letters?|words?)\b",
+    re.IGNORECASE,
+)
+_ORDER = (
+    r"first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|last|next|\d+(st|nd|rd|th)|middle|center|centre"
+    r"|central|corners?|between|o'?clock|sides?|edges?|half|far|farthest|furthest|closest|nearest"
+)
+_HORIZONTAL = re.compile(rf"\b({'|'.join(_MIRRORED)}|l|r|lt|rt|{_ORDER})\b", re.IGNORECASE)
+_VERTICAL = re.compile(
+    rf"\b(top|tops|topmost|bottom|bottommost|upper|uppermost|lower|lowest|highest|above|below|under|underneath|beneath"
+    rf"|over|up|down|foreground|background|front|back|north|south|{_ORDER})\b",
+    re.IGNORECASE,
+)
+_COLOURS = re.compile(
+    r"\b(red|orange|yellow|green|blue|cyan|purple|violet|pink|brown|white|black|gr[ae]y|silver|gold(en)?|beige|tan|maroon"
+    r"|navy|teal|turquoise|blond|blonde|brunette|colou?r(s|ed|ful)?|dark(er|est)?|light(er|est)?|bright(er|est)?|pale(r)?"
+    r"|shad(e|ed|ow|ows|owy)|\w+ish)\b",
+    re.IGNORECASE,
+)
+
+
+def mirror_phrase(phrase: str) -> str | None:
+    """What a phrase says of its picture after a flip; None where that is not sure, and the picture must stay.
+
+    "The cat left of the dog" becomes "the cat right of the dog"; "the cup right next to it" is not touched.
+    """
+    return None if _UNSURE.search(phrase) else _SIDE.sub(lambda match: _swap(match.group()), phrase)
+
+
+def _swap(word: str) -> str:
+    other = _MIRRORED[word.lower()]
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
+
+
+def mentions_horizontal(phrase: str) -> bool:
+    """Whether it speaks of left, right, the middle or an order: the picture must keep both of these sides."""
+    return _HORIZONTAL.search(phrase) is not None
+
+
+def mentions_vertical(phrase: str) -> bool:
+    """Whether it speaks of top, bottom, front, the middle or an order: the picture must keep both of these sides."""
+    return _VERTICAL.search(phrase) is not None
+
+
+def mentions_colour(phrase: str) -> bool:
+    """Whether it speaks of a colour or of light: the picture's must stay."""
+    return _COLOURS.search(phrase) is not None

@@ -1,0 +1,57 @@
+"""What a run ran on, for whoever wants to repeat it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refersam.version import __version__
+
+_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "pillow", "pycocotools")
+
+
+def describe_environment(device: torch.device, processes: int) -> dict[str, Any]:
+    """Time, command, versions, state of the source, machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "refersam": __version__,
+        "git": git_state(Path(__file__).parent),
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "device": f"{device.type}: {name}",
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that the folder is tracked in, and whether files differ from it; None outside of one."""
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:  # installed below somebody else's checkout
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    return None if commit is None else {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain"))}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,116 @@
+"""What a run writes down: settings, environment, log, pictures, curves; and the trackers that read along."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from refersam.files import write_atomically
+from refersam.training.charts import grid, line_chart
+from refersam.training.settings import TrainSettings
+from refersam.training.trackers import Tracker, open_trackers
+
+_PANELS = {
+    "loss": ("total", "mask", "dice", "coarse_mask", "coarse_dice"),
+    "further terms of the loss": ("iou", "object"),
+    "rate": ("rate",),
+    "norm of the gradient, before clipping": ("grad norm",),
+    "samples a second": ("samples/s",),
+}
+
+
+class Journal:
+    """Writes into a run's folder; used by the main process only.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+    """
+
+    def __init__(self, folder: Path, settings: TrainSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.log_path = folder / "log.jsonl"
+        self._trackers: list[Tracker] = []
+
+    def begin(self, step: int, environment: dict[str, Any]) -> None:
+        """Write settings and environment; drop what a killed run logged after its last checkpoint.
+
+        Args:
+            step: that the run goes on from; 0 for a new one.
+            environment: of this start.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recipe = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False).encode()
+        write_atomically(self.folder / "settings.yaml", lambda file: file.write(recipe))
+        path = self.folder / "environment.json"
+        starts = json.loads(path.read_text()) if step and path.exists() else []
+        text = json.dumps([*starts, {"step": step, "seed": self.settings.seed} | environment], indent=1)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        if self.log_path.exists():
+            lines = self.log_path.read_bytes().splitlines(keepends=True)
+            kept = b"".join(line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step)
+            write_atomically(self.log_path, lambda file: file.write(kept))
+        self._trackers = open_trackers(self.folder, step, self.settings)
+
+    def write(self, kind: str, step: int, samples: int, values: Mapping[str, float]) -> None:
+        """A line of log.jsonl, and the same to the trackers.
+
+        Args:
+            kind: "train" or "validation".
+            step: steps done.
+            samples: phrases seen.
+            values: by name.
+        """
+        rounded = {name: round(value, 5) for name, value in values.items()}
+        line = {"kind": kind, "step": step, "samples": samples, "time": time.time()} | rounded
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for tracker in self._trackers:
+            tracker.log({f"{kind}/{name}": value for name, value in values.items()}, step)
+
+    def show(self, step: int, sheet: Image.Image) -> None:
+        """A sheet of validation samples, into pictures/ and to the trackers."""
+        path = self.folder / "pictures" / f"step_{step:07d}.png"
+        write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+        for tracker in self._trackers:
+            tracker.show("validation", np.asarray(sheet), step)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """What the finished run came to, as result.json."""
+        text = json.dumps(result, indent=1)
+        write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))
+
+    def end(self) -> None:
+        """Draw the curves and close the trackers."""
+        self.draw_curves()
+        for tracker in self._trackers:
+            tracker.finish()
+        self._trackers = []
+
+    def draw_curves(self) -> None:
+        """curves.png of all that was logged; nothing where nothing was."""
+        lines: dict[str, dict[str, list[tuple[float, float]]]] = {
+            "train": defaultdict(list),
+            "validation": defaultdict(list),
+        }
+        for text in self.log_path.read_text().splitlines() if self.log_path.exists() else []:
+            line = json.loads(text)
+            for name, value in line.items():
+                if name not in ("kind", "step", "samples", "time"):
+                    lines[line["kind"]][name].append((line["step"], value))
+        train, validation = lines["train"], lines["validation"]
+        panels = {title: {name: train[name] for name in names if name in train} for title, names in _PANELS.items()}
+        plain = [name for name in validation if "/" not in name and "@" not in name]
+        panels["validation, %"] = {n: validation[n] for n in plain if not n.startswith(("phrases", "pixels"))}
+        charts = [line_chart(title, series) for title, series in panels.items() if series]
+        if charts:
+            sheet = grid(charts)
+            write_atomically(self.folder / "curves.png", lambda file: sheet.save(file, format="PNG"))

@@ -1,0 +1,145 @@
+"""Recipes: YAML files with settings, that may extend one another, changed by `--set a.b=c`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from refersam.training.settings import SettingsError, TrainSettings
+
+
+def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
+    """Read a recipe.
+
+    Args:
+        path: YAML file; `extends: other.yaml` in it takes what it does not set from another one, beside it.
+        changes: "a.b=c", c in YAML.
+
+    Raises:
+        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
+    """
+    content = read_recipe(path)
+    for change in changes:
+        apply_change(content, *split_change(change))
+    return check_settings(content, str(path))
+
+
+def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's own settings over those of the recipe that it `extends`, not yet checked.
+
+    Args:
+        path: YAML file.
+        below: recipes that extend it.
+
+    Raises:
+        SettingsError: no such file, not YAML, or a circle of recipes.
+    """
+    if path.resolve() in below:
+        raise SettingsError(f"{path} extends itself, by way of other recipes.")
+    content = read_yaml(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise SettingsError(f"{path}: extends must name another recipe, but is {base!r}.")
+    return _merged(read_recipe(path.parent / base, (*below, path.resolve())), content)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds things by name.
+
+    Raises:
+        SettingsError: no such file, or not that.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise SettingsError(f"No such file: {path}.") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold settings by name, but holds a {type(content).__name__}.")
+    return content
+
+
+def check_settings(content: dict[str, Any], where: str) -> TrainSettings:
+    """Settings with their types; `where` begins the error's sentence.
+
+    Raises:
+        SettingsError: unknown keys or wrong values, all at once.
+    """
+    try:
+        return TrainSettings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"{where}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs, in the order of the new settings, as "optimizer.learning_rate: 0.1 -> 0.2"."""
+    changes = []
+    for name in dict.fromkeys([*new, *old]):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict) and prefix + name != "model.config":
+            changes += changed_settings(before, after, f"{prefix}{name}.")
+        elif before != after:
+            changes.append(f"{prefix}{name}: {before} -> {after}")
+    return changes
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def split_change(change: str) -> tuple[str, Any]:
+    """Name and value of "a.b=c".
+
+    Raises:
+        SettingsError: it does not look like that, or c is not YAML.
+    """
+    name, separator, value = change.partition("=")
+    if not separator or not name.strip().split(".")[-1]:
+        raise SettingsError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
+
+
+def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value at "a.b" into nested settings.
+
+    Raises:
+        SettingsError: a part of the name is no section.
+    """
+    *parents, last = name.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise SettingsError(f"{name}={value}: {parent!r} is not a section.")
+    content[last] = value
+
+
+def _explain(detail: Any) -> str:
+    location = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "value_error":
+        return f"{location}{': ' if location else ''}{detail['msg'].removeprefix('Value error, ')}"
+    if detail["type"] != "extra_forbidden":
+        return f"{location}: {detail['msg']} (got {detail['input']!r})"
+    section: Any = TrainSettings
+    for part in detail["loc"][:-1]:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            section = getattr(annotation, "__args__", (annotation,))[0]
+    nearest = difflib.get_close_matches(str(detail["loc"][-1]), section.model_fields, n=1, cutoff=0.0)
+    return f"unknown setting {location}, did you mean {nearest[0]}?" if nearest else f"unknown setting {location}"

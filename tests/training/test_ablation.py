@@ -1,0 +1,109 @@
+"""A suite in miniature: trains, resumes, refuses, ends with a table and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from refersam.training.ablation import Summary, read_suite, run_suite
+from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.trainer import Trainer
+
+Miniature = Callable[..., TrainSettings]
+RUNS = {"whole": {}, "no VLI": {"model.config.use_interactor": False}, "BCE alone": {"loss.dice_weight": 0}}
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path, miniature: Miniature) -> Callable[..., Path]:
+    """Call with fields: writes a suite of three runs with two seeds and one step."""
+
+    def write(**fields: Any) -> Path:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(miniature().model_dump(mode="json")))
+        path = tmp_path / "suite.yaml"
+        content = {"recipe": "recipe.yaml", "budget": {"steps": 1}, "seeds": [0, 1], "runs": RUNS, **fields}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+def train(trainer: Trainer, _name: str) -> dict[str, float]:
+    """Without progress."""
+    return trainer.run()
+
+
+def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path]) -> None:
+    """And in the seed; --set is over all."""
+    runs = read_suite(suite_file(), ["optimizer.learning_rate=0.5"]).runs
+    assert list(runs) == [(name, seed) for name in RUNS for seed in (0, 1)]
+    whole, other = runs["whole", 1], runs["BCE alone", 1]
+    assert (whole.seed, whole.steps, whole.optimizer.learning_rate) == (1, 1, 0.5)
+    changed = whole.model_dump()
+    changed["loss"]["dice_weight"] = 0
+    assert other.model_dump() == changed
+
+
+def test_a_suite_ends_with_table_and_plot(
+    suite_file: Callable[..., Path], tmp_path: Path, run: Callable[..., SimpleNamespace]
+) -> None:
+    """Stopped in the middle it goes on where it was, without training anything twice; by the command line at last."""
+    path, out, trained = suite_file(), tmp_path / "out", []
+
+    def interrupted(trainer: Trainer, name: str) -> dict[str, float]:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(name)
+        return trainer.run()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(read_suite(path), out, interrupted)
+    assert trained == ["whole, seed 0", "whole, seed 1", "no VLI, seed 0"]
+    assert "| no VLI | 1 |" in (out / "ablation.md").read_text()
+    done = run("ablate", path, "--out", out)
+    assert (done.code, done.err.count(" 1/1  total")) == (0, 3), done.err
+    table = (out / "ablation.md").read_text()
+    for name in RUNS:
+        assert f"| {name} | 2 |" in table
+        assert name in done.out
+    assert Image.open(out / "ablation.png").size[0] > 500
+    assert (out / "no_vli" / "seed_1" / "model" / "model.safetensors").exists()
+
+    changed = run("ablate", path, "--out", out, "--set", "steps=2")
+    assert changed.code == 1
+    assert "finished run with other settings (steps: 1 -> 2): give another --out" in changed.err
+
+
+def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
+    """Sample deviation; none of a single seed; single tags and counts are left out."""
+    scores = {"a": [{"oIoU": 10.0, "mIoU/x": 1.0, "phrases": 3}, {"oIoU": 14.0, "mIoU/x": 1.0}], "b": [{"oIoU": 5.0}]}
+    summary = Summary("oIoU", scores)
+    assert summary.metrics == ["oIoU"]
+    assert summary.rows() == [["a", "2", "12.00 ± 2.83"], ["b", "1", "5.00"]]
+    summary.write(tmp_path)
+    assert "| a | 2 | 12.00 ± 2.83 |" in (tmp_path / "ablation.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"runs": {}}, "runs: "),
+        ({"seeds": []}, "seeds: "),
+        ({"recipes": "x"}, "recipes: "),
+        ({"recipe": "nowhere.yaml"}, r"No such file: .*nowhere\.yaml"),
+        ({"runs": {"odd": {"loss.dice_wait": 1}}}, r"odd: unknown setting loss\.dice_wait, did you mean dice_weight\?"),
+        ({"runs": {"odd": {"steps.more": 1}}}, "'steps' is not a section"),
+        ({"runs": {"a b": {}, "a-b": {}}}, "would share a folder"),
+    ],
+)
+def test_suites_that_are_refused(suite_file: Callable[..., Path], fields: dict[str, Any], told: str) -> None:
+    """One sentence, before anything is trained."""
+    with pytest.raises(SettingsError, match=told) as caught:
+        read_suite(suite_file(**fields))
+    assert "\n" not in str(caught.value)

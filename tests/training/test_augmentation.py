@@ -1,0 +1,137 @@
+"""Changed pictures: every phrase is still true of its picture, and no target loses a pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refersam.data.sample import ReferringImage
+from refersam.training.augmentation import augment, crop, flip, recolour
+from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
+from refersam.training.settings import AugmentSettings
+
+
+def picture(
+    *phrases: str, box: tuple[int, int, int, int] = (10, 20, 30, 50), size: tuple[int, int] = (80, 120)
+) -> ReferringImage:
+    """Random pixels of size (height, width); every phrase means the box (top, left, bottom, right)."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    masks = np.zeros((len(phrases), *size), dtype=bool)
+    masks[:, box[0] : box[2], box[1] : box[3]] = True
+    names = tuple(f"sample {index}" for index in range(len(phrases)))
+    return ReferringImage(image, phrases, masks, names, ((),) * len(phrases))
+
+
+@pytest.mark.parametrize(
+    ("phrase", "mirrored"),
+    [
+        ("the dog left of the chair", "the dog right of the chair"),
+        ("Right most cup, RIGHT side", "Left most cup, LEFT side"),
+        ("leftmost and right-hand ones", "rightmost and left-hand ones"),
+        ("man lft", "man rght"),
+        ("person to the far left, not the right one", "person to the far right, not the left one"),
+        ("the cleft rock is bright", "the cleft rock is bright"),
+        ("the red cup", "the red cup"),
+        ("western building", "eastern building"),
+        ("the cup right next to the plate", None),
+        ("all right", None),
+        ("guy on l", None),
+        ("bottle at 3 o'clock", None),
+        ("hands turned clockwise", None),
+        ("the sign that says left", None),
+        ("lt blue shirt", None),
+    ],
+)
+def test_mirrored_phrases(phrase: str, mirrored: str | None) -> None:
+    """Sides are swapped as whole words with their case; what cannot be mirrored for sure is None."""
+    assert mirror_phrase(phrase) == mirrored
+    if mirrored is not None:
+        assert mirror_phrase(mirrored) == phrase
+
+
+@pytest.mark.parametrize(
+    ("phrase", "horizontal", "vertical", "colour"),
+    [
+        ("the left cat", True, False, False),
+        ("cat at the bottom", False, True, False),
+        ("the second red cup", True, True, True),
+        ("middle one in a dark coat", True, True, True),
+        ("woman in front with grey hair", False, True, True),
+        ("giraffe eating leaves", False, False, False),
+        ("the reddish kite", False, False, True),
+        ("the copyright notice", False, False, False),
+        ("a stop sign", False, False, False),
+    ],
+)
+def test_what_phrases_speak_of(phrase: str, horizontal: bool, vertical: bool, colour: bool) -> None:
+    """Whole words only."""
+    assert (mentions_horizontal(phrase), mentions_vertical(phrase), mentions_colour(phrase)) == (
+        horizontal,
+        vertical,
+        colour,
+    )
+
+
+def test_a_flip_mirrors_pixels_masks_and_words_together() -> None:
+    """All or nothing: one phrase that cannot be mirrored keeps the picture as it is."""
+    before = picture("the left cup", "a spoon")
+    after = flip(before)
+    assert after.phrases == ("the right cup", "a spoon")
+    np.testing.assert_array_equal(after.image, before.image[:, ::-1])
+    np.testing.assert_array_equal(after.masks, before.masks[:, :, ::-1])
+    assert after.sample_ids == before.sample_ids
+    kept = picture("the left cup", "the spoon right next to it")
+    assert flip(kept) is kept
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+    st.lists(st.floats(0, 0.999), min_size=4, max_size=4),
+    st.floats(0.01, 1),
+)
+def test_a_crop_loses_no_pixel_of_a_target(
+    size: tuple[int, int], box: tuple[float, float, float, float], places: list[float], smallest: float
+) -> None:
+    """Whatever the picture, the target and the draw; an empty target too; never smaller than asked for."""
+    (top, bottom), (left, right) = sorted(int(v * size[0]) for v in box[:2]), sorted(int(v * size[1]) for v in box[2:])
+    before = picture("a thing", box=(top, left, bottom, right), size=size)
+    after = crop(before, smallest, np.array(places))
+    assert after.masks.sum() == before.masks.sum()
+    assert after.masks.shape[1:] == after.image.shape[:2]
+    for kept, whole in zip(after.image.shape[:2], size, strict=True):
+        assert kept >= min(whole, max(1, round(smallest * whole) - 1))
+
+
+def test_a_crop_keeps_the_sides_that_are_spoken_of() -> None:
+    """Both of an axis: a target that moves within the picture may not be left any more."""
+    places = np.array([0.0, 0.0, 0.5, 0.5])
+    assert crop(picture("a cup"), 0.5, places).image.shape[:2] == (40, 60)
+    assert crop(picture("a cup", "the left cup"), 0.5, places).image.shape[:2] == (40, 120)
+    assert crop(picture("the cup above"), 0.5, places).image.shape[:2] == (80, 60)
+    assert crop(picture("the second cup"), 0.5, places).image.shape[:2] == (80, 120)
+
+
+def test_recolour_by_hand() -> None:
+    """Contrast about the mean, then brightness, cut at the ends."""
+    image = np.array([[[100, 100, 100], [200, 200, 200]]], dtype=np.uint8)
+    assert recolour(image, 1.0, 0.5)[0, :, 0].tolist() == [125, 175]
+    assert recolour(image, 1.5, 1.0)[0, :, 0].tolist() == [150, 255]
+    np.testing.assert_array_equal(recolour(image, 1.0, 1.0), image)
+
+
+def test_the_draw_decides_everything() -> None:
+    """Same generator, same picture; all off is the picture itself; colour stays where it is spoken of."""
+    everything = AugmentSettings(flip=0.5, crop=0.5, smallest_crop=0.3, colour=0.4)
+    before = picture("the left cup")
+    one, other = (augment(before, everything, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(one.image, other.image)
+    assert one.phrases == other.phrases
+    outcomes = {augment(before, everything, np.random.default_rng(seed)).image.tobytes() for seed in range(20)}
+    assert len(outcomes) == 20
+    assert augment(before, AugmentSettings(), np.random.default_rng(5)) is before
+    red = picture("the red cup")
+    assert augment(red, AugmentSettings(colour=0.4), np.random.default_rng(5)) is red

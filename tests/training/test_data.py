@@ -1,0 +1,76 @@
+"""Batches: what a number decides, whatever the workers and processes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+
+from refersam.processor import ReferSamProcessor
+from refersam.training.building import build_processor
+from refersam.training.data import Batch, BatchStream, training_batches
+from refersam.training.settings import TrainSettings
+from refersam.training.sources import open_source
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    """All tensors and names of two batches."""
+    return all(
+        torch.equal(value, getattr(other, name)) if isinstance(value, torch.Tensor) else value == getattr(other, name)
+        for name, value in vars(one).items()
+    )
+
+
+def processor_of(settings: TrainSettings) -> ReferSamProcessor:
+    """With a tokenizer of the run's own words."""
+    return build_processor(settings, open_source(settings))
+
+
+def stream(
+    settings: TrainSettings, processor: ReferSamProcessor, first: int = 0, rank: int = 0, world: int = 1
+) -> BatchStream:
+    """Of a whole run."""
+    return BatchStream(settings, open_source(settings), processor, settings.steps, first, rank, world)
+
+
+def test_workers_give_the_batches_of_one_process(miniature: Callable[..., TrainSettings]) -> None:
+    """Two workers, in order, each batch once, also from the middle; shapes and ranges."""
+    settings = miniature(steps=7, batch_pictures=2, data={"workers": 2})
+    processor = processor_of(settings)
+    expected = list(stream(settings, processor))
+    assert len(expected) == 7
+    for first in (0, 3):
+        got = list(training_batches(stream(settings, processor, first)))
+        assert len(got) == 7 - first
+        assert all(itertools.starmap(equal, zip(got, expected[first:], strict=True)))
+    batch = expected[0]
+    assert isinstance(batch, Batch)
+    assert not equal(batch, stream(settings, processor).batch(1))
+    assert batch.pixel_values.shape == (2, 3, 64, 64)
+    assert batch.target_mask.shape == (4, 64, 64)
+    assert batch.input_ids.shape == batch.attention_mask.shape
+    assert len(batch.input_ids) == len(batch.sample_ids) == len(set(batch.seeds)) == 4
+    assert 0 <= batch.target_mask.min() <= batch.target_mask.max() <= 1
+
+
+def test_processes_share_the_pictures_of_one(miniature: Callable[..., TrainSettings]) -> None:
+    """Two processes with one picture each see what one process with two sees, in order, and draw the same points."""
+    both, one = miniature(batch_pictures=2), miniature()
+    processor = processor_of(both)
+    for number in range(2):
+        together = stream(both, processor).batch(number)
+        apart = [stream(one, processor, rank=rank, world=2).batch(number) for rank in range(2)]
+        assert torch.equal(torch.cat([batch.pixel_values for batch in apart]), together.pixel_values)
+        assert torch.equal(torch.cat([batch.target_mask for batch in apart]), together.target_mask)
+        assert apart[0].seeds + apart[1].seeds == together.seeds
+        assert apart[0].sample_ids + apart[1].sample_ids == together.sample_ids
+
+
+def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., TrainSettings]) -> None:
+    """Else a resumed run would draw other numbers than one that was not stopped."""
+    settings = miniature(steps=1)
+    batches = training_batches(stream(settings, processor_of(settings)))
+    before = torch.get_rng_state()
+    next(iter(batches))
+    assert torch.equal(torch.get_rng_state(), before)
