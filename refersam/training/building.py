@@ -60,6 +60,8 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         raise SettingsError(
             f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
         )
+    if settings.optimizer.prior_factor == 0:
+        model.interactor.spatial_prior.requires_grad_(False)
     model.interactor.recompute = settings.recompute
     return model
 

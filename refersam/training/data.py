@@ -85,14 +85,17 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
         """
         pictures = self.settings.batch_pictures
         start = (number * self.world_size + self.rank) * pictures
-        data, stage = self.settings.data, self._stage(number)
-        loaded = [self.source.load(start + index, stage) for index in range(pictures)]
+        data, (stage, before) = self.settings.data, self._stages(number)
+        num_review = round(stage.review * pictures)
+        loaded = [self.source.load(start + i, before if i < num_review else stage) for i in range(pictures)]
         side = stage.image_size or data.image_size
         return collate(loaded, self.processor, data.phrases_per_picture, side, (self.settings.seed, start))
 
-    def _stage(self, number: int) -> StageSettings:
+    def _stages(self, number: int) -> tuple[StageSettings, StageSettings]:
+        """The stage that a batch is in, and the one before it; the first has none but itself."""
         share, stages = number / self.count, self.settings.data.stages
-        return next((stage for stage in stages if share < stage.until), stages[-1])
+        current = next((i for i, stage in enumerate(stages) if share < stage.until), len(stages) - 1)
+        return stages[current], stages[max(0, current - 1)]
 
 
 def collate(

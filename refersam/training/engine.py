@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -41,10 +42,12 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
     Raises:
         TrainingError: a way of sharing the work that this loop does not know.
     """
+    # Several processes meet on CPUs only where they are told to; a single one finds its own device.
+    on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     # A dozen of SAM's parameters and BERT's pooler take no part and never get a gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
-        accelerator = Accelerator(mixed_precision=settings.precision, kwargs_handlers=[unused])
+        accelerator = Accelerator(cpu=on_cpus, mixed_precision=settings.precision, kwargs_handlers=[unused])
     except ValueError as error:  # a device without that number format
         raise TrainingError(f"precision {settings.precision} is not to be had here: {error}") from error
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)

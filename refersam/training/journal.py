@@ -97,10 +97,7 @@ class Journal:
 
     def draw_curves(self) -> None:
         """curves.png of all that was logged; nothing where nothing was."""
-        lines: dict[str, dict[str, list[tuple[float, float]]]] = {
-            "train": defaultdict(list),
-            "validation": defaultdict(list),
-        }
+        lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
         for text in self.log_path.read_text().splitlines() if self.log_path.exists() else []:
             line = json.loads(text)
             for name, value in line.items():

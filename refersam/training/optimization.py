@@ -56,6 +56,8 @@ def rate_share(name: str, depth: int, settings: OptimizerSettings) -> float:
     """
     if name.startswith("text_encoder."):
         return settings.text_factor
+    if name.startswith("interactor.spatial_prior."):
+        return settings.prior_factor
     if not name.startswith("sam.vision_encoder."):
         return 1.0
     if name.startswith("sam.vision_encoder.neck."):

@@ -47,6 +47,9 @@ class StageSettings(_Section):
     image_size: int | None = Field(
         None, ge=32, multiple_of=32, description="Side of the network's input in pixels; none for data.image_size."
     )
+    review: float = Field(
+        0.0, ge=0, lt=1, description="Share of pictures that are as in the stage before, against forgetting."
+    )
     min_objects: int = Field(2, ge=2, le=10, description="Fewest objects in a picture.")
     max_objects: int = Field(10, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(1.0, ge=0, le=1, description="How busy the drawing is.")
@@ -135,6 +138,7 @@ class OptimizerSettings(_Section):
     )
     backbone_factor: float = Field(1.0, gt=0, description="Of the rates, for SAM's image encoder.")
     text_factor: float = Field(1.0, gt=0, description="Of the rates, for the text encoder.")
+    prior_factor: float = Field(1.0, ge=0, description="Of the rate, for the spatial prior; 0 leaves it as it is.")
     layer_decay: float = Field(1.0, gt=0, le=1, description="Further factor per ViT layer, from the last to the first.")
     weight_decay: float = Field(0.01, ge=0, description="On matrices and kernels; none on norms, biases, tokens.")
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment.")
@@ -157,8 +161,31 @@ class LossSettings(_Section):
     object_weight: float = Field(0.5, ge=0, description="Of the object score.")
 
 
+class PretrainingSettings(_Section):
+    """The spatial prior alone, on labels of drawn scenes, before the first step."""
+
+    steps: int = Field(6000, ge=1, description="Optimizer steps.")
+    pictures: int = Field(7000, ge=1, description="Pictures drawn for it, shown many times, turned and mirrored.")
+    batch_pictures: int = Field(16, ge=1, description="Pictures per step and process.")
+    image_size: int = Field(128, ge=32, le=1024, multiple_of=32, description="Side of the pictures in pixels.")
+    max_objects: int = Field(8, ge=2, le=10, description="Most objects in a picture.")
+    difficulty: float = Field(0.6, ge=0, le=1, description="How busy the drawing is.")
+    learning_rate: float = Field(2e-3, gt=0, description="Highest rate of AdamW.")
+    warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
+    decay_from: float = Field(0.65, ge=0, lt=1, description="Share of the steps at which a linear decay starts.")
+    log_every: int = Field(100, ge=1, description="Steps between log lines.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step, counted from 0."""
+        left = (1 - step / self.steps) / (1 - self.decay_from)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps, left)
+
+
 class TrainSettings(_Section):
     """A recipe."""
+
+    pretraining: PretrainingSettings | None = Field(None, description="A phase before the first step; none without.")
 
     model: ModelSettings = Field(default_factory=ModelSettings)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -183,6 +210,8 @@ class TrainSettings(_Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
+        if self.pretraining is not None and not self.data.is_drawn:
+            raise ValueError("pretraining teaches what drawn scenes show: leave it out for a data set")
         if self.epochs is not None and self.data.is_drawn:
             raise ValueError("epochs are passes over a data set, and a drawn SceneRef has no end: give steps")
         if self.precision == "fp16" and self.optimizer.matrix_rate is not None:

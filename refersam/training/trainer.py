@@ -10,11 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
+from refersam.model.spatial_prior import SpatialPrior
 from refersam.training import checkpoint
 from refersam.training.building import build_model, build_processor
 from refersam.training.data import Batch, BatchStream, training_batches
@@ -23,6 +25,7 @@ from refersam.training.environment import describe_environment
 from refersam.training.errors import TrainingError
 from refersam.training.journal import Journal
 from refersam.training.optimization import rate_factor
+from refersam.training.pretraining import pretrain_spatial_prior
 from refersam.training.recipe import changed_settings, read_yaml
 from refersam.training.settings import TrainSettings
 from refersam.training.signals import StopSignals
@@ -88,6 +91,7 @@ class Trainer:
             DataError: pictures or masks that cannot be read.
             OSError: the disk is full; the last good checkpoint stays.
         """
+        self._pretrain(progress)
         with StopSignals() as signals:
             try:
                 self._train(signals, progress)
@@ -95,6 +99,27 @@ class Trainer:
                 if self.accelerator.is_main_process:
                     self.journal.end()
         return {} if self.stopped_by else self._finish()
+
+    def _pretrain(self, progress: Progress | None) -> None:
+        """The phase before the first step, if the recipe has one; a run that was stopped in it goes on in it."""
+        settings = self.settings.pretraining
+        if settings is None or self.step:
+            return
+
+        def report(done: int, terms: dict[str, float]) -> None:
+            self._log("pretraining", {"pretraining steps": float(done), **terms})
+            if progress is not None:
+                progress(0, {"pretraining": done / settings.steps, **terms})
+
+        pretrain_spatial_prior(
+            cast(SpatialPrior, self.engine.plain_model.interactor.spatial_prior),
+            settings,
+            self.processor.image_processor,
+            self.accelerator,
+            self.out / "pretraining",
+            self.settings.seed,
+            report,
+        )
 
     def _train(self, signals: StopSignals, progress: Progress | None) -> None:
         settings = self.settings

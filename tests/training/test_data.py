@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 
+from refersam.data.sample import ReferringImage
 from refersam.processor import ReferSamProcessor
 from refersam.training.building import build_processor
 from refersam.training.data import Batch, BatchStream, training_batches
-from refersam.training.settings import TrainSettings
+from refersam.training.settings import StageSettings, TrainSettings
 from refersam.training.sources import open_source
 
 
@@ -74,3 +75,26 @@ def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., Train
     before = torch.get_rng_state()
     next(iter(batches))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stages_and_their_review(miniature: Callable[..., TrainSettings]) -> None:
+    """Of four pictures, one is as in the stage before; the first stage has nothing to review."""
+    stages = [
+        {"until": 0.5, "max_objects": 2, "review": 0.25},
+        {"max_objects": 9, "min_objects": 9, "review": 0.25},
+    ]
+    settings = miniature(steps=4, batch_pictures=4, data={"stages": stages, "picture_sizes": [128]})
+    source, asked = open_source(settings), []
+
+    class Spy:
+        length = None
+
+        def load(self, number: int, stage: StageSettings) -> ReferringImage:
+            asked.append((number, stage.max_objects))
+            return source.load(number, stage)
+
+    batches = BatchStream(settings, Spy(), processor_of(settings), settings.steps)
+    for number in range(4):
+        batches.batch(number)
+    sizes = [[most for number, most in asked if number // 4 == batch] for batch in range(4)]
+    assert sizes == [[2, 2, 2, 2], [2, 2, 2, 2], [2, 9, 9, 9], [2, 9, 9, 9]]

@@ -66,7 +66,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 def test_rate_shares_by_hand() -> None:
     """Text, ViT by depth, and everything else; the neck has the backbone's full rate."""
-    settings = OptimizerSettings(backbone_factor=0.1, text_factor=0.5, layer_decay=0.8)
+    settings = OptimizerSettings(backbone_factor=0.1, text_factor=0.5, prior_factor=0.3, layer_decay=0.8)
     expected = {
         "text_encoder.encoder.layer.0.output.dense.weight": 0.5,
         "sam.vision_encoder.neck.conv1.weight": 0.1,
@@ -75,6 +75,7 @@ def test_rate_shares_by_hand() -> None:
         "sam.vision_encoder.pos_embed": 0.1 * 0.8**13,
         "sam.vision_encoder.patch_embed.projection.weight": 0.1 * 0.8**13,
         "sam.mask_decoder.iou_token.weight": 1.0,
+        "interactor.spatial_prior.stem.0.weight": 0.3,
         "interactor.context_tokens": 1.0,
     }
     assert {name: rate_share(name, 12, settings) for name in expected} == pytest.approx(expected)

@@ -1,0 +1,191 @@
+"""Before the first phrase: the spatial prior learns to see what SceneRef's phrases speak of.
+
+A model from scratch has to find out at once what a picture shows and what words mean, and each waits for the other. SAM
+comes with eyes; the tiny preset gets them here, from labels that a drawn scene gives for nothing: the colour and the
+shape of what lies in each cell of strides 8 and 16, and where objects and their edges are, at stride 4.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
+from refersam.data.sceneref.colours import COLOURS
+from refersam.data.sceneref.objects import SHAPES
+from refersam.model.spatial_prior import SpatialPrior
+from refersam.processor import ReferSamImageProcessor
+from refersam.training import checkpoint
+from refersam.training.settings import PretrainingSettings
+
+LEAST_COVER = {8: 0.5, 16: 0.2}
+"""Share of a cell, by stride, that an object must cover to give the cell its colour and shape."""
+FINE_STRIDE = 4
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+class Lessons:
+    """Drawn pictures and their labels, in memory.
+
+    Args:
+        settings: how many, and what they are like.
+        seed: of the scenes.
+        rank: of this process; each draws its own share.
+        world_size: number of processes.
+    """
+
+    def __init__(self, settings: PretrainingSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        side = settings.image_size
+        scenes = SceneRefSettings(
+            width=side,
+            height=side,
+            max_objects=settings.max_objects,
+            phrases_per_scene=1,
+            difficulty=settings.difficulty,
+        )
+        drawn = [generate_scene(scenes, "train", seed, index) for index in range(rank, settings.pictures, world_size)]
+        self.seed = (seed * world_size + rank) << 32
+        self.images = torch.from_numpy(np.stack([scene.image for scene in drawn]))
+        self.fine = torch.stack([fine_labels(scene) for scene in drawn])
+        self.cells = {stride: torch.stack([cell_labels(scene, stride) for scene in drawn]) for stride in LEAST_COVER}
+
+    def batch(self, number: int, size: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Batch `number`: pictures of the pool, all turned by the same quarters and perhaps mirrored.
+
+        Returns:
+            Images (B, H, W, 3) uint8, `fine_labels` (B, 2, H/4, W/4), and `cell_labels` by stride.
+        """
+        generator = torch.Generator().manual_seed(self.seed + number)
+        chosen = torch.randint(len(self.images), (size,), generator=generator)
+        quarters, mirrored = torch.randint(4, (), generator=generator), torch.randint(2, (), generator=generator)
+
+        def turn(maps: Tensor, rows: int) -> Tensor:
+            maps = torch.rot90(maps[chosen], int(quarters), (rows, rows + 1))
+            return maps.flip(rows + 1) if mirrored else maps
+
+        cells = {stride: turn(labels, 2) for stride, labels in self.cells.items()}
+        return turn(self.images, 1), turn(self.fine, 2), cells
+
+
+def fine_labels(scene: Scene) -> Tensor:
+    """(2, H/4, W/4) in [0, 1]: the share of each cell that objects cover, and whether an object ends in it."""
+    masks = torch.from_numpy(scene.masks).float().unsqueeze(1)
+    edges = (F.max_pool2d(masks, 3, stride=1, padding=1) - masks).amax(dim=0)
+    covered = F.avg_pool2d(masks.amax(dim=0), FINE_STRIDE)
+    return torch.cat([covered, F.max_pool2d(edges, FINE_STRIDE)])
+
+
+def cell_labels(scene: Scene, stride: int) -> Tensor:
+    """(2, H/stride, W/stride) numbers of colour and shape of the object in each cell; -1 where there is none."""
+    cover = F.avg_pool2d(torch.from_numpy(scene.masks).float().unsqueeze(1), stride).squeeze(1)
+    labels = torch.full((2, *cover.shape[1:]), -1)
+    for item, share in zip(scene.objects, cover, strict=True):
+        is_here = share > LEAST_COVER[stride]
+        labels[0][is_here], labels[1][is_here] = list(COLOURS).index(item.colour), list(SHAPES).index(item.shape)
+    return labels
+
+
+class PriorWithHeads(nn.Module):
+    """A spatial prior, and linear heads that are thrown away afterwards."""
+
+    def __init__(self, prior: SpatialPrior) -> None:
+        super().__init__()
+        channels, width = (cast(nn.Conv2d, layer).out_channels for layer in (prior.stem[0], prior.projections[0]))
+        self.prior = prior
+        self.fine = nn.Conv2d(channels, 2, kernel_size=1)
+        self.cells = nn.ModuleList(nn.Linear(width, len(COLOURS) + len(SHAPES)) for _ in LEAST_COVER)
+
+    def forward(self, pixel_values: Tensor, fine: Tensor, cells: dict[int, Tensor]) -> dict[str, Tensor]:
+        """Loss terms `fine`, `colour`, `shape`, `total`; `shapes right`, the share of cells at stride 16 in [0, 1]."""
+        stride4, pyramid = self.prior(pixel_values)
+        terms = {"fine": F.binary_cross_entropy_with_logits(self.fine(stride4), fine)}
+        terms["colour"] = terms["shape"] = torch.zeros_like(terms["fine"])
+        start = 0
+        for head, labels in zip(self.cells, cells.values(), strict=True):
+            colours, shapes = labels.flatten(2).unbind(1)  # each (B, cells)
+            logits = head(pyramid[:, start : start + colours.shape[1]])
+            start += colours.shape[1]
+            by_colour, by_shape = logits.split([len(COLOURS), len(SHAPES)], dim=-1)
+            terms["colour"] = terms["colour"] + F.cross_entropy(by_colour.transpose(1, 2), colours, ignore_index=-1)
+            terms["shape"] = terms["shape"] + F.cross_entropy(by_shape.transpose(1, 2), shapes, ignore_index=-1)
+            is_object = shapes >= 0
+            terms["shapes right"] = (by_shape.argmax(-1) == shapes)[is_object].float().mean()
+        terms["total"] = terms["fine"] + terms["colour"] + terms["shape"]
+        return terms
+
+
+def pretrain_spatial_prior(
+    prior: SpatialPrior,
+    settings: PretrainingSettings,
+    image_processor: ReferSamImageProcessor,
+    accelerator: Accelerator,
+    folder: Path,
+    seed: int,
+    progress: Progress | None = None,
+) -> None:
+    """Train the prior in place, with AdamW; with the same folder it goes on where a stopped call was.
+
+    Args:
+        prior: of the model; its weights are replaced at the end.
+        settings: of this phase.
+        image_processor: whose normalisation the model is used with.
+        accelerator: devices and processes; each draws pictures of its own.
+        folder: for checkpoints.
+        seed: of pictures and their order.
+        progress: called with the steps done and the mean loss terms.
+
+    Raises:
+        CheckpointError: checkpoints in the folder that cannot be read.
+    """
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    state = checkpoint.load_newest(folder)
+    module = PriorWithHeads(copy.deepcopy(prior).requires_grad_(True))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    first = 0
+    if state is not None:
+        module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    if first < settings.steps:
+        trained, optimizer = accelerator.prepare(module, optimizer)
+        lessons = Lessons(settings, seed, rank, world_size)
+        sums: dict[str, float] = {}
+        for step in range(first, settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(step)
+            batch = lessons.batch(step, settings.batch_pictures)
+            terms = trained(*_on_device(batch, image_processor, accelerator))
+            accelerator.backward(terms["total"])
+            accelerator.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / settings.log_every
+            done = step + 1
+            if done % settings.log_every == 0:
+                if progress is not None:
+                    progress(done, sums)
+                sums = {}
+            if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or done == settings.steps):
+                saved = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
+                checkpoint.save_checkpoint(folder, done, saved, keep=1)
+        accelerator.wait_for_everyone()
+    prior.load_state_dict(module.prior.state_dict())
+
+
+def _on_device(
+    batch: tuple[Tensor, Tensor, dict[int, Tensor]], image_processor: ReferSamImageProcessor, accelerator: Accelerator
+) -> tuple[Any, ...]:
+    images, fine, cells = batch
+    pixels = torch.stack([image_processor.normalise(image.numpy()) for image in images])
+    device = accelerator.device
+    return pixels.to(device), fine.to(device), {stride: labels.to(device) for stride, labels in cells.items()}

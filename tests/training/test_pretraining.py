@@ -1,0 +1,160 @@
+"""The spatial prior's own lessons before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from refersam import ReferSamModel
+from refersam.data.sceneref import SceneRefSettings, generate_scene
+from refersam.data.sceneref.colours import COLOURS
+from refersam.data.sceneref.objects import SHAPES
+from refersam.model.spatial_prior import SpatialPrior
+from refersam.processor import ReferSamImageProcessor
+from refersam.training.pretraining import Lessons, cell_labels, fine_labels, pretrain_spatial_prior
+from refersam.training.settings import PretrainingSettings, TrainSettings
+from refersam.training.trainer import Trainer
+
+Miniature = Callable[..., TrainSettings]
+
+
+def few(**changes: object) -> PretrainingSettings:
+    """Six steps on eight small pictures."""
+    small = {"steps": 6, "pictures": 8, "batch_pictures": 4, "image_size": 64, "log_every": 1, "checkpoint_every": 2}
+    return PretrainingSettings.model_validate({**small, **changes})
+
+
+def make_prior() -> SpatialPrior:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return SpatialPrior(channels=8, hidden_size=32)
+
+
+def pretrain(prior: SpatialPrior, settings: PretrainingSettings, folder: Path, **more: object) -> None:
+    """On one process."""
+    pretrain_spatial_prior(prior, settings, ReferSamImageProcessor(), Accelerator(cpu=True), folder, 0, **more)
+
+
+def test_labels_are_what_lies_in_each_cell() -> None:
+    """Counted pixel by pixel."""
+    scene = generate_scene(SceneRefSettings(width=96, height=64, phrases_per_scene=1), "train", 0, 3)
+    fine = fine_labels(scene)
+    assert fine.shape == (2, 16, 24)
+    covered = scene.masks.any(axis=0)
+    assert float(fine[0, 5, 7]) == covered[20:24, 28:32].mean()
+    assert float(fine[0].mean()) == pytest.approx(covered.mean())
+    seen = 0
+    for stride, least in ((8, 0.5), (16, 0.2)):
+        labels = cell_labels(scene, stride)
+        assert labels.shape == (2, 64 // stride, 96 // stride)
+        for row, column in np.ndindex(*labels.shape[1:]):
+            cell = np.s_[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
+            here = [i for i, mask in enumerate(scene.masks) if mask[cell].mean() > least]
+            found = labels[:, row, column].tolist()
+            if here:
+                item = scene.objects[here[-1]]  # the one drawn last, on top
+                assert found == [COLOURS.index(item.colour), SHAPES.index(item.shape)]
+                seen += 1
+            else:
+                assert found == [-1, -1]
+    assert seen > 5
+
+
+def test_pictures_and_labels_are_turned_together() -> None:
+    """Each batch depends on its number alone; whatever is done to a picture is done to its labels."""
+    lessons = Lessons(few(pictures=3), seed=0)
+    changed = set()
+    for number in range(12):
+        images, fine, cells = lessons.batch(number, 2)
+        again = lessons.batch(number, 2)
+        assert torch.equal(images, again[0])
+        for image, covered, labels in zip(images, fine[:, 0], cells[16][:, 0], strict=True):
+            matches = []
+            for index, original in enumerate(lessons.images):
+                for quarters in range(4):
+                    for mirrored in (False, True):
+                        turned = torch.rot90(original, quarters, (0, 1))
+                        if torch.equal(turned.flip(1) if mirrored else turned, image):
+                            matches.append((index, quarters, mirrored))
+            index, quarters, mirrored = matches[0]
+            changed.add((quarters, mirrored))
+            for found, source in ((covered, lessons.fine[index, 0]), (labels, lessons.cells[16][index, 0])):
+                expected = torch.rot90(source, quarters, (0, 1))
+                assert torch.equal(found, expected.flip(1) if mirrored else expected)
+    assert len(changed) > 3
+
+
+def test_processes_draw_different_pictures() -> None:
+    """Every picture of the pool is one process's."""
+    whole = Lessons(few(pictures=5), seed=0).images
+    parts = [Lessons(few(pictures=5), seed=0, rank=rank, world_size=2).images for rank in range(2)]
+    assert torch.equal(parts[0], whole[::2])
+    assert torch.equal(parts[1], whole[1::2])
+
+
+def test_colours_are_learned(tmp_path: Path) -> None:
+    """In sixty steps, far below the loss of a guess among twelve at both strides."""
+    lines: list[dict[str, float]] = []
+    settings = few(steps=60, pictures=24, log_every=20, difficulty=0.0, checkpoint_every=60, batch_pictures=8)
+    pretrain(make_prior(), settings, tmp_path, progress=lambda _step, terms: lines.append(terms))
+    assert lines[0]["colour"] > 3.5
+    assert lines[-1]["colour"] < 0.8 * lines[0]["colour"]
+    assert 0 <= lines[-1]["shapes right"] <= 1
+    assert lines[-1]["total"] == pytest.approx(sum(lines[-1][name] for name in ("fine", "colour", "shape")), rel=1e-4)
+
+
+def test_a_stopped_phase_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Stopped after step 5, it goes on from the checkpoint of step 4; afterwards it is not repeated."""
+    expected = make_prior()
+    pretrain(expected, few(), tmp_path / "undisturbed")
+
+    class Killed(BaseException):
+        pass
+
+    def stop(step: int, _terms: dict[str, float]) -> None:
+        if step == 5:
+            raise Killed
+
+    prior = make_prior()
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    with pytest.raises(Killed):
+        pretrain(prior, few(), tmp_path / "stopped", progress=stop)
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+    steps: list[int] = []
+    pretrain(prior, few(), tmp_path / "stopped", progress=lambda step, _terms: steps.append(step))
+    assert steps == [5, 6]
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, prior.state_dict()[name]), name
+    finished = make_prior()
+    pretrain(finished, few(), tmp_path / "stopped", progress=stop)
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in finished.state_dict().items())
+
+
+def test_rate() -> None:
+    """Warm-up of 50 steps, constant, then a line to zero."""
+    settings = PretrainingSettings(steps=1000, learning_rate=0.1, decay_from=0.6, warmup_steps=50)
+    assert [settings.rate(step) for step in (0, 49, 600, 800, 1000)] == pytest.approx([0.002, 0.1, 0.1, 0.05, 0.0])
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_run_with_pretraining(factor: float, miniature: Miniature, tmp_path: Path) -> None:
+    """The phase is logged and comes once; its prior stays as it is where its rate is 0."""
+    changes = {"pretraining": few().model_dump(), "optimizer": {"prior_factor": factor, "ema_decay": 0.0}}
+    settings = miniature(**changes)
+    Trainer(settings, tmp_path / "run").run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    phase = [line for line in lines if line["kind"] == "pretraining"]
+    assert [line["pretraining steps"] for line in phase] == [1, 2, 3, 4, 5, 6]
+    model = ReferSamModel.from_pretrained(tmp_path / "run" / "model")
+    state = torch.load(tmp_path / "run" / "pretraining" / "step_0000006.pt", weights_only=True)["model"]
+    same = [
+        torch.equal(value, state[f"prior.{name}"])
+        for name, value in model.interactor.spatial_prior.state_dict().items()
+    ]
+    assert all(same) if not factor else not any(same)

@@ -1,0 +1,102 @@
+"""Two processes train as one does: torchrun on the CPU, gloo between them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from refersam import ReferSamPredictor
+from refersam.evaluate.processes import Processes
+from refersam.training.settings import TrainSettings
+from refersam.training.validation import Validator
+
+SCRIPT = """
+import torch; torch.set_num_threads(1)
+from refersam.training.sources import SceneSource; SceneSource.tokenizer_pictures = 30
+from refersam.training.validation import Validator; Validator.drawn_side = 96
+from refersam.cli import main; main()
+"""
+
+
+def launch(settings: TrainSettings, folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """`refersam train` under torchrun; the run is in folder/run."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    (folder / "script.py").write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    arguments = ["train", str(folder / "recipe.yaml"), "--out", str(folder / "run"), *more]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, str(folder / "script.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+def log(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Lines of a kind, without times."""
+    lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_two_processes_train_as_one(
+    tmp_path: Path, without_dropout: dict[str, Any], miniature: Callable[..., TrainSettings]
+) -> None:
+    """Same global batch: the same loss curve within float noise, and the same integers of validation."""
+    fields = {"steps": 6, "model": {"config": without_dropout}, "validate_every": 3, "data": {"validation_pictures": 5}}
+    for name, processes, pictures in (("one", 1, 2), ("two", 2, 1)):
+        done = launch(miniature(batch_pictures=pictures, **fields), tmp_path / name, processes)
+        assert done.returncode == 0, done.stderr
+    one, two = log(tmp_path / "one", "train"), log(tmp_path / "two", "train")
+    assert [line["samples"] for line in one] == [line["samples"] for line in two] == [4, 8, 12, 16, 20, 24]
+    for ours, other in zip(one, two, strict=True):
+        for name in ("total", "mask", "dice", "coarse_mask", "coarse_dice", "iou", "object", "grad norm"):
+            assert ours[name] == pytest.approx(other[name], rel=1e-3, abs=2e-5), (name, ours["step"])
+    for ours, other in zip(log(tmp_path / "one", "validation"), log(tmp_path / "two", "validation"), strict=True):
+        # The weights are equal but for float noise, which may turn a pixel on the border.
+        assert ours["pixels in common"] == pytest.approx(other["pixels in common"], rel=1e-3, abs=2)
+        assert ours["pixels in union"] == pytest.approx(other["pixels in union"], rel=1e-3, abs=2)
+    assert json.loads((tmp_path / "two" / "run" / "environment.json").read_text())[0]["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_two_processes_resume_bit_for_bit(tmp_path: Path, miniature: Callable[..., TrainSettings]) -> None:
+    """With dropout, so that the random state of both counts; a checkpoint of two processes holds two."""
+    whole = launch(miniature(steps=4), tmp_path / "whole", 2)
+    assert whole.returncode == 0, whole.stderr
+    launch(miniature(steps=4), tmp_path / "parts", 2)
+    checkpoints = tmp_path / "parts" / "run" / "checkpoints"
+    (checkpoints / "step_0000004.pt").unlink()
+    again = launch(miniature(steps=4), tmp_path / "parts", 2, "--resume")
+    assert again.returncode == 0, again.stderr
+    final = "run/model/model.safetensors"
+    assert (tmp_path / "whole" / final).read_bytes() == (tmp_path / "parts" / final).read_bytes()
+
+
+def test_shares_of_a_validation_add_up(tiny_model_folder: Path, miniature: Callable[..., TrainSettings]) -> None:
+    """Of the same weights, two processes count the very integers that one does."""
+    predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
+    settings = miniature(data={"validation_pictures": 4})
+    whole = Validator(settings, predictor.processor, Processes()).score(predictor.model)
+    found: list[Any] = []
+
+    class Pretended(Processes):
+        """One of two, which leaves what it found for the other."""
+
+        def gather(self, items: list[Any]) -> list[Any]:
+            found.extend(items)
+            return list(found)
+
+    halves = [Validator(settings, predictor.processor, Pretended(index, 2)).score(predictor.model) for index in (0, 1)]
+    assert whole["pixels in union"] > halves[0]["pixels in union"] > 0
+    assert halves[1] == pytest.approx(whole)
+    for name in ("phrases", "pixels in common", "pixels in union"):
+        assert halves[1][name] == whole[name]
