@@ -14,7 +14,21 @@ from refersam.cli.console import check_folder, err_console, out_console, progres
 if TYPE_CHECKING:
     from refersam.training.trainer import Trainer
 
-_SHOWN = ("total", "mask", "dice", "iou", "object", "rate", "samples/s", "memory GB", "mIoU", "gIoU", "oIoU")
+_SHOWN = (
+    "pretraining",
+    "shapes right",
+    "total",
+    "mask",
+    "dice",
+    "iou",
+    "object",
+    "rate",
+    "samples/s",
+    "memory GB",
+    "mIoU",
+    "gIoU",
+    "oIoU",
+)
 
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")]
 
