@@ -161,6 +161,8 @@ def _add_annotation(index: CocoIndex, record: object, wanted: Container[int], wh
             index.findings.append(Finding(Severity.NOTE, "bad polygons", message))
     except DataError as error:
         problem = str(error)
+    if row.iscrowd and isinstance(region, Mapping):
+        region = {**region, "iscrowd": 1}  # some protocols leave crowds out of the target
     index.annotations[row.id] = CocoAnnotation(row.image_id, row.category_id, bool(row.iscrowd), region, problem)
 
 

@@ -170,6 +170,7 @@ def test_crowds_are_targets_only_where_a_ref_names_them(miniature: Any) -> None:
     miniature.refs.append(miniature.ref(3, 12, 1, "train", "all the dogs"))
     crowd = open_dataset(miniature.write(), "refcoco", "train")[3]
     assert (crowd.load_mask().sum(), crowd.category, crowd.distractors) == (30, "dog", 2)
+    assert [region["iscrowd"] for region in crowd.regions if isinstance(region, dict)] == [1]
 
 
 def test_sceneref_is_read_back_as_it_was_drawn(tmp_path: Path) -> None:
