@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_there_is_a_recipe_for_every_benchmark_and_size() -> None:
             assert (settings.data.dataset, settings.model.sam) == (folder, f"facebook/sam-vit-{size}")
             assert settings.batch_pictures * settings.accumulate * settings.data.phrases_per_picture == 16
         assert "clip" in str(read_settings(RECIPES / folder / "base_clip.yaml").model.text)
+
+
+def test_the_documentation_names_recipes_and_settings_that_exist() -> None:
+    """docs/training.md: every path, and every setting with its section."""
+    text = (RECIPES.parent / "docs" / "training.md").read_text()
+    for name in re.findall(r"recipes/[\w+/]+\.yaml", text):
+        assert "DATASET" in name or (RECIPES.parent / name).exists(), name
+    for section, name in re.findall(r"`(data|optimizer|loss|model)\.([a-z_]+)", text):
+        assert name in type(getattr(TrainSettings(), section)).model_fields, name
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("ablations/*.yaml")), ids=lambda path: path.stem)
