@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from typing import cast
 
 from refersam.config import ReferSamConfig
 from refersam.errors import ReferSamError
 from refersam.model.refersam import ReferSamModel
+from refersam.model.spatial_prior import SpatialPrior
 from refersam.predictor import load_model
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
@@ -60,10 +62,16 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         raise SettingsError(
             f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
         )
-    if settings.optimizer.prior_factor == 0:
-        model.interactor.spatial_prior.requires_grad_(False)
+    prior = spatial_prior_of(model)
+    if prior is not None and settings.optimizer.prior_factor == 0:
+        prior.requires_grad_(False)
     model.interactor.recompute = settings.recompute
     return model
+
+
+def spatial_prior_of(model: ReferSamModel) -> SpatialPrior | None:
+    """The model's spatial prior; None for an ablation without interactor."""
+    return cast("SpatialPrior | None", getattr(model.interactor, "spatial_prior", None))
 
 
 def _check_names(config: dict[str, object]) -> None:

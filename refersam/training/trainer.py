@@ -10,15 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
-from refersam.model.spatial_prior import SpatialPrior
 from refersam.training import checkpoint
-from refersam.training.building import build_model, build_processor
+from refersam.training.building import build_model, build_processor, spatial_prior_of
 from refersam.training.data import Batch, BatchStream, training_batches
 from refersam.training.engine import Engine, build_accelerator
 from refersam.training.environment import describe_environment
@@ -103,7 +101,8 @@ class Trainer:
     def _pretrain(self, progress: Progress | None) -> None:
         """The phase before the first step, if the recipe has one; a run that was stopped in it goes on in it."""
         settings = self.settings.pretraining
-        if settings is None or self.step:
+        prior = spatial_prior_of(self.engine.plain_model)
+        if settings is None or prior is None or self.step:
             return
 
         def report(done: int, terms: dict[str, float]) -> None:
@@ -112,7 +111,7 @@ class Trainer:
                 progress(0, {"pretraining": done / settings.steps, **terms})
 
         pretrain_spatial_prior(
-            cast(SpatialPrior, self.engine.plain_model.interactor.spatial_prior),
+            prior,
             settings,
             self.processor.image_processor,
             self.accelerator,
