@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format train-tiny bench clean
+.PHONY: help setup demo test test-slow test-gpu check format train-tiny box bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ format: setup  ## let ruff rewrite what it can
 
 train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny (resumes)
 	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
+
+box: train-tiny  ## put the trained tiny model into the package
+	@$(BIN)/python tools/make_box.py runs/tiny/model
 
 bench: setup  ## latency of the model, and its score on SceneRef
 	@$(BIN)/python benchmarks/latency.py
