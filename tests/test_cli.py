@@ -490,10 +490,11 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_train_and_segment(run: Run, recipe: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a recipe to masks; a second run into the folder is refused and changes nothing."""
-    from refersam.training import trainer
+    from refersam.training.sources import SceneSource
+    from refersam.training.validation import Validator
 
-    monkeypatch.setattr(trainer, "TOKENIZER_PICTURES", 30)
-    monkeypatch.setattr(trainer, "VALIDATION_PICTURE_SIZE", 64)
+    monkeypatch.setattr(SceneSource, "tokenizer_pictures", 30)
+    monkeypatch.setattr(Validator, "drawn_side", 64)
     result = run("train", recipe, "--out", "run", "--set", "seed=3", "--set", "steps=1")
     assert result.code == 0, result.err
     assert "The model is in run/model/" in result.out
@@ -509,27 +510,26 @@ def test_train_and_segment(run: Run, recipe: Path, picture: Path, monkeypatch: p
 
 def test_ctrl_c_in_training(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Says where it stopped and how to go on; nothing half-written."""
-    from refersam.training import trainer
+    from refersam.training.engine import Engine
+    from refersam.training.sources import SceneSource
 
-    monkeypatch.setattr(trainer, "TOKENIZER_PICTURES", 30)
-    step = trainer.Trainer._train_step
+    monkeypatch.setattr(SceneSource, "tokenizer_pictures", 30)
+    take_step = Engine.take_step
 
-    def interrupted(self: trainer.Trainer, batch: object) -> dict[str, float]:
-        if self.step == 1:
+    def interrupted(self: Engine, batches: object, step: int, *rest: object) -> object:
+        if step == 1:
             raise KeyboardInterrupt
-        return step(self, batch)
+        return take_step(self, batches, step, *rest)
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Engine, "take_step", interrupted)
     result = run("train", recipe, "--out", "run", "--set", "checkpoint_every=1")
     assert result.code == 1
     assert "Traceback" not in result.err
     assert "Stopped after step 1. --resume goes on from the newest checkpoint in run/" in result.out
-    assert sorted(path.name for path in Path("run").rglob("*")) == [
-        "checkpoints",
-        "log.jsonl",
-        "settings.yaml",
-        "step_0000001.pt",
-    ]
+    names = {path.name for path in Path("run").iterdir() if path.is_file()}
+    assert {"log.jsonl", "settings.yaml", "environment.json"} <= names
+    assert not [path for path in Path("run").rglob("*") if path.suffix == ".tmp"]
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step_0000001.pt"]
     assert torch.load("run/checkpoints/step_0000001.pt", weights_only=True)["step"] == 1
 
 
@@ -548,9 +548,9 @@ def test_recipes_that_are_refused(
     run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
 ) -> None:
     """Code 1, one sentence, no folder made."""
-    from refersam.training import trainer
+    from refersam.training.sources import SceneSource
 
-    monkeypatch.setattr(trainer, "TOKENIZER_PICTURES", 5)
+    monkeypatch.setattr(SceneSource, "tokenizer_pictures", 5)
     result = run("train", recipe, "--out", "run", *arguments)
     assert (result.code, result.out) == (1, "")
     assert "Traceback" not in result.err
