@@ -13,6 +13,14 @@ class ImageError(ReferSamError, ValueError):
     """A picture that cannot be read, or is too large."""
 
 
+class ImageSizeError(ImageError):
+    """A picture with more pixels than the limit."""
+
+
+class ImageFormatError(ImageError):
+    """A file that is no picture, or of a format that is not read."""
+
+
 class PhraseError(ReferSamError, ValueError):
     """A phrase that cannot be used."""
 

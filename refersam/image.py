@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from refersam.errors import ImageError
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: a small file can unpack to more than the machine's memory."""
@@ -60,7 +60,7 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
     name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
     image = source if isinstance(source, Image.Image) else _open(source, name)
     if image.width * image.height > max_pixels:
-        raise ImageError(
+        raise ImageSizeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
         )
     try:
@@ -82,7 +82,7 @@ def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """
     with _open(path, str(path)) as image:
         if image.width * image.height > max_pixels:
-            raise ImageError(
+            raise ImageSizeError(
                 f"{path} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}."
             )
         return image.size
@@ -103,11 +103,13 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large to be decoded safely: {error}") from error
+        raise ImageSizeError(f"{name} is too large to be decoded safely: {error}") from error
     except PermissionError as error:
         raise ImageError(f"{name} may not be read: permission denied.") from error
     except Exception as error:  # Pillow's readers raise many kinds for broken files
-        raise ImageError(f"{name} is not a picture that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP, ...).") from error
+        raise ImageFormatError(
+            f"{name} is not a picture that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP, ...)."
+        ) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -132,7 +134,7 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(f"An array must be (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, but has the shape {array.shape}.")
     if array.shape[0] * array.shape[1] > max_pixels:
-        raise ImageError(f"The array has {array.shape[1]} x {array.shape[0]} pixels, more than {max_pixels:,}.")
+        raise ImageSizeError(f"The array has {array.shape[1]} x {array.shape[0]} pixels, more than {max_pixels:,}.")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ImageError("An array of floats must hold finite values in [0, 1].")

@@ -1,0 +1,67 @@
+"""`refersam serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refersam.cli.app import app
+from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, Dtype, load_predictor, say
+from refersam.serving.settings import ServerSettings
+
+_USUAL = ServerSettings()
+
+
+@app.command(epilog="Example: refersam serve --port 8000, then open http://127.0.0.1:8000/docs")
+def serve(
+    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    max_bytes: Annotated[int, typer.Option(min=1000, help="Of a request.")] = _USUAL.max_bytes,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = _USUAL.max_pixels,
+    max_phrases: Annotated[int, typer.Option(min=1, max=255, help="In a request.")] = _USUAL.max_phrases,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="At work or waiting; more are turned away with 429.")
+    ] = _USUAL.max_requests,
+    upload_seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive.")] = _USUAL.upload_seconds,
+    answer_seconds: Annotated[float, typer.Option(min=0.1, help="For its answer.")] = _USUAL.answer_seconds,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Most phrases, of several requests, in one run of the model.")
+    ] = _USUAL.batch_size,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = _USUAL.readers,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="REFERSAM_API_KEY", help="That clients must send. Better in the environment.")
+    ] = None,
+) -> None:
+    """Answer pictures and phrases over HTTP."""
+    from refersam.optional import require
+
+    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "fastapi_offline"):
+        require(module, "serve", "refersam serve")
+    from refersam.serving.app import create_app
+    from refersam.serving.run import open_socket
+    from refersam.serving.run import serve as run
+
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
+        raise typer.BadParameter("The API key must be printable ASCII text without spaces around it.")
+    settings = ServerSettings(
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_phrases=max_phrases,
+        max_requests=max_requests,
+        upload_seconds=upload_seconds,
+        answer_seconds=answer_seconds,
+        batch_size=batch_size,
+        readers=readers,
+        api_key=api_key,
+    )
+    with open_socket(host, port) as listening:
+        predictor = load_predictor(model, device, dtype.value)
+        address = f"[{host}]" if ":" in host else host
+        say(f"Serving on http://{address}:{listening.getsockname()[1]} (its pages: /docs). Ctrl-C stops it.")
+        if model is None:
+            say(NOT_FOR_PHOTOGRAPHS, style="dim")
+        run(create_app(predictor, settings), listening, settings)

@@ -1,0 +1,1 @@
+"""A server that answers pictures and phrases over HTTP."""

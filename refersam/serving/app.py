@@ -1,0 +1,248 @@
+"""The server's pages: segment, health, readiness, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from refersam.data.refs import is_phrase
+from refersam.errors import ImageFormatError, ImageSizeError, ReferSamError
+from refersam.image import load_image
+from refersam.inference import Answer, Query, read_answers, run_queries
+from refersam.labels import label_map
+from refersam.model.refersam import ReferSamOutput
+from refersam.predictor import ReferSamPredictor
+from refersam.serving.batcher import Batcher
+from refersam.serving.gate import Gate
+from refersam.serving.metrics import Metrics
+from refersam.serving.settings import ServerSettings
+from refersam.version import __version__
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Rle(BaseModel):
+    """COCO's run-length encoding."""
+
+    size: tuple[int, int] = Field(description="Height and width in pixels.")
+    counts: str
+
+
+class PhraseResult(BaseModel):
+    """The answer to one phrase."""
+
+    phrase: str
+    score: float = Field(description="The IoU that the model expects its mask to have, 0 to 1.")
+    no_target: bool = Field(description="Nothing in the picture matches the phrase; the mask is empty.")
+    box: tuple[int, int, int, int] | None = Field(description="Left, top, right, bottom in pixels.")
+    area: int = Field(description="Pixels of the mask.")
+    rle: Rle
+
+
+class SegmentReply(BaseModel):
+    """The answers about one picture, turned upright where its camera marked it as turned."""
+
+    width: int
+    height: int
+    results: list[PhraseResult]
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+
+
+_PROBLEMS = {
+    401: "No API key, or another one.",
+    408: "The body took too long to arrive.",
+    413: "Too many bytes or pixels.",
+    415: "Not multipart/form-data, or a file that is no picture.",
+    422: "A broken picture, an empty phrase, too many phrases, a wrong field.",
+    429: "Too many requests are waiting; see Retry-After.",
+    500: "The model failed.",
+    503: "It took too long, or the server is shutting down; see Retry-After.",
+}
+
+
+def create_app(predictor: ReferSamPredictor, settings: ServerSettings | None = None) -> FastAPI:
+    """An ASGI application around a model.
+
+    Args:
+        predictor: the model.
+        settings: limits; None for the usual ones.
+    """
+    limits = settings or ServerSettings()
+    metrics = Metrics()
+    service = _Service(predictor, limits, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        app.state.ready = True
+        yield
+        app.state.ready = False
+        await service.stop()
+
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="ReferSAM",
+        version=__version__,
+        description="Referring image segmentation: a picture and phrases in, masks out. "
+        f"At most {limits.max_bytes:,} bytes, {limits.max_pixels:,} pixels and {limits.max_phrases} phrases of "
+        f"{limits.max_characters} characters a request.",
+        lifespan=lifespan,
+    )
+    app.state.ready = app.state.draining = False
+    app.add_middleware(Gate, settings=limits, metrics=metrics, guarded=("/v1/segment",))
+    _handle_errors(app)
+
+    @app.post(
+        "/v1/segment",
+        summary="Segment what phrases mean in a picture",
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if limits.api_key else [],  # the gate checks it
+        response_model=SegmentReply,
+        responses={
+            200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
+            **{status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},
+        },
+    )
+    async def segment(
+        image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
+        phrases: Annotated[list[str], Form(description="One field for each phrase.")],
+        threshold: Probability = 0.5,
+        no_target_threshold: Probability = 0.5,
+        format: Annotated[
+            Literal["json", "png"],
+            Form(description="png: one phrase's mask, black and white; several: a label map, 0, 1 for the first, ..."),
+        ] = "json",
+    ) -> Response:
+        """JSON with run lengths, box, score and no_target for each phrase, in order; or a PNG."""
+        _check_phrases(phrases, limits)
+        try:
+            async with asyncio.timeout(limits.answer_seconds):
+                return await service.segment(await image.read(), phrases, (threshold, no_target_threshold), format)
+        except TimeoutError as error:
+            raise HTTPException(503, f"No answer within {limits.answer_seconds:g} s.", {"Retry-After": "5"}) from error
+
+    @app.get("/health", summary="The process is alive")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/ready", summary="Requests will be answered", responses={503: {"model": Problem}})
+    async def ready(request: Request) -> dict[str, str]:
+        state = request.app.state
+        if not state.ready or state.draining:
+            raise HTTPException(503, "The server is starting or shutting down.", {"Retry-After": "5"})
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def read_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    return app
+
+
+class _Service:
+    """A picture's way through decoding, the model, and encoding."""
+
+    def __init__(self, predictor: ReferSamPredictor, limits: ServerSettings, metrics: Metrics) -> None:
+        self.predictor, self.limits, self.metrics = predictor, limits, metrics
+        self.batcher = Batcher(self._run, limits.batch_size, metrics.batch_phrases.observe)
+        self.readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="reader")
+
+    async def start(self) -> None:
+        """The first run is slower than the others: it is done before anyone asks."""
+        self.batcher.start()
+        picture = Image.new("RGB", (64, 64))
+        await self.batcher.ask(Query.prepare(self.predictor.processor, picture, ["everything"]))
+
+    async def stop(self) -> None:
+        await self.batcher.stop()
+        self.readers.shutdown(cancel_futures=True)
+
+    async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, float], kind: str) -> Response:
+        query = await self._in_reader(lambda: self._read(content, phrases))
+        output = await self.batcher.ask(query)
+        write = self._write_png if kind == "png" else self._write_json
+        return await self._in_reader(lambda: write(output, query, thresholds))
+
+    def _run(self, queries: Sequence[Query]) -> list[ReferSamOutput]:
+        outputs = run_queries(self.predictor.model, queries)
+        return [ReferSamOutput(**{name: value.cpu() for name, value in output.items()}) for output in outputs]
+
+    def _read(self, content: bytes, phrases: list[str]) -> Query:
+        picture = load_image(content, max_pixels=self.limits.max_pixels)
+        return Query.prepare(self.predictor.processor, picture, phrases)
+
+    def _answers(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, float]) -> Iterator[Answer]:
+        model, processor = self.predictor.model, self.predictor.processor
+        for answer in read_answers(model, processor, output, query, *thresholds):
+            self.metrics.phrases.labels(no_target=str(answer.no_target).lower()).inc()
+            yield answer
+
+    def _write_json(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, float]) -> Response:
+        results = [answer.as_dict() for answer in self._answers(output, query, thresholds)]
+        return JSONResponse({"width": query.width, "height": query.height, "results": results})
+
+    def _write_png(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, float]) -> Response:
+        labels = label_map(self._answers(output, query, thresholds)).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(labels * np.uint8(255) if len(query.phrases) == 1 else labels).save(file, format="PNG")
+        return Response(file.getvalue(), media_type="image/png")
+
+    async def _in_reader(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+
+
+def _check_phrases(phrases: list[str], limits: ServerSettings) -> None:
+    if len(phrases) > limits.max_phrases:
+        raise HTTPException(422, f"A request may have {limits.max_phrases} phrases, and this one has {len(phrases)}.")
+    for phrase in phrases:
+        if not is_phrase(phrase):
+            raise HTTPException(422, "A phrase must have at least one word, but one is empty.")
+        if len(phrase) > limits.max_characters:
+            raise HTTPException(422, f"A phrase may have {limits.max_characters} characters, and one is longer.")
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def wrong_field(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"detail": f"The field {first['loc'][-1]!r}: {first['msg']}."}, 422)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def told(_request: Request, error: StarletteHTTPException) -> JSONResponse:
+        status = 422 if error.status_code == 400 else error.status_code  # a body that is no form
+        return JSONResponse({"detail": error.detail}, status, error.headers)
+
+    @app.exception_handler(ReferSamError)
+    async def unreadable(_request: Request, error: ReferSamError) -> JSONResponse:
+        status = 413 if isinstance(error, ImageSizeError) else 415 if isinstance(error, ImageFormatError) else 422
+        return JSONResponse({"detail": str(error)}, status)
+
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, _error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "The model failed on this request; the server's log says why."}, 500)

@@ -1,0 +1,107 @@
+"""Dynamic batching: what arrives while the model is at work runs together when it is free.
+
+Nothing waits for a batch to fill, so a lone client is as fast as without it. The serving libraries that bring batching
+fail all requests of a batch with one, or do not bound what waits; these are a few lines of asyncio instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from refersam.inference import Query
+from refersam.model.refersam import ReferSamOutput
+
+Run = Callable[[Sequence[Query]], list[ReferSamOutput]]
+
+_log = logging.getLogger(__name__)
+
+
+class Batcher:
+    """Runs queries of many clients through one model, in one thread, the oldest first.
+
+    How many can wait is bounded by who calls: one query for each open request.
+
+    Args:
+        run: the model, for queries with the same number of phrases each.
+        most: phrases in a batch.
+        observe: told how many phrases each batch had.
+    """
+
+    def __init__(self, run: Run, most: int, observe: Callable[[int], None] = lambda _: None) -> None:
+        self._run, self._most, self._observe = run, most, observe
+        self._waiting: list[tuple[Query, asyncio.Future[ReferSamOutput]]] = []
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """From the event loop that asks."""
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """After the batch at work; what still waits is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for _, future in self._waiting:
+            future.cancel()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def ask(self, query: Query) -> ReferSamOutput:
+        """The model's output for a query; a caller that gives up takes its query out of the queue.
+
+        Raises:
+            Exception: whatever the model raised for this query.
+        """
+        future: asyncio.Future[ReferSamOutput] = asyncio.get_running_loop().create_future()
+        self._waiting.append((query, future))
+        self._arrived.set()
+        return await future
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            batch = self._take()
+            if not batch:
+                self._arrived.clear()
+                continue
+            queries = [query for query, _ in batch]
+            self._observe(sum(len(query.phrases) for query in queries))
+            try:
+                answers: Sequence[ReferSamOutput | Exception] = await self._in_thread(queries)
+            except Exception as error:
+                _log.exception("A batch of %d requests failed", len(batch))
+                answers = [error] if len(batch) == 1 else [await self._alone(query) for query in queries]
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():  # the client gave up
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    async def _in_thread(self, queries: list[Query]) -> list[ReferSamOutput]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, queries)
+
+    async def _alone(self, query: Query) -> ReferSamOutput | Exception:
+        """One that brings a batch down does not bring down its neighbours."""
+        try:
+            return (await self._in_thread([query]))[0]
+        except Exception as error:
+            return error
+
+    def _take(self) -> list[tuple[Query, asyncio.Future[ReferSamOutput]]]:
+        """The oldest, and those with as many phrases, up to a full batch; the others keep their places."""
+        waiting = [entry for entry in self._waiting if not entry[1].done()]
+        if not waiting:
+            self._waiting = []
+            return []
+        phrases = len(waiting[0][0].phrases)
+        room = max(1, self._most // phrases)
+        batch = [entry for entry in waiting if len(entry[0].phrases) == phrases][:room]
+        taken = {id(future) for _, future in batch}
+        self._waiting = [entry for entry in waiting if id(entry[1]) not in taken]
+        return batch

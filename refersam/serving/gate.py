@@ -1,0 +1,123 @@
+"""Who may come in, and with how much: decided before a request's body is read or while it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Mapping
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from refersam.serving.metrics import Metrics
+from refersam.serving.settings import ServerSettings
+
+_DRAIN_SECONDS = 5.0
+"""A client that is turned away may go on sending for so long: else it would see a broken connection, not the reason."""
+
+
+class Gate:
+    """ASGI middleware around the requests that cost something.
+
+    Args:
+        app: behind it.
+        settings: the limits.
+        metrics: counts who came in and how it ended.
+        guarded: paths that it stands before; others pass.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, guarded: tuple[str, ...]) -> None:
+        self.app, self.settings, self.metrics, self.guarded = app, settings, metrics, guarded
+        self.open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http" or scope["path"] not in self.guarded or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 500
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refuse(headers, getattr(scope["app"].state, "draining", False))
+        try:
+            if refusal is not None:
+                await self._drain(receive, headers)
+                await refusal(scope, receive, note)
+                return
+            self.open += 1
+            self.metrics.open_requests.set(self.open)
+            try:
+                await self.app(scope, self._limited(receive), note)
+            finally:
+                self.open -= 1
+                self.metrics.open_requests.set(self.open)
+        finally:
+            self.metrics.requests.labels(status=str(status)).inc()
+            self.metrics.seconds.observe(time.monotonic() - start)
+
+    def _refuse(self, headers: Mapping[str, str], draining: bool) -> JSONResponse | None:
+        key = self.settings.api_key
+        if key is not None:
+            sent = headers.get("authorization", "")
+            if not hmac.compare_digest(sent.encode("latin-1"), b"Bearer " + key.encode()):
+                return _error(401, "Send the API key as 'Authorization: Bearer KEY'.", {"WWW-Authenticate": "Bearer"})
+        if draining:
+            return _error(503, "The server is shutting down: ask again later.", {"Retry-After": "5"})
+        if self.open >= self.settings.max_requests:
+            return _error(429, f"{self.open} requests are waiting: ask again later.", {"Retry-After": "1"})
+        if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            return _error(415, "Send multipart/form-data with a file 'image' and one or several fields 'phrases'.")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.settings.max_bytes:
+            return _error(413, _too_large(self.settings))
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        """The same, with an end to bytes and time."""
+        got, more, end = 0, True, time.monotonic() + self.settings.upload_seconds
+
+        async def limited() -> Message:
+            nonlocal got, more
+            if not more:  # the body is here; only the client's going away is still to come
+                return await receive()
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, f"The body took longer than {self.settings.upload_seconds:g} s.") from error
+            got += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            if got > self.settings.max_bytes:
+                raise HTTPException(413, _too_large(self.settings))
+            return message
+
+        return limited
+
+    async def _drain(self, receive: Receive, headers: Mapping[str, str]) -> None:
+        if "100-continue" in headers.get("expect", "").lower():  # such a client waits for a word before it sends
+            return
+        got, more = 0, True
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while more and got <= 2 * self.settings.max_bytes:
+                    message = await receive()
+                    got += len(message.get("body", b""))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return
+
+
+def _too_large(settings: ServerSettings) -> str:
+    return f"A request may have {settings.max_bytes:,} bytes, and this one has more: send a smaller picture."
+
+
+def _error(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, headers)

@@ -1,0 +1,57 @@
+"""The process: a socket, a server that finishes what it began, and signals."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from refersam.errors import ReferSamError
+from refersam.serving.settings import ServerSettings
+
+_SPARE_CONNECTIONS = 64
+"""For health, metrics, and for telling those that are too many so."""
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any that is free.
+
+    Raises:
+        ReferSamError: the port is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ReferSamError(f"Nothing can be served at {host}:{port}: {error.strerror or error}.") from error
+
+
+def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> None:
+    """Serve until SIGTERM or Ctrl-C; then answer what was asked, and return.
+
+    Args:
+        app: of `create_app`.
+        listening: of `open_socket`.
+        settings: the same as the app's.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.max_requests + _SPARE_CONNECTIONS,
+        timeout_graceful_shutdown=round(settings.upload_seconds + settings.answer_seconds),
+    )
+    _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends with the process's own exit code: uvicorn's would send itself the signal again."""
+
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+        self.config.app.state.draining = True  # type: ignore[union-attr]
+        self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C again
+        self.should_exit = True

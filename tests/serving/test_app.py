@@ -1,0 +1,262 @@
+"""What clients get, and what they are refused."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install 'refersam[serve]'")
+
+from fastapi.testclient import TestClient
+from pycocotools import mask as coco_mask
+
+from refersam import ReferSamPredictor
+from refersam.labels import label_map
+from refersam.serving import app as app_module
+from refersam.serving.app import create_app
+from refersam.serving.settings import ServerSettings
+
+PHRASES = ["the red circle", "star", "a zebra"]
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_model_folder: Path) -> ReferSamPredictor:
+    """The random tiny model."""
+    return ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
+
+
+@pytest.fixture
+def serve(predictor: ReferSamPredictor) -> Iterator[Callable[..., TestClient]]:
+    """Call with settings: a client of a server with them."""
+    clients = []
+
+    def start(**settings: Any) -> TestClient:
+        client = TestClient(create_app(predictor, ServerSettings(**settings)), raise_server_exceptions=False)
+        clients.append(client)
+        return client.__enter__()
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def png(width: int = 53, height: int = 37, seed: int = 0) -> bytes:
+    """A picture file."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def ask(
+    client: TestClient, picture: bytes, phrases: list[str], headers: dict[str, str] | None = None, **fields: Any
+) -> Any:
+    """POST."""
+    data = {"phrases": phrases, "no_target_threshold": 0, **fields}
+    return client.post("/v1/segment", files={"image": ("x.png", picture)}, data=data, headers=headers)
+
+
+def test_answers_are_the_predictors(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
+    """In order, at the picture's own size."""
+    reply = ask(serve(), png(), PHRASES)
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["width"], body["height"]) == (53, 37)
+    expected = predictor.predict(png(), PHRASES, no_target_threshold=0)
+    for result, answer in zip(body["results"], expected, strict=True):
+        assert result == {**answer.as_dict(), "box": None if answer.box is None else list(answer.box)}
+        assert np.array_equal(coco_mask.decode(result["rle"]).astype(bool), answer.mask)
+
+
+def test_png(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
+    """One phrase: black and white. Several: a label map."""
+    client = serve()
+    expected = predictor.predict(png(), PHRASES, no_target_threshold=0)
+    reply = ask(client, png(), PHRASES[:1], format="png")
+    assert reply.headers["content-type"] == "image/png"
+    single = predictor.predict(png(), PHRASES[0], no_target_threshold=0)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(reply.content))), single.mask * np.uint8(255))
+    labels = np.asarray(Image.open(io.BytesIO(ask(client, png(), PHRASES, format="png").content)))
+    assert np.array_equal(labels, label_map(expected))
+
+
+def test_many_clients_at_once_get_their_own_answers(
+    serve: Callable[..., TestClient], predictor: ReferSamPredictor
+) -> None:
+    """Pictures of different sizes and numbers of phrases; some run together."""
+    client = serve()
+    cases = [(png(40 + n, 30 + n, n), PHRASES[: 1 + n % 3]) for n in range(24)]
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda case: ask(client, *case).json(), cases))
+    for number, (reply, (picture, phrases)) in enumerate(zip(replies, cases, strict=True)):
+        assert (reply["width"], reply["height"]) == (40 + number, 30 + number)
+        assert [result["phrase"] for result in reply["results"]] == phrases
+        for result, answer in zip(
+            reply["results"], predictor.predict(picture, phrases, no_target_threshold=0), strict=True
+        ):
+            different = coco_mask.decode(result["rle"]).astype(bool) ^ answer.mask
+            assert np.count_nonzero(different) <= 2  # a batch may round in another way
+
+
+@pytest.mark.parametrize(
+    ("picture", "phrases", "fields", "status", "message"),
+    [
+        (b"no picture", ["x"], {}, 415, "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ["x"], {}, 415, "not a picture"),
+        (png()[:-40], ["x"], {}, 422, "broken or cut off"),
+        (png(200, 200), ["x"], {}, 413, "more than the limit of 10,000"),
+        (b"x" * 200_000, ["x"], {}, 413, "150,000 bytes"),
+        (png(), [], {}, 422, "'phrases': Field required"),
+        (png(), ["x", " "], {}, 422, "one is empty"),
+        (png(), ["\u200b"], {}, 422, "one is empty"),
+        (png(), ["x"] * 5, {}, 422, "4 phrases, and this one has 5"),
+        (png(), ["x"] * 1200, {}, 422, "."),
+        (png(), ["x" * 501], {}, 422, "500 characters"),
+        (png(), ["x"], {"threshold": 1.5}, 422, "'threshold'"),
+        (png(), ["x"], {"threshold": "nan"}, 422, "'threshold'"),
+        (png(), ["x"], {"no_target_threshold": "no"}, 422, "'no_target_threshold'"),
+        (png(), ["x"], {"format": "tiff"}, 422, "'format'"),
+    ],
+)
+def test_refused(
+    serve: Callable[..., TestClient],
+    picture: bytes,
+    phrases: list[str],
+    fields: dict[str, Any],
+    status: int,
+    message: str,
+) -> None:
+    """With the right code and one sentence; the next request is answered."""
+    client = serve(max_pixels=10_000, max_bytes=150_000, max_phrases=4)
+    reply = ask(client, picture, phrases, **fields)
+    assert (reply.status_code, message in reply.json()["detail"]) == (status, True), reply.text
+    assert ask(client, png(), ["x"]).status_code == 200
+
+
+def test_names_and_addresses_are_only_text(serve: Callable[..., TestClient], tmp_path: Path) -> None:
+    """A file or address that a client names is never opened."""
+    client = serve()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png())
+    for named in (str(secret), f"file://{secret}", "http://127.0.0.1:9/x.png"):
+        assert client.post("/v1/segment", data={"image": named, "phrases": "x"}).status_code in (415, 422)
+        upload = {"image": (named, b"no picture")}
+        assert client.post("/v1/segment", files=upload, data={"phrases": "x"}).status_code == 415
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", ""])
+def test_only_multipart(serve: Callable[..., TestClient], content_type: str) -> None:
+    """415; and a form that is none is 422."""
+    client = serve()
+    reply = client.post("/v1/segment", content=b"{}", headers={"content-type": content_type})
+    assert reply.status_code == 415
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    assert client.post("/v1/segment", content=b"--x\r\nrubbish", headers=broken).status_code == 422
+    assert client.post("/v1/segment", content=b"", headers={"content-type": "multipart/form-data"}).status_code == 422
+
+
+def test_a_body_without_a_length_is_bounded_too(serve: Callable[..., TestClient]) -> None:
+    """As chunks that never end would be."""
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+        for _ in range(1000):
+            sent += 10_000
+            yield bytes(10_000)
+
+    reply = serve(max_bytes=100_000).post(
+        "/v1/segment", content=chunks(), headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert reply.status_code == 413
+
+
+def test_api_key(serve: Callable[..., TestClient]) -> None:
+    """Needed for what costs something; health and metrics are open."""
+    client = serve(api_key="secret")
+    for wrong in (None, {"authorization": "Bearer other"}, {"authorization": "secret"}, {"authorization": "Bearer é"}):
+        headers = {name: value.encode("latin-1") for name, value in (wrong or {}).items()}
+        assert ask(client, png(), ["x"], headers=headers).status_code == 401  # type: ignore[arg-type]
+    assert ask(client, png(), ["x"], headers={"authorization": "Bearer secret"}).status_code == 200
+    assert client.get("/health").status_code == client.get("/ready").status_code == 200
+
+
+def test_too_many_requests(serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 with Retry-After while the others wait; each of those is answered."""
+    go_on, run = threading.Event(), app_module.run_queries
+    client = serve(max_requests=3)
+
+    def slow(*arguments: Any) -> Any:
+        assert go_on.wait(20)
+        return run(*arguments)
+
+    monkeypatch.setattr(app_module, "run_queries", slow)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(ask, client, png(), ["x"]) for _ in range(3)]
+        while "refersam_open_requests 3.0" not in client.get("/metrics").text:
+            time.sleep(0.01)
+        refused = ask(client, png(), ["x"])
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        go_on.set()
+        assert [reply.result().status_code for reply in waiting] == [200, 200, 200]
+
+
+def test_too_slow_and_shutting_down(serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    """503; the client that gave up does not stand in the others' way."""
+    run = app_module.run_queries
+    client = serve(answer_seconds=0.2)
+    monkeypatch.setattr(app_module, "run_queries", lambda *arguments: time.sleep(0.6) or run(*arguments))
+    reply = ask(client, png(), ["x"])
+    assert (reply.status_code, "No answer within 0.2 s" in reply.text) == (503, True)
+    monkeypatch.setattr(app_module, "run_queries", run)
+    time.sleep(0.6)
+    assert ask(client, png(), ["x"]).status_code == 200
+    client.app.state.draining = True  # type: ignore[attr-defined]
+    assert client.get("/ready").status_code == ask(client, png(), ["x"]).status_code == 503
+    assert client.get("/health").status_code == 200
+
+
+def test_a_model_that_fails_says_nothing_of_itself(
+    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500, one sentence, and the next one is answered."""
+    client, run = serve(), app_module.run_queries
+
+    def fail(*_: object) -> Any:
+        raise RuntimeError("a secret path")
+
+    monkeypatch.setattr(app_module, "run_queries", fail)
+    reply = ask(client, png(), ["x"])
+    assert (reply.status_code, "secret" in reply.text, "the server's log" in reply.text) == (500, False, True)
+    monkeypatch.setattr(app_module, "run_queries", run)
+    assert ask(client, png(), ["x"]).status_code == 200
+
+
+def test_metrics_and_pages(serve: Callable[..., TestClient]) -> None:
+    """Counted by status; the API's page needs nothing from elsewhere."""
+    client = serve()
+    ask(client, png(), PHRASES)
+    ask(client, b"", ["x"])
+    metrics = client.get("/metrics").text
+    for line in (
+        'refersam_requests_total{status="200"} 1.0',
+        'refersam_requests_total{status="415"} 1.0',
+        'refersam_phrases_total{no_target="false"} 3.0',
+        "refersam_open_requests 0.0",
+    ):
+        assert line in metrics
+    page = client.get("/").text  # leads to /docs
+    assert "swagger" in page
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
+    assert "/v1/segment" in client.get("/openapi.json").json()["paths"]

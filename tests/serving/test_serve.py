@@ -1,0 +1,107 @@
+"""The process: `refersam serve` from start to SIGTERM."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install 'refersam[serve]'")
+
+import httpx2
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "scene_1.png"
+
+
+@pytest.fixture
+def server(tiny_model_folder: Path) -> SimpleNamespace:
+    """Its process and address."""
+    command = [sys.executable, "-m", "refersam", "serve", "--port", "0", "--model", str(tiny_model_folder)]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--upload-seconds", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.search(r"http://\S+", line)
+    assert found is not None, line + process.stdout.read()
+    yield SimpleNamespace(process=process, address=found.group())
+    process.kill()
+    process.wait()
+
+
+def wait_until_ready(address: str) -> None:
+    """At most half a minute."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            if httpx2.get(f"{address}/ready").status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(address)
+
+
+def ask(address: str) -> int:
+    """Status of the answer."""
+    files = {"image": EXAMPLE.read_bytes()}
+    return httpx2.post(f"{address}/v1/segment", files=files, data={"phrases": ["a", "b"]}, timeout=60).status_code
+
+
+def test_from_start_to_sigterm(server: SimpleNamespace) -> None:
+    """Every request that came in is answered before the process ends; a slow upload is cut off; exit code 0."""
+    wait_until_ready(server.address)
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        slow.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"
+        )
+        assert b" 408 " in slow.recv(1000)
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(ask, server.address) for _ in range(6)]
+        end = time.monotonic() + 20
+        while "refersam_open_requests 0.0" in httpx2.get(f"{server.address}/metrics").text:
+            assert time.monotonic() < end
+            if all(answer.done() for answer in answers):
+                break
+        server.process.send_signal(signal.SIGTERM)
+        statuses = []
+        for answer in answers:
+            try:
+                statuses.append(answer.result())
+            except httpx2.ConnectError:  # came after the end
+                statuses.append(None)
+    assert 200 in statuses
+    assert set(statuses) <= {200, 503, None}
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in server.process.stdout.read()
+
+
+def test_a_port_that_is_taken(run: Callable[..., SimpleNamespace]) -> None:
+    """One sentence, exit code 1, before the model is loaded."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("serve", "--port", taken.getsockname()[1])
+    assert (done.code, "Nothing can be served at 127.0.0.1" in done.err, "Traceback" in done.err) == (1, True, False)
+    assert run("serve", "--api-key", " x").code == 2
+
+
+def test_without_its_packages_the_extra_is_named(
+    run: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = run("serve")
+    assert (done.code, "pip install 'refersam[serve]'" in done.err) == (1, True)
