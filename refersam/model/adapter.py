@@ -31,7 +31,7 @@ class Injector(nn.Module):
         injected = self.attention(
             self.query_norm(patches), pyramid, geometry.grid_reference_points, geometry.level_sizes
         )
-        return patches + self.gate * injected
+        return torch.addcmul(patches, self.gate, injected)
 
 
 class Extractor(nn.Module):

@@ -87,12 +87,12 @@ class Attention(nn.Module):
         query_bias = self.q_proj.bias.unflatten(0, (self.num_heads, -1))
         folded_keys = (keys @ query_weight).flatten(1, 2).transpose(1, 2)  # (B, query_size, heads * Nk)
         offsets = (keys @ query_bias.unsqueeze(2)).flatten(1).unsqueeze(1)  # (B, 1, heads * Nk)
+        if mask is not None:  # a key's offset reaches all its scores
+            offsets = offsets.masked_fill(~mask.repeat(1, self.num_heads).unsqueeze(1), -torch.inf)
         scores = torch.baddbmm(offsets, query, folded_keys).unflatten(2, (self.num_heads, -1))
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
         output_weight = self.out_proj.weight.t().unflatten(0, (self.num_heads, -1))  # (heads, head width, query_size)
         folded_values = (values @ output_weight).flatten(1, 2)  # (B, heads * Nk, query_size)
-        return scores.softmax(dim=-1).flatten(2) @ folded_values + self.out_proj.bias
+        return torch.baddbmm(self.out_proj.bias, scores.softmax(dim=-1).flatten(2), folded_values)
 
 
 class LevelAttention(Attention):

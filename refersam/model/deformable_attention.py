@@ -45,29 +45,87 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, N, hidden_size).
         """
-        batch, length = query.shape[:2]
+        if not level_sizes:
+            raise ValueError("level_sizes must name at least one level, but is empty.")
         layout = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(2, (*layout, 2))  # (B, N, heads, levels, points, xy)
         weights = self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1)
         weights = weights.unflatten(3, layout[1:])  # (B, N, heads, levels, points)
         values = self.value_proj(value).unflatten(2, (self.num_heads, -1))  # (B, L, heads, head width)
-
-        # Sampling is done at the precision of the coordinates: in half precision cells would be missed.
+        # In half precision cells would be missed: places are computed in float32.
         extents = torch.tensor([[width, height] for height, width in level_sizes], device=query.device)
         locations = reference_points[:, None, None, None] + offsets.float() / extents[:, None]
-        grids = (2 * locations - 1).to(values.dtype)  # grid_sample's range [-1, 1]
+        # Looking cells up is fastest on a CPU, where nothing has to be learned from it or compiled.
+        on_cpu = values.device.type == "cpu" and not torch.is_grad_enabled()
+        mix = look_up if on_cpu and not torch.compiler.is_compiling() else sample_maps
+        return self.output_proj(mix(values, locations, weights, level_sizes))
 
-        mixed: Tensor | None = None
-        for level, tokens in enumerate(values.split([height * width for height, width in level_sizes], dim=1)):
-            maps = tokens.permute(0, 2, 3, 1).reshape(batch * self.num_heads, -1, *level_sizes[level])
-            grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B * heads, N, points, xy)
-            sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B * heads, 1, N, points)
-            level_sum = (sampled * weight).sum(dim=-1)  # (B * heads, head width, N)
-            mixed = level_sum if mixed is None else mixed + level_sum
-        if mixed is None:
-            raise ValueError("level_sizes must name at least one level, but is empty.")
-        return self.output_proj(mixed.unflatten(0, (batch, -1)).permute(0, 3, 1, 2).reshape(batch, length, -1))
+
+def sample_maps(values: Tensor, locations: Tensor, weights: Tensor, level_sizes: tuple[tuple[int, int], ...]) -> Tensor:
+    """Bilinear samples of the levels' maps, summed up with weights; outside a map is zero.
+
+    Args:
+        values: (B, L, heads, head width), the levels' cells one after the other, row-major.
+        locations: (B, N, heads, levels, points, 2), (x, y) in [0, 1], in float32.
+        weights: (B, N, heads, levels, points).
+        level_sizes: (height, width) of each level.
+
+    Returns:
+        (B, N, heads * head width).
+    """
+    batch, length, heads = locations.shape[:3]
+    grids = (2 * locations - 1).to(values.dtype)  # grid_sample's range [-1, 1]
+    sums = []
+    for level, cells in enumerate(values.split([height * width for height, width in level_sizes], dim=1)):
+        maps = cells.permute(0, 2, 3, 1).reshape(batch * heads, -1, *level_sizes[level])
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B * heads, N, points, xy)
+        sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B * heads, 1, N, points)
+        sums.append((sampled * weight).sum(dim=-1))  # (B * heads, head width, N)
+    mixed = torch.stack(sums).sum(dim=0) if len(sums) > 1 else sums[0]
+    return mixed.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).reshape(batch, length, -1)
+
+
+def look_up(values: Tensor, locations: Tensor, weights: Tensor, level_sizes: tuple[tuple[int, int], ...]) -> Tensor:
+    """As `sample_maps`: for each query and head one weighted sum over the four cells around each of its points.
+
+    Each level gets a frame of empty cells, two wide on the far sides, so that points outside need no other treatment.
+    """
+    batch, length, heads = locations.shape[:3]
+    device = values.device
+    cells = values.split([height * width for height, width in level_sizes], dim=1)
+    framed = [
+        F.pad(level.unflatten(1, size), (0, 0, 0, 0, 1, 2, 1, 2)).flatten(1, 2)
+        for level, size in zip(cells, level_sizes, strict=True)
+    ]
+    starts, total = [], 0
+    for level in framed:
+        starts.append(total)
+        total += level.shape[1]
+    table = (framed[0] if len(framed) == 1 else torch.cat(framed, dim=1)).flatten(0, 2)  # a row per cell and head
+
+    extents = torch.tensor([[width, height] for height, width in level_sizes], device=device)
+    corners = (locations * extents[:, None] + 0.5).nan_to_num_(0.0)  # in cells of the framed maps
+    corners = corners.clamp_(min=torch.zeros_like(extents[:, None]), max=extents[:, None] + 1)
+    x, y = corners.unbind(dim=-1)  # (B, N, heads, levels, points)
+    left, top = x.floor(), y.floor()
+    right_share, bottom_share = x - left, y - top
+    bottom = weights * bottom_share
+    above = weights - bottom
+    bottom_right, above_right = bottom * right_share, above * right_share
+    shares = torch.stack([above - above_right, above_right, bottom - bottom_right, bottom_right], dim=3)
+
+    widths = torch.tensor([width + 3 for _, width in level_sizes], device=device)
+    first = top * widths[:, None] + left  # exact in float32 for maps of up to 2**24 cells
+    rows = first.long() + torch.tensor(starts, device=device)[:, None]
+    rows = rows + total * torch.arange(batch, device=device)[:, None, None, None, None]
+    rows = rows * heads + torch.arange(heads, device=device)[:, None, None]
+    steps = torch.stack([torch.zeros_like(widths), torch.ones_like(widths), widths, widths + 1]) * heads
+    rows = rows.unsqueeze(3) + steps[:, :, None]  # (B, N, heads, corners, levels, points)
+    mixed = F.embedding_bag(
+        rows.flatten(0, 2).flatten(1), table, mode="sum", per_sample_weights=shares.flatten(0, 2).flatten(1).to(table)
+    )
+    return mixed.view(batch, length, -1)
 
 
 def compass_offsets(num_heads: int, num_levels: int, num_points: int) -> Tensor:

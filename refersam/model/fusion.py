@@ -63,10 +63,11 @@ class Fusion(nn.Module):
             The new text and pyramid, shaped as they came.
         """
         text = self.text_self_norm(text + self.text_self_attention(text, text, text, text_mask))
-        seen = self.text_to_pyramid(text, pyramid + positions, pyramid, level_lengths)
-        text = self.text_cross_norm(text + self.text_gate * seen)
+        located = pyramid + positions
+        seen = self.text_to_pyramid(text, located, pyramid, level_lengths)
+        text = self.text_cross_norm(torch.addcmul(text, self.text_gate, seen))
         text = self.text_ffn_norm(text + self.text_ffn(text))
-        read = self.pyramid_to_text(pyramid + positions, text, text, text_mask)
-        pyramid = self.pyramid_cross_norm(pyramid + self.pyramid_gate * read)
+        read = self.pyramid_to_text(located, text, text, text_mask)
+        pyramid = self.pyramid_cross_norm(torch.addcmul(pyramid, self.pyramid_gate, read))
         pyramid = self.pyramid_ffn_norm(pyramid + self.pyramid_ffn(pyramid))
         return text, pyramid

@@ -164,7 +164,7 @@ class Interactor(nn.Module):
         tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
         token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
 
-        prior, pyramid = self.spatial_prior(pixel_values)
+        prior, pyramid = self.spatial_prior(pixel_values.contiguous(memory_format=torch.channels_last))
         patches = sam.embed_patches(pixel_values).flatten(1, 2)
         for group, module in zip(self.layer_groups, self.interactions, strict=True):
             interaction = cast(Interaction, module)

@@ -1,8 +1,8 @@
 """SAM's ViT layer, exactly, on transformers' weights, without what costs memory and time for nothing.
 
 transformers adds the decomposed relative positions as one dense bias, N x N per head, and projects the zeros that pad
-windows. Here the bias is made for a block of queries at a time, and only real tokens are projected: a padded token is
-zero before the projection, so afterwards it is the projection's bias.
+windows. Here they are further channels of queries and keys, and only real tokens are projected: a padded token is zero
+before the projection, so afterwards it is the projection's bias.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
-
-BIAS_ELEMENTS = 2**21
-"""Most elements of the bias of one block of queries, over all its heads and windows: what a CPU's cache holds."""
 
 
 def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
@@ -44,6 +41,9 @@ def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
 def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
     """Attention with decomposed relative positions.
 
+    A score's bias is one term for the pair of rows and one for the pair of columns. Queries get the terms for all rows
+    and columns as further channels, and each key a one for its own row and its own column: no N x N bias is made.
+
     Args:
         attention: weights and number of heads.
         projected: (B, h, w, 3D) queries, keys and values of each token.
@@ -54,22 +54,20 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
     height, width = projected.shape[1:3]
     tokens = projected.flatten(1, 2).unflatten(2, (3, attention.num_attention_heads, -1))
     query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, h * w, head width)
-    if not attention.use_rel_pos:
-        attended = F.scaled_dot_product_attention(query, key, value)
-    else:
-        along_y = relative_table(attention.rel_pos_h, height)
-        along_x = relative_table(attention.rel_pos_w, width)
-        rows = max(1, BIAS_ELEMENTS // (query.shape[0] * query.shape[1] * width * height * width))
-        blocks = []
-        for first in range(0, height, rows):
-            last = min(first + rows, height)
-            part = query[:, :, first * width : last * width]
-            by_row = part.unflatten(2, (-1, width))  # (B, heads, rows, w, head width)
-            bias_y = torch.einsum("nhrwc,rkc->nhrwk", by_row, along_y[first:last])
-            bias_x = torch.einsum("nhrwc,wkc->nhrwk", by_row, along_x)
-            bias = (bias_y.unsqueeze(5) + bias_x.unsqueeze(4)).flatten(4).flatten(2, 3)  # (B, heads, rows * w, h * w)
-            blocks.append(F.scaled_dot_product_attention(part, key, value, attn_mask=bias))
-        attended = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+    channels = query.shape[3]
+    if attention.use_rel_pos:
+        along_y = relative_table(attention.rel_pos_h, height) / attention.scale
+        along_x = relative_table(attention.rel_pos_w, width) / attention.scale
+        by_row = query.unflatten(2, (height, width))
+        bias_y = torch.einsum("nhrwc,rkc->nhrwk", by_row, along_y).flatten(2, 3)
+        bias_x = torch.einsum("nhrwc,wkc->nhrwk", by_row, along_x).flatten(2, 3)
+        own_row = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, dim=0)
+        own_column = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
+        place = torch.cat([own_row, own_column], dim=1).expand(*key.shape[:2], -1, -1)
+        query = torch.cat([query, bias_y, bias_x], dim=3)
+        key = torch.cat([key, place], dim=3)
+        value = F.pad(value, (0, height + width))  # the fast kernels want values as wide as keys
+    attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)[..., :channels]
     return attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
 
 

@@ -93,15 +93,40 @@ def slow_deformable(
 
 
 @pytest.mark.parametrize("sizes", [((4, 6), (2, 3), (1, 2)), ((3, 5),)])
-@torch.no_grad()
-def test_deformable_attention_equals_its_slow_twin(sizes: tuple[tuple[int, int], ...]) -> None:
-    """Layouts of offsets, weights and heads, the sampling and its zero border are as described."""
+@pytest.mark.parametrize("with_gradients", [True, False], ids=["samples maps", "looks up"])
+@pytest.mark.parametrize("reach", [1.0, 20.0], ids=["near", "far outside"])
+def test_deformable_attention_equals_its_slow_twin(
+    sizes: tuple[tuple[int, int], ...], with_gradients: bool, reach: float
+) -> None:
+    """Layouts of offsets, weights and heads, the sampling and its zero border are as described, in both ways."""
     layer = DeformableAttention(hidden_size=12, num_heads=3, num_levels=len(sizes), num_points=2, value_ratio=0.5)
     randomise(layer)
     length = sum(height * width for height, width in sizes)
     query, value, points = torch.randn(2, 7, 12), torch.randn(2, length, 12), torch.rand(7, 2)
-    ours = layer(query, value, points, sizes)
-    np.testing.assert_allclose(as_array(ours), slow_deformable(layer, query, value, points, sizes), atol=2e-5)
+    with torch.set_grad_enabled(with_gradients):
+        layer.sampling_offsets.weight.data *= reach
+        ours = layer(query, value, points, sizes).detach()
+    with torch.no_grad():
+        np.testing.assert_allclose(as_array(ours), slow_deformable(layer, query, value, points, sizes), atol=3e-5)
+
+
+@torch.no_grad()
+def test_deformable_attention_in_half_precision_stays_near() -> None:
+    """Places are computed in float32, weights and values rounded; what is no number stays so, and harms no other."""
+    sizes = ((16, 16), (8, 8))
+    layer = DeformableAttention(hidden_size=16, num_heads=4, num_levels=2, num_points=4, value_ratio=0.5)
+    randomise(layer)
+    layer.bfloat16()  # both have the same rounded weights
+    query, value = torch.randn(2, 9, 16).bfloat16(), torch.randn(2, 320, 16).bfloat16()
+    points = torch.rand(9, 2)
+    rounded = layer(query, value, points, sizes).float()
+    exact = layer.float()(query.float(), value.float(), points, sizes)
+    assert (rounded - exact).norm() <= 0.05 * exact.norm()
+    query[0, 0] = torch.nan
+    broken = layer(query.float(), value.float(), points, sizes)
+    assert broken[0, 0].isnan().all()
+    assert broken[0, 1:].isfinite().all()
+    assert broken[1].isfinite().all()
 
 
 @torch.no_grad()

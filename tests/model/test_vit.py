@@ -22,12 +22,8 @@ def make_layer(window: int, dtype: torch.dtype = torch.float64) -> SamVisionLaye
 
 @pytest.mark.parametrize("window", [0, 4])
 @pytest.mark.parametrize("size", [(8, 8), (4, 8), (5, 7), (9, 3), (10, 10)], ids=str)
-@pytest.mark.parametrize("elements", [2**21, 300, 1], ids=lambda elements: f"bias of {elements}")
-def test_layer_is_transformers_own(
-    window: int, size: tuple[int, int], elements: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows with and without padding, tables that are resized, any block size: output and all gradients."""
-    monkeypatch.setattr(vit, "BIAS_ELEMENTS", elements)
+def test_layer_is_transformers_own(window: int, size: tuple[int, int]) -> None:
+    """Windows with and without padding, tables that are resized: output and all gradients."""
     layer = make_layer(window)
     patches = torch.randn(2, *size, 24, dtype=torch.float64, requires_grad=True)
     inputs = [patches, *layer.parameters()]
