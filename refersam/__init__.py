@@ -10,11 +10,12 @@ from refersam.version import __version__
 if TYPE_CHECKING:
     from refersam.config import ReferSamConfig
     from refersam.model.refersam import ReferSamModel, ReferSamOutput
-    from refersam.predictor import ReferSamPredictor, Segmentation
+    from refersam.predictor import EncodedImage, ReferSamPredictor, Segmentation
     from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
     from refersam.registration import register
 
 __all__ = [
+    "EncodedImage",
     "ReferSamConfig",
     "ReferSamImageProcessor",
     "ReferSamModel",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "EncodedImage": "refersam.predictor",
     "ReferSamConfig": "refersam.config",
     "ReferSamImageProcessor": "refersam.processor",
     "ReferSamModel": "refersam.model.refersam",

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from refersam.errors import PhraseError, ReferSamError
 from refersam.files import write_atomically
+from refersam.model.interactor import ImageFeatures
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.processor import ReferSamProcessor
 
@@ -89,28 +90,37 @@ class Query:
         phrases: P, as they were asked.
         height: of the picture, in pixels.
         width: of the picture, in pixels.
-        pixel_values: (1, 3, H, W), the model's input.
+        pixel_values: (1, 3, H, W), the model's input; None where there are image features.
         input_ids: (P, S).
         attention_mask: (P, S).
         pad_token: id that fills a shorter phrase up.
+        image_features: what the model made of `pixel_values` before; None to compute it.
     """
 
     phrases: tuple[str, ...]
     height: int
     width: int
-    pixel_values: Tensor
+    pixel_values: Tensor | None
     input_ids: Tensor
     attention_mask: Tensor
     pad_token: int
+    image_features: ImageFeatures | None = None
 
     @classmethod
-    def prepare(cls, processor: ReferSamProcessor, picture: Image.Image, phrases: Sequence[str]) -> Query:
+    def prepare(
+        cls,
+        processor: ReferSamProcessor,
+        picture: Image.Image,
+        phrases: Sequence[str],
+        image_features: ImageFeatures | None = None,
+    ) -> Query:
         """Resize and tokenise; from any thread.
 
         Args:
             processor: of the model.
             picture: as `load_image` gives it.
             phrases: at least one.
+            image_features: what the model made of the picture before, which then is not resized again.
 
         Raises:
             PhraseError: no phrase, or one without a word.
@@ -123,8 +133,9 @@ class Query:
             phrases=tuple(phrases),
             height=picture.height,
             width=picture.width,
-            pixel_values=processor(images=picture)["pixel_values"],
+            pixel_values=processor(images=picture)["pixel_values"] if image_features is None else None,
             pad_token=processor.tokenizer.pad_token_id or 0,
+            image_features=image_features,
             **text,
         )
 
@@ -146,7 +157,7 @@ def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSam
 
     Args:
         model: in evaluation mode.
-        queries: I, all with the same number of phrases.
+        queries: I, all with the same number of phrases; only one alone may have image features.
 
     Returns:
         I outputs, each of P rows, on the model's device.
@@ -157,13 +168,14 @@ def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSam
     longest = max(query.input_ids.shape[1] for query in queries)
     ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
     attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
-    rows = len(queries[0].phrases)
+    text = (torch.cat(ids).to(model.device), torch.cat(attention).to(model.device))
+    rows, features = len(queries[0].phrases), queries[0].image_features
     try:
-        output = model(
-            torch.cat([query.pixel_values for query in queries]).to(model.device, model.dtype),
-            torch.cat(ids).to(model.device),
-            torch.cat(attention).to(model.device),
-        )
+        if features is not None:
+            output = model(None, *text, image_features=features)
+        else:
+            pixels = torch.cat([query.pixel_values for query in queries if query.pixel_values is not None])
+            output = model(pixels.to(model.device, model.dtype), *text)
     except torch.OutOfMemoryError as error:
         raise ReferSamError(
             f"{model.device} has not enough memory for {rows * len(queries)} phrases at once: ask fewer at a time."

@@ -24,6 +24,7 @@ from refersam.inference import (  # noqa: F401  (the last two are found here by 
     run_queries,
     target_probability,
 )
+from refersam.model.interactor import ImageFeatures
 from refersam.model.refersam import ReferSamModel
 from refersam.processor import ReferSamProcessor
 from refersam.registration import register
@@ -47,6 +48,21 @@ class Segmentation(Answer):
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = 0.5) -> Image.Image:
         """The picture with the mask laid over it and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A picture that a predictor has looked at already, for `predict`: only the phrases are still to be read.
+
+    Attributes:
+        image: the picture as it was read, RGB.
+        features: what its model made of it.
+        model: that made them.
+    """
+
+    image: Image.Image
+    features: ImageFeatures
+    model: ReferSamModel
 
 
 class ReferSamPredictor:
@@ -85,19 +101,41 @@ class ReferSamPredictor:
         loaded, processor = load_model(name)
         return cls(loaded.to(device=place, dtype=number_format), processor)
 
+    @torch.inference_mode()
+    def set_image(self, image: ImageSource) -> EncodedImage:
+        """Look at a picture before any phrase is known: `predict` takes the result in place of the picture.
+
+        For interactive use, where phrases about one picture come one after the other: what does not depend on the
+        phrase is computed here, once. The answers are those about the picture itself.
+
+        Args:
+            image: path, PIL image, array or the bytes of a file.
+
+        Raises:
+            ImageError: a picture that cannot be read.
+        """
+        picture = load_image(image)
+        pixel_values = self.processor(images=picture)["pixel_values"]
+        features = self.model.encode_image(pixel_values.to(self.model.device, self.model.dtype))
+        return EncodedImage(picture, features, self.model)
+
     @overload  # a str is a Sequence[str] too, but the first declaration is the one that counts
     def predict(  # type: ignore[overload-overlap]
-        self, image: ImageSource, phrase: str, threshold: float = ..., no_target_threshold: float = ...
+        self, image: ImageSource | EncodedImage, phrase: str, threshold: float = ..., no_target_threshold: float = ...
     ) -> Segmentation: ...
 
     @overload
     def predict(
-        self, image: ImageSource, phrase: Sequence[str], threshold: float = ..., no_target_threshold: float = ...
+        self,
+        image: ImageSource | EncodedImage,
+        phrase: Sequence[str],
+        threshold: float = ...,
+        no_target_threshold: float = ...,
     ) -> list[Segmentation]: ...
 
     def predict(
         self,
-        image: ImageSource,
+        image: ImageSource | EncodedImage,
         phrase: str | Sequence[str],
         threshold: float = 0.5,
         no_target_threshold: float = 0.5,
@@ -105,7 +143,7 @@ class ReferSamPredictor:
         """Segment what a phrase means.
 
         Args:
-            image: path, PIL image, array or the bytes of a file.
+            image: path, PIL image, array or the bytes of a file, or what `set_image` made of one.
             phrase: one phrase, or several about the same picture, which run as one batch.
             threshold: a pixel belongs to the mask where its probability is at least this.
             no_target_threshold: nothing matches where the probability of a target is below this. Models without an
@@ -117,12 +155,17 @@ class ReferSamPredictor:
         Raises:
             ImageError: a picture that cannot be read.
             PhraseError: no phrase, or one without a word.
-            ValueError: a threshold outside [0, 1].
+            ValueError: a threshold outside [0, 1], or a picture that another predictor has looked at.
         """
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
         check_thresholds(threshold, no_target_threshold)
-        picture = load_image(image)
-        query = Query.prepare(self.processor, picture, phrases)
+        if isinstance(image, EncodedImage):
+            if image.model is not self.model:
+                raise ValueError("Another predictor looked at this picture: call set_image of the one that is asked.")
+            picture, features = image.image, image.features
+        else:
+            picture, features = load_image(image), None
+        query = Query.prepare(self.processor, picture, phrases, features)
         (output,) = run_queries(self.model, [query])
         results = [
             Segmentation(answer.phrase, answer.mask, answer.probability, answer.score, answer.no_target, picture)

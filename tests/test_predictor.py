@@ -90,6 +90,26 @@ def test_a_list_is_one_batch_over_one_image(
     assert calls == [(1, 3)]
 
 
+def test_a_picture_looked_at_before_gives_the_same_answers(
+    predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked afterwards, and without looking at it again."""
+    asked = ["the red star", "a large circle on the left", "nothing"]
+    expected = predictor.predict(picture, asked)
+    encoded = predictor.set_image(picture)
+    monkeypatch.setattr(predictor.model, "encode_image", lambda *_: pytest.fail("looked again"))
+    together = predictor.predict(encoded, asked)
+    one_by_one = [predictor.predict(encoded, phrase) for phrase in asked]
+    for results in (together, one_by_one):
+        for ours, theirs in zip(results, expected, strict=True):
+            np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-4)
+            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
+            assert (ours.no_target, ours.image.size) == (theirs.no_target, theirs.image.size)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="Another predictor looked at this picture: call set_image"):
+        ReferSamPredictor.from_pretrained(device="cpu").predict(encoded, "the star")
+
+
 def test_every_source_of_a_picture(predictor: ReferSamPredictor, picture: Image.Image, tmp_path: Path) -> None:
     """Path, str, bytes, array and PIL image give the same."""
     path = tmp_path / "a picture.png"

@@ -38,6 +38,28 @@ class InteractorOutput:
     image_embedding: Tensor
 
 
+@dataclass
+class ImageFeatures:
+    """What is known of I pictures before a phrase is heard; the same for every phrase.
+
+    Attributes:
+        geometry: of the pictures' size.
+        patches: (I, h * w, D) ViT tokens after the layers that see no text.
+        pyramid: (I, L, D) beside them; without interactor (I, L, C), finished.
+        detail: (I, C, H/4, W/4) part of the stride-4 features that comes from the picture alone.
+    """
+
+    geometry: PyramidGeometry
+    patches: Tensor
+    pyramid: Tensor
+    detail: Tensor
+
+    @property
+    def num_images(self) -> int:
+        """I."""
+        return self.patches.shape[0]
+
+
 class Interaction(nn.Module):
     """The adapter of one group of ViT layers; the last one has extra (extract, fuse) pairs."""
 
@@ -77,11 +99,15 @@ class MaskFeatures(nn.Module):
         self.smooth_norm = group_norm(hidden_size)
         self.output = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
 
-    def forward(self, prior: Tensor, level8: Tensor) -> Tensor:
-        """(I, n, H/4, W/4) prior of I pictures and (B, C, H/8, W/8), B a multiple of I -> (B, C, H/4, W/4)."""
-        lateral = repeat_per_phrase(self.lateral_norm(self.lateral(prior)), level8.shape[0])
-        upsampled = F.interpolate(level8, size=lateral.shape[2:], mode="bilinear", align_corners=False)
-        return self.output(F.gelu(self.smooth_norm(self.smooth(lateral + upsampled))))
+    def detail(self, prior: Tensor) -> Tensor:
+        """(I, n, H/4, W/4) spatial prior -> (I, C, H/4, W/4)."""
+        return self.lateral_norm(self.lateral(prior))
+
+    def forward(self, detail: Tensor, level8: Tensor) -> Tensor:
+        """(I, C, H/4, W/4) detail of I pictures and (B, C, H/8, W/8), B a multiple of I -> (B, C, H/4, W/4)."""
+        upsampled = F.interpolate(level8, size=detail.shape[2:], mode="bilinear", align_corners=False)
+        features = repeat_per_phrase(detail, level8.shape[0]) + upsampled
+        return self.output(F.gelu(self.smooth_norm(self.smooth(features))))
 
 
 def text_projection(text_size: int, prompt_size: int) -> nn.Sequential:
@@ -145,38 +171,41 @@ class Interactor(nn.Module):
         )
         self.mask_features = MaskFeatures(prior_channels=prior_channels, hidden_size=prompt_size)
 
-    def forward(
-        self, sam: Sam, pixel_values: Tensor, text: Tensor, text_mask: Tensor, geometry: PyramidGeometry
-    ) -> InteractorOutput:
-        """Run SAM's image encoder with the interactor beside it.
+    def encode_image(self, sam: Sam, pixel_values: Tensor) -> ImageFeatures:
+        """What does not depend on the phrase: the spatial prior, the first injection, layer group and extraction.
 
         Args:
             sam: SAM's parts.
             pixel_values: (I, 3, H, W) pictures.
+        """
+        height, width = pixel_values.shape[2:]
+        geometry = PyramidGeometry.of_image(height, width, pixel_values.device)
+        prior, pyramid = self.spatial_prior(pixel_values.contiguous(memory_format=torch.channels_last))
+        patches = sam.embed_patches(pixel_values).flatten(1, 2)
+        patches, pyramid = self._encode_group(0, sam, patches, pyramid, geometry)
+        return ImageFeatures(geometry, patches, pyramid, self.mask_features.detail(prior))
+
+    def forward(self, sam: Sam, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> InteractorOutput:
+        """Let pictures and text read each other, group by group of SAM's layers.
+
+        Args:
+            sam: SAM's parts.
+            image: I pictures, as `encode_image` gives them.
             text: (B, S, Dt) token features; B is a multiple of I, the phrases of one picture follow one another.
             text_mask: (B, S) boolean.
-            geometry: of the picture's size.
         """
         num_phrases, num_text_tokens = text.shape[:2]
-        rates = self.drop_rates if self.training else [0.0] * len(self.drop_rates)
-        recompute = self.recompute and self.training
-        positions = self.positions(geometry)
+        geometry, positions = image.geometry, self.positions(image.geometry)
         tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
         token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
 
-        prior, pyramid = self.spatial_prior(pixel_values.contiguous(memory_format=torch.channels_last))
-        patches = sam.embed_patches(pixel_values).flatten(1, 2)
-        for group, module in zip(self.layer_groups, self.interactions, strict=True):
-            interaction = cast(Interaction, module)
-            patches = interaction.injector(patches, pyramid, geometry)
-            layers = range(group[0], group[1] + 1)
-            grid = patches.unflatten(1, geometry.grid_size)
-            patches = run_layers(sam, grid, layers, rates, recompute).flatten(1, 2)
-            pyramid = interaction.extractor(pyramid, patches, geometry)
-            # Up to here nothing has seen the text: computed once per picture, however many phrases it has.
-            patches, pyramid = repeat_per_phrase(patches, num_phrases), repeat_per_phrase(pyramid, num_phrases)
+        patches = repeat_per_phrase(image.patches, num_phrases)
+        pyramid = repeat_per_phrase(image.pyramid, num_phrases)
+        for group, module in enumerate(self.interactions):
+            if group > 0:
+                patches, pyramid = self._encode_group(group, sam, patches, pyramid, geometry)
             inputs = (tokens, token_mask, pyramid, patches, positions, geometry)
-            tokens, pyramid = _stored_or_not(interaction.fuse, inputs, recompute)
+            tokens, pyramid = _stored_or_not(cast(Interaction, module).fuse, inputs, self.recompute and self.training)
 
         projected = [
             projection(level) for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
@@ -185,9 +214,21 @@ class Interactor(nn.Module):
         return InteractorOutput(
             text=self.text_projection(tokens[:, :num_text_tokens]),
             pyramid=torch.cat(projected, dim=1),
-            mask_features=self.mask_features(prior, level8),
+            mask_features=self.mask_features(image.detail, level8),
             image_embedding=sam.neck(patches.unflatten(1, geometry.grid_size)) + level16,
         )
+
+    def _encode_group(
+        self, group: int, sam: Sam, patches: Tensor, pyramid: Tensor, geometry: PyramidGeometry
+    ) -> tuple[Tensor, Tensor]:
+        """Inject the pyramid, run a group of SAM's layers, extract into the pyramid."""
+        interaction = cast(Interaction, self.interactions[group])
+        rates = self.drop_rates if self.training else [0.0] * len(self.drop_rates)
+        first, last = self.layer_groups[group]
+        grid = interaction.injector(patches, pyramid, geometry).unflatten(1, geometry.grid_size)
+        grid = run_layers(sam, grid, range(first, last + 1), rates, self.recompute and self.training)
+        patches = grid.flatten(1, 2)
+        return patches, interaction.extractor(pyramid, patches, geometry)
 
 
 def _stored_or_not(function: Callable[..., Any], inputs: tuple, recompute: bool) -> Any:

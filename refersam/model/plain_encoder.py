@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refersam.model.depth import layer_rates, run_layers
-from refersam.model.interactor import NORM_EPS, InteractorOutput, repeat_per_phrase, text_projection
+from refersam.model.interactor import (
+    NORM_EPS,
+    ImageFeatures,
+    InteractorOutput,
+    repeat_per_phrase,
+    text_projection,
+)
 from refersam.model.pyramid import PyramidGeometry, map_to_tokens
 from refersam.model.sam import Sam
 from refersam.model.spatial_prior import group_norm
@@ -42,10 +48,10 @@ class PlainEncoder(nn.Module):
             nn.Conv2d(prompt_size, prompt_size, kernel_size=1),
         )
 
-    def forward(
-        self, sam: Sam, pixel_values: Tensor, text: Tensor, _text_mask: Tensor, geometry: PyramidGeometry
-    ) -> InteractorOutput:
-        """As `Interactor.forward`; everything but the text is computed once per picture."""
+    def encode_image(self, sam: Sam, pixel_values: Tensor) -> ImageFeatures:
+        """As `Interactor.encode_image`: here all of the picture's way."""
+        height, width = pixel_values.shape[2:]
+        geometry = PyramidGeometry.of_image(height, width, pixel_values.device)
         rates = self.drop_rates if self.training else [0.0] * len(self.drop_rates)
         recompute = self.recompute and self.training
         patches = run_layers(sam, sam.embed_patches(pixel_values), range(len(rates)), rates, recompute)
@@ -58,10 +64,15 @@ class PlainEncoder(nn.Module):
         pyramid = torch.cat(projected, dim=1)
         stride8 = geometry.to_maps(pyramid)[0]
         upsampled = F.interpolate(stride8, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return ImageFeatures(geometry, patches.flatten(1, 2), pyramid, self.mask_features(upsampled))
+
+    def forward(self, sam: Sam, image: ImageFeatures, text: Tensor, _text_mask: Tensor) -> InteractorOutput:
+        """As `Interactor.forward`."""
         count = text.shape[0]
+        patches = image.patches.unflatten(1, image.geometry.grid_size)
         return InteractorOutput(
             text=self.text_projection(text),
-            pyramid=repeat_per_phrase(pyramid, count),
-            mask_features=repeat_per_phrase(self.mask_features(upsampled), count),
+            pyramid=repeat_per_phrase(image.pyramid, count),
+            mask_features=repeat_per_phrase(image.detail, count),
             image_embedding=repeat_per_phrase(sam.neck(patches), count),
         )

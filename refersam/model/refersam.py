@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from refersam.config import ReferSamConfig
+from refersam.config import PATCH_SIZE, ReferSamConfig
 from refersam.model.adapter import Injector
 from refersam.model.deformable_attention import DeformableAttention, compass_offsets
 from refersam.model.fusion import Fusion
-from refersam.model.interactor import Interactor
+from refersam.model.interactor import ImageFeatures, Interactor
 from refersam.model.plain_encoder import PlainEncoder
 from refersam.model.prompter import Prompter, SentencePrompter
-from refersam.model.pyramid import PyramidGeometry, PyramidPositions
+from refersam.model.pyramid import PyramidPositions
 from refersam.model.sam import Sam
 from refersam.model.text_encoder import build_text_encoder, encode_text, sentence_positions
 
@@ -125,32 +125,59 @@ class ReferSamModel(PreTrainedModel):
             use_dense_prompt=config.use_dense_prompt,
         )
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> ReferSamOutput:
-        """Segment.
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """What does not depend on the phrase, for `forward`: to ask several times about the same pictures.
 
         Args:
             pixel_values: (I, 3, H, W), RGB, normalised as the processor does; H and W multiples of 32.
+
+        Raises:
+            ValueError: another shape.
+        """
+        _check_pictures(pixel_values)
+        return self.interactor.encode_image(self.sam, pixel_values)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        image_features: ImageFeatures | None = None,
+    ) -> ReferSamOutput:
+        """Segment.
+
+        Args:
+            pixel_values: (I, 3, H, W), RGB, normalised as the processor does; H and W multiples of 32. None with
+                image_features.
             input_ids: (B, S) token ids. B is I, or a multiple of it: then the first B/I phrases belong to the first
                 picture, and so on, and what does not depend on the phrase is computed once per picture.
             attention_mask: (B, S), 1 at real tokens, 0 at padding; None for no padding.
+            image_features: the pictures as `encode_image` gives them.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit, neither pixel_values nor image_features, or both.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        _check_inputs(pixel_values, input_ids, attention_mask)
-        height, width = pixel_values.shape[2:]
-        geometry = PyramidGeometry.of_image(height, width, pixel_values.device)
+        if (pixel_values is None) == (image_features is None):
+            raise ValueError("Either pixel_values or image_features must be given, not both or neither.")
+        if pixel_values is not None:
+            _check_pictures(pixel_values)
+            _check_text(pixel_values.shape[0], input_ids, attention_mask)
+            image = self.encode_image(pixel_values)
+        elif image_features is not None:
+            _check_text(image_features.num_images, input_ids, attention_mask)
+            image = image_features
         text_mask = attention_mask.bool()
 
         text = encode_text(self.text_encoder, input_ids, attention_mask)
-        seen = self.interactor(self.sam, pixel_values, text, text_mask, geometry)
+        seen = self.interactor(self.sam, image, text, text_mask)
         sentence = sentence_positions(self.config.text_encoder_kind, attention_mask)
-        prompts = self.prompter(seen.text, text_mask, sentence, seen.pyramid, seen.mask_features, geometry)
+        prompts = self.prompter(seen.text, text_mask, sentence, seen.pyramid, seen.mask_features, image.geometry)
         dense_prompt = None if prompts.dense_prompt is None else self.sam.embed_mask(prompts.dense_prompt)
         low_res, iou, score = self.sam.decode_mask(seen.image_embedding, dense_prompt, prompts.sparse_prompts)
-        mask = F.interpolate(low_res.unsqueeze(1), size=(height, width), mode="bilinear", align_corners=True)
+        size = [side * PATCH_SIZE for side in image.geometry.grid_size]
+        mask = F.interpolate(low_res.unsqueeze(1), size=size, mode="bilinear", align_corners=True)
         return ReferSamOutput(
             mask_logits=mask.squeeze(1),
             low_res_mask_logits=low_res,
@@ -251,7 +278,7 @@ class ReferSamModel(PreTrainedModel):
         init.normal_(sam.vision_encoder.pos_embed, std=0.02)
 
 
-def _check_inputs(pixel_values: Any, input_ids: Tensor, attention_mask: Tensor) -> None:
+def _check_pictures(pixel_values: Any) -> None:
     if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
         raise ValueError(f"pixel_values must be (B, 3, H, W), but is {tuple(pixel_values.shape)}.")
     if any(side == 0 or side % SIZE_MULTIPLE for side in pixel_values.shape[2:]):
@@ -259,12 +286,15 @@ def _check_inputs(pixel_values: Any, input_ids: Tensor, attention_mask: Tensor) 
             f"Height and width of pixel_values must be multiples of {SIZE_MULTIPLE}, but are "
             f"{tuple(pixel_values.shape[2:])}: resize the picture (ReferSamProcessor does)."
         )
+
+
+def _check_text(num_pictures: int, input_ids: Tensor, attention_mask: Tensor) -> None:
     if input_ids.ndim != 2 or attention_mask.shape != input_ids.shape:
         raise ValueError(
             f"input_ids and attention_mask must both be (B, S), but are {tuple(input_ids.shape)} and "
             f"{tuple(attention_mask.shape)}."
         )
-    num_phrases, num_pictures = input_ids.shape[0], pixel_values.shape[0]
+    num_phrases = input_ids.shape[0]
     if num_phrases == 0 or num_pictures == 0 or num_phrases % num_pictures:
         raise ValueError(
             f"The number of phrases must be a multiple of the number of pictures, but there are "

@@ -333,9 +333,10 @@ def test_mask_features_share_the_prior_between_phrases() -> None:
     layer = MaskFeatures(prior_channels=4, hidden_size=8)
     randomise(layer)
     prior, level8 = torch.randn(1, 4, 8, 16), torch.randn(2, 8, 4, 8)
-    together = layer(prior, level8)
+    detail = layer.detail(prior)
+    together = layer(detail, level8)
     assert together.shape == (2, 8, 8, 16)
-    torch.testing.assert_close(together, torch.cat([layer(prior, level8[:1]), layer(prior, level8[1:])]))
+    torch.testing.assert_close(together, torch.cat([layer(detail, level8[:1]), layer(detail, level8[1:])]))
     assert (together[0] - together[1]).abs().max() > 0.1
 
 

@@ -58,6 +58,24 @@ def build(small_config: Callable) -> Callable[..., ReferSamModel]:
     return lambda *args, **fields: ReferSamModel(small_config(*args, **fields)).eval()
 
 
+@pytest.mark.parametrize("fields", [{}, {"use_interactor": False}], ids=["interactor", "plain encoder"])
+@torch.no_grad()
+def test_features_of_pictures_stand_for_the_pictures(build: Callable, fields: dict[str, Any]) -> None:
+    """Computed before, for phrases that come later; one or the other must be given."""
+    model = build("bert", **fields)
+    pixels, (ids, mask) = pictures(2), phrases([3, 5, 4, 2])
+    features = model.encode_image(pixels)
+    assert_close(model(None, ids, mask, image_features=features), model(pixels, ids, mask))
+    assert_close(model(None, ids[:2], mask[:2], image_features=features), model(pixels, ids[:2], mask[:2]))
+    for arguments in ((pixels, ids, mask, features), (None, ids, mask, None)):
+        with pytest.raises(ValueError, match="Either pixel_values or image_features must be given"):
+            model(*arguments)
+    with pytest.raises(ValueError, match="multiple of the number of pictures, but there are 3 phrases and 2 pictures"):
+        model(None, ids[:3], mask[:3], image_features=features)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        model.encode_image(pictures(1, 40))
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (32, 96), (96, 64)])
 @pytest.mark.parametrize("text_encoder", TEXT_ENCODERS)
 @torch.no_grad()
