@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -105,9 +106,11 @@ class MaskFeatures(nn.Module):
 
     def forward(self, detail: Tensor, level8: Tensor) -> Tensor:
         """(I, C, H/4, W/4) detail of I pictures and (B, C, H/8, W/8), B a multiple of I -> (B, C, H/4, W/4)."""
-        upsampled = F.interpolate(level8, size=detail.shape[2:], mode="bilinear", align_corners=False)
-        features = repeat_per_phrase(detail, level8.shape[0]) + upsampled
-        return self.output(F.gelu(self.smooth_norm(self.smooth(features))))
+        # One name for all steps: each map is large, and freed as soon as the next is there.
+        features = F.interpolate(level8, size=detail.shape[2:], mode="bilinear", align_corners=False)
+        features = self.smooth(features.add_(repeat_per_phrase(detail, level8.shape[0])))
+        features = F.gelu(self.smooth_norm(features))
+        return self.output(features)
 
 
 def text_projection(text_size: int, prompt_size: int) -> nn.Sequential:
@@ -204,8 +207,10 @@ class Interactor(nn.Module):
         for group, module in enumerate(self.interactions):
             if group > 0:
                 patches, pyramid = self._encode_group(group, sam, patches, pyramid, geometry)
-            inputs = (tokens, token_mask, pyramid, patches, positions, geometry)
-            tokens, pyramid = _stored_or_not(cast(Interaction, module).fuse, inputs, self.recompute and self.training)
+            fuse = cast(Interaction, module).fuse
+            if self.recompute and self.training:
+                fuse = partial(checkpoint, fuse, use_reentrant=False)
+            tokens, pyramid = fuse(tokens, token_mask, pyramid, patches, positions, geometry)
 
         projected = [
             projection(level) for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
@@ -229,10 +234,6 @@ class Interactor(nn.Module):
         grid = run_layers(sam, grid, range(first, last + 1), rates, self.recompute and self.training)
         patches = grid.flatten(1, 2)
         return patches, interaction.extractor(pyramid, patches, geometry)
-
-
-def _stored_or_not(function: Callable[..., Any], inputs: tuple, recompute: bool) -> Any:
-    return checkpoint(function, *inputs, use_reentrant=False) if recompute else function(*inputs)
 
 
 def repeat_per_phrase(features: Tensor, num_phrases: int) -> Tensor:

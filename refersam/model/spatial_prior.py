@@ -17,7 +17,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 def _conv_block(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
-    return [convolution, group_norm(out_channels), nn.ReLU()]
+    return [convolution, group_norm(out_channels), nn.ReLU(inplace=True)]
 
 
 class SpatialPrior(nn.Module):

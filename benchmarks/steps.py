@@ -1,0 +1,228 @@
+"""What each exact short cut gains: from the formulas as they stand to what runs by default, step by step, in one run.
+
+    python benchmarks/steps.py                             # base at 448 px, 20 and 6 tokens, float32 and bfloat16
+    python benchmarks/steps.py --preset tiny --size 256 --tokens 6 --dtypes float32
+    python benchmarks/steps.py --phrases 5                 # five phrases about one picture, against five pictures
+    python benchmarks/steps.py --memory 1024               # peak memory of a forward pass, plain and default
+
+The forms take turns within one process, so that a noisy machine disturbs all alike; the median of the repeats counts.
+U is the time of 460 GFLOP, what the formulas need for base at 448 px with 20 tokens, at the machine's own float32 rate
+of matrix products, measured between the repeats. Weights are random: neither time nor arithmetic depends on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from latency import count_flop, matrix_rate
+from rich.console import Console
+from rich.table import Table
+from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
+
+from refersam.config import ReferSamConfig
+from refersam.model import attention, deformable_attention, sam
+from refersam.model.refersam import ReferSamModel
+from refersam.model.spatial_prior import SpatialPrior
+
+UNIT_GFLOP = 460.0
+
+
+def _plain_layer(layer: SamVisionLayer, patches: torch.Tensor) -> torch.Tensor:
+    """The layer's own forward with the attention of SAM's authors: all scores and their bias at once."""
+    with patch.object(type(layer.attn), "forward", SamVisionAttention.forward):
+        return layer(patches)
+
+
+def _contiguous_prior(prior: SpatialPrior, pixel_values: torch.Tensor) -> Any:
+    return SpatialPrior.forward(prior, pixel_values.contiguous())
+
+
+PLAIN: dict[str, tuple[Any, str, Any]] = {
+    "relative positions without a dense bias": (sam, "run_layer", _plain_layer),
+    "attention folded by cost": (attention, "FOLDING_GAIN", 0.0),
+    "deformable points looked up": (deformable_attention, "look_up", deformable_attention.sample_maps),
+    "channels last": (SpatialPrior, "__call__", _contiguous_prior),
+}
+"""For each short cut: where it lives, its name there, and the plain form."""
+
+
+@contextmanager
+def plain_forms(names: list[str]) -> Iterator[None]:
+    """These short cuts are off inside."""
+    with ExitStack() as stack:
+        for name in names:
+            owner, attribute, plain = PLAIN[name]
+            stack.enter_context(patch.object(owner, attribute, plain))
+        yield
+
+
+def build(preset: str, dtype: torch.dtype, device: torch.device) -> ReferSamModel:
+    """A random model."""
+    torch.manual_seed(0)
+    return ReferSamModel(ReferSamConfig.from_preset(preset)).eval().to(device, dtype)
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def take_turns(forms: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each form, and of a unit."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    rates = []
+    for call in forms.values():
+        call()
+    for _ in range(repeats):
+        rates.append(matrix_rate(device, torch.float32, repeats=4))
+        for name, call in forms.items():
+            times[name].append(seconds(call, device))
+    return {name: statistics.median(found) for name, found in times.items()} | {"U": UNIT_GFLOP / max(rates)}
+
+
+def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> list[tuple[str, ...]]:
+    """A row for the plain forms and for each step."""
+    device = torch.device(args.device)
+    model = build(args.preset, dtype, device)
+    pixels = torch.randn(1, 3, args.size, args.size, device=device, dtype=dtype)
+    ids = torch.randint(5, 100, (1, tokens), device=device)
+    stages = [list(PLAIN)[done:] for done in range(len(PLAIN) + 1)]
+    labels = ["formulas as they stand", *PLAIN]
+
+    def form(off: list[str]) -> Callable[[], torch.Tensor]:
+        def call() -> torch.Tensor:
+            with torch.inference_mode(), plain_forms(off):
+                return model(pixels, ids).mask_logits
+
+        return call
+
+    forms = {label: form(off) for label, off in zip(labels, stages, strict=True)}
+    reference = forms[labels[0]]().float()
+    found = take_turns(forms, args.repeats, device)
+    rows = []
+    for label, off in zip(labels, stages, strict=True):
+        with plain_forms(off):
+            gflop = count_flop(model, pixels, ids)
+        difference = (forms[label]().float() - reference).norm() / reference.norm()
+        rows.append(
+            (
+                str(dtype).removeprefix("torch."),
+                str(tokens),
+                label,
+                f"{1000 * found[label]:.0f}",
+                f"{found[label] / found['U']:.2f}",
+                f"{found[label] / found[labels[0]]:.2f}",
+                f"{gflop:.0f}",
+                f"{difference:.0e}",
+            )
+        )
+    return rows
+
+
+@torch.inference_mode()
+def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> list[tuple[str, ...]]:
+    """Several phrases about one picture, per phrase, against as many pictures with one phrase each."""
+    device = torch.device(args.device)
+    model = build(args.preset, dtype, device)
+    pixels = torch.randn(1, 3, args.size, args.size, device=device, dtype=dtype)
+    ids = torch.randint(5, 100, (args.phrases, tokens), device=device)
+    features = model.encode_image(pixels)
+    forms = {
+        "one phrase, alone": lambda: model(pixels, ids[:1]),
+        f"{args.phrases} phrases about one picture": lambda: model(pixels, ids),
+        "one phrase, picture looked at before": lambda: model(None, ids[:1], image_features=features),
+    }
+    found = take_turns(forms, args.repeats, device)
+    alone = found["one phrase, alone"]
+    rows = []
+    for label in forms:
+        per_phrase = found[label] / (args.phrases if label[0].isdigit() else 1)
+        rows.append(
+            (
+                str(dtype).removeprefix("torch."),
+                str(tokens),
+                label,
+                f"{1000 * per_phrase:.0f}",
+                f"{per_phrase / found['U']:.2f}",
+                f"{per_phrase / alone:.2f}",
+            )
+        )
+    return rows
+
+
+def peak_memory(preset: str, size: int, off: list[str]) -> tuple[float, float]:
+    """MB of a process with the model before, and at the peak of, a forward pass."""
+    device = torch.device("cpu")
+    model = build(preset, torch.float32, device)
+    pixels, ids = torch.randn(1, 3, size, size), torch.randint(5, 100, (1, 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    with torch.inference_mode(), plain_forms(off):
+        model(pixels, ids)
+    return before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[20, 6])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--phrases", type=int, default=1, help="measure so many phrases about one picture instead")
+    parser.add_argument("--memory", type=int, help="measure peak memory on a CPU at this size instead")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    args = parser.parse_args()
+
+    where = f"{args.device}: {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if args.memory:
+        header = ("form", "peak MB", "of it in the pass")
+        rows = []
+        context = multiprocessing.get_context("spawn")
+        for label, off in (("formulas as they stand", list(PLAIN)), ("default", [])):
+            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                before, peak = pool.submit(peak_memory, args.preset, args.memory, off).result()
+            rows.append((label, f"{peak:.0f}", f"{peak - before:.0f}"))
+        title = f"{args.preset} at {args.memory} px, one phrase, float32, {where}"
+    else:
+        several = args.phrases > 1
+        measured = measure_phrases if several else measure_steps
+        header = ("format", "tokens", "form", "ms a phrase" if several else "ms", "U", "ratio")
+        header += () if several else ("GFLOP", "difference")
+        rows = [
+            row
+            for dtype in args.dtypes
+            for tokens in args.tokens
+            for row in measured(args, getattr(torch, dtype), tokens)
+        ]
+        title = f"{args.preset} at {args.size} px, {where}"
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+    if args.json:
+        args.json.write_text(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
