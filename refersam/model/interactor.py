@@ -106,6 +106,8 @@ class MaskFeatures(nn.Module):
 
     def forward(self, detail: Tensor, level8: Tensor) -> Tensor:
         """(I, C, H/4, W/4) detail of I pictures and (B, C, H/8, W/8), B a multiple of I -> (B, C, H/4, W/4)."""
+        # A copy, since tokens seen as a map have strides by which a single picture's layout is not recognised.
+        level8 = level8.clone(memory_format=torch.channels_last)
         # One name for all steps: each map is large, and freed as soon as the next is there.
         features = F.interpolate(level8, size=detail.shape[2:], mode="bilinear", align_corners=False)
         features = self.smooth(features.add_(repeat_per_phrase(detail, level8.shape[0])))

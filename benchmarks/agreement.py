@@ -1,0 +1,99 @@
+"""Do faster forms of a model give the same masks: two forms of it, asked the same, on SceneRef and on photographs.
+
+    python benchmarks/agreement.py --dtype bfloat16                       # the model in the box, against float32
+    python benchmarks/agreement.py --other model_int8.onnx                # an exported file, against its model
+    python benchmarks/agreement.py --dtype bfloat16 --data-root DATA      # and on DATA's pictures (RefCOCO's format)
+
+Agreement is the mean IoU between the two masks of a phrase (1 where both are empty); beside it each form's own mIoU
+against the truth, over phrases that have a target, as SceneRef's protocol counts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from refersam.data import ReferringImage, open_dataset
+from refersam.data.index import group_by_image
+from refersam.data.sceneref import SceneRefSettings, generate_scene
+from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.training.sources import scene_to_referring_image
+
+
+@dataclass
+class Tally:
+    """Sums over phrases."""
+
+    agreement: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    second: list[float] = field(default_factory=list)
+    flipped: int = 0
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two masks; 1 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
+
+
+def compare(first: ReferSamPredictor, second: ReferSamPredictor, pictures: Iterator[ReferringImage]) -> Tally:
+    """Ask both the same."""
+    tally = Tally()
+    for picture in pictures:
+        answers = [predictor.predict(picture.image, list(picture.phrases)) for predictor in (first, second)]
+        for ours, theirs, truth in zip(*answers, picture.masks, strict=True):
+            tally.agreement.append(iou(ours.mask, theirs.mask))
+            tally.flipped += ours.no_target != theirs.no_target
+            if truth.any():
+                tally.first.append(iou(ours.mask, truth))
+                tally.second.append(iou(theirs.mask, truth))
+    return tally
+
+
+def main() -> None:
+    """Compare and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--other", help="the second form; the same model if only its number format differs")
+    parser.add_argument("--dtype", default="float32", help="number format of the second form")
+    parser.add_argument("--count", type=int, default=200, help="SceneRef val pictures of 256 px, 6 phrases each")
+    parser.add_argument("--data-root")
+    parser.add_argument("--dataset", default="refcoco")
+    parser.add_argument("--split", default="val")
+    args = parser.parse_args()
+
+    first = ReferSamPredictor.from_pretrained(args.model, device="cpu")
+    second = ReferSamPredictor.from_pretrained(args.other or args.model, device="cpu", dtype=args.dtype)
+    settings = SceneRefSettings(width=256, height=256, phrases_per_scene=6)
+    console = Console(stderr=True)
+    table = Table("pictures", "phrases", "agreement", "no-target differs", "mIoU first", "mIoU second")
+
+    def scenes() -> Iterator[ReferringImage]:
+        for index in track(range(args.count), "SceneRef", console=console):
+            yield scene_to_referring_image(generate_scene(settings, "val", 0, index), str(index))
+
+    parts = {"SceneRef val": compare(first, second, scenes())}
+    if args.data_root:
+        groups = group_by_image(open_dataset(args.data_root, args.dataset, args.split))
+        loaded = (ReferringImage.load(group) for group in track(groups, args.dataset, console=console))
+        parts[f"{args.dataset} {args.split}"] = compare(first, second, loaded)
+    for name, tally in parts.items():
+        table.add_row(
+            name,
+            str(len(tally.agreement)),
+            f"{np.mean(tally.agreement):.4f}",
+            str(tally.flipped),
+            f"{100 * np.mean(tally.first):.2f}",
+            f"{100 * np.mean(tally.second):.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
