@@ -1,0 +1,126 @@
+"""How well a model stands other wordings: 200 phrases written by hand about fixed drawn scenes, all shown in a report.
+
+    python benchmarks/robustness.py --out robustness       # the model in the box; open robustness/report.html
+    python benchmarks/robustness.py --model runs/tiny/model --out robustness
+
+The phrases are in phrases_by_hand.yaml: plain ones, synonyms, plurals, typing errors, upper case, no article,
+long-winded, and some that match nothing. OUT/data holds them as own data (docs/own_data.md); the report has a table by
+kind, and OUT/phrases.png shows every phrase with its mask. A phrase is answered well at an IoU of 0.5 and more, or
+where nothing matches and the model says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+
+from refersam.data import open_dataset
+from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
+from refersam.drawing import draw_overlay
+from refersam.evaluate import evaluate_model
+from refersam.evaluate.output import write_evaluation
+from refersam.metrics import PROTOCOLS
+from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+
+PHRASES = Path(__file__).parent / "phrases_by_hand.yaml"
+SCENES = SceneRefSettings(width=256, height=256, phrases_per_scene=4, min_objects=4, max_objects=7, difficulty=0.5)
+WELL = 0.5
+COLUMNS = 10
+TILE = 150
+
+
+def write_data(folder: Path) -> dict[int, Scene]:
+    """The scenes and phrases as own data: test.jsonl with its pictures and masks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes, lines = {}, []
+    for number, kinds in yaml.safe_load(PHRASES.read_text()).items():
+        scene = scenes[number] = generate_scene(SCENES, "test", 0, number)
+        Image.fromarray(scene.image).save(folder / f"{number}.png")
+        for kind, phrases in kinds.items():
+            for phrase, targets in phrases.items():
+                line = {"image": f"{number}.png", "phrase": phrase, "tags": [kind], "id": str(len(lines))}
+                if targets:
+                    mask = scene.masks[targets].any(axis=0)
+                    Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"mask_{len(lines)}.png")
+                    line["mask"] = f"mask_{len(lines)}.png"
+                else:
+                    line["no_target"] = True
+                lines.append(line)
+    (folder / "test.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return scenes
+
+
+def draw_phrases(rows: list[tuple[Image.Image, np.ndarray, str, bool]], path: Path) -> None:
+    """A sheet of all answers; a red frame where it is wrong."""
+    height = TILE + 34
+    sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(rows) // COLUMNS) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, mask, phrase, good) in enumerate(rows):
+        left, top = index % COLUMNS * TILE, index // COLUMNS * height
+        overlay = draw_overlay(picture, mask) if mask.any() else picture
+        sheet.paste(overlay.resize((TILE - 8, TILE - 8)), (left + 4, top + 4))
+        draw.rectangle(
+            (left + 1, top + 1, left + TILE - 2, top + TILE - 2), outline="green" if good else "red", width=2
+        )
+        words, lines = phrase.split(), [""]
+        for word in words:
+            if len(lines[-1]) + len(word) > 24:
+                lines.append("")
+            lines[-1] += f"{word} "
+        draw.multiline_text((left + 4, top + TILE), "\n".join(lines[:3]), fill="black", spacing=0, font_size=10)
+    sheet.quantize(128).save(path, optimize=True)
+
+
+def main() -> None:
+    """Ask, score, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    scenes = write_data(args.out / "data")
+    samples = list(open_dataset(args.out / "data", "jsonl", "test"))
+    predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
+    evaluation = evaluate_model(predictor, samples, PROTOCOLS["sceneref"])
+    source = {
+        "model": args.model,
+        "dataset": "phrases by hand",
+        "split": "test",
+        "split_by": None,
+        "limit": None,
+        "data_root": str(args.out / "data"),
+        "predictions": None,
+        "text_field": "sent",
+    }
+    write_evaluation(evaluation, source, args.out)
+
+    by_kind: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    rows = []
+    for sample in samples:
+        picture = sample.image.load()
+        mask = predictor.predict(picture, sample.phrase).mask
+        truth = sample.load_mask() if sample.has_target else np.zeros_like(mask)
+        union = int((mask | truth).sum())
+        iou = int((mask & truth).sum()) / union if union else 1.0
+        by_kind[sample.tags[0]].append((iou, iou >= WELL))
+        rows.append((picture, mask, sample.phrase, iou >= WELL))
+    draw_phrases(rows, args.out / "phrases.png")
+
+    table = Table("kind", "phrases", "mean IoU", "answered well", title=f"{len(samples)} phrases, {len(scenes)} scenes")
+    every = [pair for pairs in by_kind.values() for pair in pairs]
+    for kind, pairs in [*by_kind.items(), ("all", every)]:
+        ious, good = zip(*pairs, strict=True)
+        table.add_row(kind, str(len(pairs)), f"{100 * np.mean(ious):.1f}", f"{sum(good)}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
