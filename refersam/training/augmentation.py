@@ -9,10 +9,11 @@ import numpy as np
 from refersam.data.sample import ReferringImage
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
+from refersam.training.wording import frame, misspell
 
 
 def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
-    """Crop, flip and recolour, each by chance; the network's own resizing comes afterwards.
+    """Crop, flip, recolour and reword, each by chance; the network's own resizing comes afterwards.
 
     As many numbers are drawn whatever happens, so that a setting changes nothing but its own effect.
 
@@ -29,7 +30,23 @@ def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.G
         picture = flip(picture)
     if settings.colour and not any(map(mentions_colour, picture.phrases)):
         picture = replace(picture, image=recolour(picture.image, brightness, contrast))
-    return picture
+    # Last, since what was looked for in the phrases so far is found as they were said.
+    numbers = rng.random((len(picture.phrases), 7))
+    phrases = tuple(reword(phrase, settings, drawn) for phrase, drawn in zip(picture.phrases, numbers, strict=True))
+    return picture if phrases == picture.phrases else replace(picture, phrases=phrases)
+
+
+def reword(phrase: str, settings: AugmentSettings, numbers: np.ndarray) -> str:
+    """A typing error in it, a sentence around it, each by chance.
+
+    Args:
+        phrase: any.
+        settings: chances.
+        numbers: seven in [0, 1).
+    """
+    if numbers[0] < settings.typing_errors:
+        phrase = misspell(phrase, numbers[1:5])
+    return frame(phrase, float(numbers[6])) if numbers[5] < settings.frames else phrase
 
 
 def crop(picture: ReferringImage, smallest: float, places: np.ndarray) -> ReferringImage:

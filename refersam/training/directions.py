@@ -60,6 +60,11 @@ def _swap(word: str) -> str:
     return other.capitalize() if word[0].isupper() else other
 
 
+def is_side(word: str) -> bool:
+    """Whether one word speaks of a place or an order: with a typing error it would no longer be known as such."""
+    return mentions_horizontal(word) or mentions_vertical(word)
+
+
 def mentions_horizontal(phrase: str) -> bool:
     """Whether it speaks of left, right, the middle or an order: the picture must keep both of these sides."""
     return _HORIZONTAL.search(phrase) is not None

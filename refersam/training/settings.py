@@ -71,12 +71,14 @@ class StageSettings(_Section):
 
 
 class AugmentSettings(_Section):
-    """Changes of a picture that leave its phrases true; all shares are of the pictures."""
+    """Changes that leave phrases true; shares of the pictures, or of the phrases."""
 
     flip: float = Field(0.0, ge=0, le=1, description="Share that is mirrored, left and right swapped in its phrases.")
     crop: float = Field(0.0, ge=0, le=1, description="Share that is cropped, keeping targets and mentioned sides.")
     smallest_crop: float = Field(0.6, gt=0, le=1, description="Least share of a side that a crop keeps.")
     colour: float = Field(0.0, ge=0, lt=1, description="Most change of brightness and contrast, none if spoken of.")
+    typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
+    frames: float = Field(0.0, ge=0, le=1, description="Share of phrases inside a sentence: please mark ...")
 
 
 class DataSettings(_Section):

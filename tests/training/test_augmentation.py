@@ -11,6 +11,7 @@ from refersam.data.sample import ReferringImage
 from refersam.training.augmentation import augment, crop, flip, recolour
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
+from refersam.training.wording import frame, misspell
 
 
 def picture(
@@ -135,3 +136,38 @@ def test_the_draw_decides_everything() -> None:
     assert augment(before, AugmentSettings(), np.random.default_rng(5)) is before
     red = picture("the red cup")
     assert augment(red, AugmentSettings(colour=0.4), np.random.default_rng(5)) is red
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
+def test_a_typing_error_is_in_one_word_and_never_in_a_side(numbers: list[float]) -> None:
+    """At most one letter more or less, the first one as it was; short words and sides stay."""
+    phrase = "the small purple star on the left of a big box"
+    before, after = phrase.split(" "), misspell(phrase, np.array(numbers)).split(" ")
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) <= 1
+    for old, new in changed:
+        assert old in ("small", "purple", "star")
+        assert old[0] == new[0]
+        assert abs(len(old) - len(new)) <= 1
+    assert misspell("top left 12 red", np.array(numbers)) == "top left 12 red"
+
+
+def test_typing_errors_by_hand() -> None:
+    """Letters change places, one is missing, doubled, or the key beside it was hit."""
+    for kind, expected in ((0.0, "pruple"), (0.3, "prple"), (0.6, "puurple"), (0.9, "pyrple")):
+        assert misspell("purple", np.array([0.0, 0.0, kind, 0.0])) == expected
+
+
+def test_rewording_changes_phrases_and_nothing_else() -> None:
+    """All of them at share 1, none at 0; a frame holds the phrase whole."""
+    original = picture("the red star", "all circles")
+    rng = np.random.default_rng
+    assert augment(original, AugmentSettings(), rng(0)).phrases == original.phrases
+    framed = augment(original, AugmentSettings(frames=1.0), rng(0))
+    assert all(old in new and old != new for old, new in zip(original.phrases, framed.phrases, strict=True))
+    misspelt = augment(original, AugmentSettings(typing_errors=1.0), rng(0))
+    assert all(old != new for old, new in zip(original.phrases, misspelt.phrases, strict=True))
+    for changed in (framed, misspelt):
+        np.testing.assert_array_equal(changed.image, original.image)
+        np.testing.assert_array_equal(changed.masks, original.masks)
+    assert len({frame("x", number / 50) for number in range(50)}) > 10
