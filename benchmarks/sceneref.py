@@ -18,7 +18,7 @@ from rich.table import Table
 
 from refersam.data.sceneref import SceneRefSettings, blind_guess_scores, generate_scene
 from refersam.evaluate import evaluate_images
-from refersam.metrics import sceneref_metrics
+from refersam.metrics import calibration, sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.training.sources import scene_to_referring_image
 
@@ -48,6 +48,9 @@ def main() -> None:
     )
     results = list(evaluate_images(predictor.model, predictor.processor, images, args.no_target_threshold))
     metrics = sceneref_metrics(results)
+    reliability = calibration(results)
+    if reliability is not None:
+        metrics["expected calibration error of the score"] = 100 * reliability.error
     metrics |= {f"blind guess: {name}": score for name, score in blind_guess_scores(drawn).items()}
     table = Table("metric", "value", title=f"SceneRef {args.split}, seed {args.seed}, {args.count} pictures")
     for name, value in metrics.items():

@@ -1,15 +1,17 @@
-"""Turn a trained run into the model in the box: half precision, and the no-target decision set on training scenes.
+"""Turn a trained run into the model in the box: half precision, no-target decision and score set on training scenes.
 
     python tools/make_box.py runs/tiny/model
 
 In training phrases without a target are the rarer ones, so a model that is unsure says that there is one. The score's
 last bias is moved until, on fresh scenes of the training split, a given share of the phrases that have a target are
-judged to have none; nothing else changes, and neither val nor test is looked at.
+judged to have none. Then the last layer of the predicted IoU is scaled and shifted, so that on the same scenes the
+score foretells the masks' IoU in the mean (least squares). Nothing else changes, and neither val nor test is looked at.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,17 +25,30 @@ FIRST_PICTURE = 10_000_000
 """Training never gets so far: these scenes are new to the model."""
 
 
+@dataclass
+class Outcomes:
+    """Of many phrases: logits that there is a target, predicted IoU, the mask's true IoU, whether there is a target."""
+
+    target_logits: torch.Tensor
+    predicted: torch.Tensor
+    found: torch.Tensor
+    has_target: torch.Tensor
+
+
 @torch.inference_mode()
-def object_logits(predictor: ReferSamPredictor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores of phrases that have a target, and of those that have none, over `count` pictures."""
+def ask(predictor: ReferSamPredictor, count: int) -> Outcomes:
+    """All that the model says about `count` pictures."""
     settings = SceneRefSettings(width=256, height=256, phrases_per_scene=8)
-    with_target, without = [], []
+    rows = []
     for index in range(FIRST_PICTURE, FIRST_PICTURE + count):
         item = scene_to_referring_image(generate_scene(settings, "train", 0, index), str(index))
         output = predictor.model(**predictor.processor(images=item.image, text=item.phrases))
-        for score, mask in zip(output.object_score_logits.tolist(), item.masks, strict=True):
-            (with_target if mask.any() else without).append(score)
-    return torch.tensor(with_target), torch.tensor(without)
+        masks = predictor.processor.resize_logits(output.mask_logits, *item.image.shape[:2]) >= 0
+        truths = torch.from_numpy(item.masks)
+        unions = (masks | truths).flatten(1).sum(1)
+        ious = (masks & truths).flatten(1).sum(1) / unions.clamp(min=1)
+        rows.append((output.object_score_logits, output.iou_scores, ious, truths.flatten(1).any(1)))
+    return Outcomes(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 def main() -> None:
@@ -45,16 +60,26 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")
     args = parser.parse_args()
     predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
-    with_target, without = object_logits(predictor, args.count)
+    outcomes = ask(predictor, args.count)
+    with_target, without = (outcomes.target_logits[outcomes.has_target == kind] for kind in (True, False))
     shift = -with_target.quantile(args.false_alarms)
+    # The score is the predicted IoU times the probability of a target: fitted where it counts, answers with a mask.
+    answered = outcomes.target_logits + shift >= 0
+    likely = (outcomes.target_logits + shift).sigmoid()[answered]
+    inputs = torch.stack([outcomes.predicted[answered] * likely, likely], dim=1)
+    scale, offset = torch.linalg.lstsq(inputs, outcomes.found[answered].unsqueeze(1)).solution.flatten().tolist()
     with torch.no_grad():
         predictor.model.sam.object_score_head.proj_out.bias += shift
+        last = predictor.model.sam.mask_decoder.iou_prediction_head.proj_out
+        last.weight *= scale
+        last.bias.mul_(scale).add_(offset)
     predictor.model.half().save_pretrained(args.out)
     predictor.processor.save_pretrained(args.out)
     found = (without + shift < 0).float().mean()
     Console().print(
         f"{len(with_target)} phrases with a target, {len(without)} without: bias moved by {shift:.2f}, "
-        f"{args.false_alarms:.0%} false alarms, {found:.0%} of those without found. Written to {args.out}/"
+        f"{args.false_alarms:.0%} false alarms, {found:.0%} of those without found. The predicted IoU is scaled by "
+        f"{scale:.2f} and shifted by {offset:+.2f}. Written to {args.out}/"
     )
 
 

@@ -31,6 +31,7 @@ from refersam.evaluate.report.pictures import (
     outline,
 )
 from refersam.metrics import PROTOCOLS, SampleResult
+from refersam.metrics.calibration import calibration
 from refersam.metrics.masks import encode_mask
 
 HOSTILE = (
@@ -107,7 +108,7 @@ def test_breakdowns(tmp_path: Path) -> None:
 def test_calibration(tmp_path: Path) -> None:
     """Two in the bin from 0.8: mean score 0.85, mean IoU 0.5; one of score 1 and IoU 1; one without a target."""
     rows = [found(0, score=0.8), found(1, score=0.9 - 1e-9), found(1, score=1.0), {"predicted": 9, "score": 0.3}]
-    made = facts.calibration(build(rows, tmp_path))
+    made = calibration(build(rows, tmp_path).results)
     assert made is not None
     assert [(each.count, each.mean_score, each.mean_iou) for each in made.bins] == [
         (1, pytest.approx(0.3), 0),
@@ -115,8 +116,8 @@ def test_calibration(tmp_path: Path) -> None:
         (1, 1, 1),
     ]
     assert made.error == pytest.approx((0.3 + 2 * 0.35 + 0) / 4)
-    assert facts.calibration(build([found(1, score=7.0)], tmp_path)) is None
-    assert facts.calibration(build([found(1, score=0.5), found(1)], tmp_path)) is None
+    assert calibration(build([found(1, score=7.0)], tmp_path).results) is None
+    assert calibration(build([found(1, score=0.5), found(1)], tmp_path).results) is None
 
 
 def test_trade_off(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from refersam.evaluate.report.facts import Calibration, TradeOff
+from refersam.evaluate.report.facts import TradeOff
+from refersam.metrics.calibration import Calibration
 
 WIDTH, HEIGHT = 400, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 44  # margins, in the chart's own units

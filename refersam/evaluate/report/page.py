@@ -14,6 +14,7 @@ from markupsafe import Markup
 from refersam.evaluate.report import charts, facts
 from refersam.evaluate.report.pictures import choose_cases
 from refersam.evaluate.run import Evaluation
+from refersam.metrics.calibration import calibration
 from refersam.metrics.summary import MEANINGS
 
 _WORDS = {"None": "none", "True": "yes", "False": "no"}
@@ -28,7 +29,7 @@ def render_report(evaluation: Evaluation, document: dict[str, Any]) -> str:
         document: what metrics.json holds.
     """
     script, style = (_read(name) for name in ("page.js", "page.css"))
-    calibration, curve = facts.calibration(evaluation), facts.trade_off(evaluation)
+    reliability, curve = calibration(evaluation.results), facts.trade_off(evaluation)
     environment = Environment(
         loader=DictLoader({"page": _read("page.html")}), autoescape=True, undefined=StrictUndefined
     )
@@ -39,8 +40,8 @@ def render_report(evaluation: Evaluation, document: dict[str, Any]) -> str:
         rules=_flatten(document["protocol_settings"]),
         histogram=Markup(charts.histogram_chart(facts.iou_histogram(evaluation))),
         breakdowns=facts.breakdowns(evaluation),
-        calibration=calibration,
-        calibration_chart=Markup(charts.calibration_chart(calibration)) if calibration else "",
+        calibration=reliability,
+        calibration_chart=Markup(charts.calibration_chart(reliability)) if reliability else "",
         curve=curve,
         curve_chart=Markup(charts.trade_off_chart(curve)) if curve else "",
         cases=choose_cases(evaluation),
