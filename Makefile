@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format train-tiny box bench clean
+.PHONY: help setup demo test test-slow test-gpu test-browser check format train-tiny box bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ test-slow: setup  ## the tests that take minutes
 
 test-gpu: setup  ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
+
+test-browser: setup  ## the web page in headless Chromium (installs gradio and playwright; says why where it skips)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,browser]'
+	@$(BIN)/python -m pytest -m browser -rs
 
 check: setup  ## ruff and mypy
 	@$(BIN)/ruff check --quiet .

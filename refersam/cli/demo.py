@@ -1,0 +1,73 @@
+"""`refersam demo`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refersam.cli.app import app
+from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, Dtype, load_predictor, say
+
+BOX_NAME = "model in the box (drawn scenes)"
+BOX_NOTE = (
+    "The model in the box was trained on **drawn scenes** like the examples below, not on photographs, and is often "
+    "wrong even there. For photographs start this page with a model of your own: `refersam demo --model FOLDER`."
+)
+
+
+@app.command(epilog="Example: refersam demo, then open http://127.0.0.1:7860")
+def demo(
+    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page.")] = 7860,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder or Hub id; several to choose from. Without it: the model in the box."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 25_000_000,
+    max_phrases: Annotated[int, typer.Option(min=1, max=64, help="Answered at once.")] = 8,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
+) -> None:
+    """Open a web page: drop a picture, type phrases, see and take home the masks.
+
+    Nothing leaves this machine: no telemetry, no link from outside, and files of visitors are deleted.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    with tempfile.TemporaryDirectory(prefix="refersam-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        from refersam.optional import require
+
+        require("gradio", "demo", "refersam demo")
+        from starlette.middleware import Middleware
+
+        from refersam.web.guard import RefuseLinks
+        from refersam.web.page import STYLE, Page, PageSettings, build_page
+
+        names: dict[str, str | None] = {name: name for name in model} if model else {BOX_NAME: None}
+        predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
+        page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
+        page.warm_up()
+        say(f"The page is at http://{host}:{port}. Ctrl-C stops it.")
+        if not model:
+            say(NOT_FOR_PHOTOGRAPHS, style="dim")
+        build_page(page, None if model else BOX_NOTE).launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            share=False,
+            quiet=True,
+            css=STYLE,
+            footer_links=[],
+            allowed_paths=[str(Path(folder) / "page")],
+            max_file_size=page.settings.max_bytes,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            app_kwargs={"middleware": [Middleware(RefuseLinks)]},
+        )

@@ -1,0 +1,150 @@
+"""What the page shows of answers, and what it offers to take home."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refersam.drawing import draw_overlay
+from refersam.errors import PhraseError
+from refersam.files import write_atomically
+from refersam.inference import Answer
+
+COLOURS = (
+    (214, 39, 104),
+    (22, 105, 201),
+    (214, 120, 10),
+    (24, 135, 66),
+    (124, 66, 201),
+    (0, 139, 149),
+    (168, 84, 32),
+    (96, 106, 118),
+)
+"""Of the phrases, in turn: dark enough for white text."""
+
+MASK_FILE, CUTOUT_FILE, COCO_FILE = "mask.png", "cutout.png", "answers.json"
+
+
+def split_phrases(text: str, most: int) -> list[str]:
+    """The phrases of a text, one a line or separated by semicolons.
+
+    Args:
+        text: as it was typed.
+        most: phrases that are answered at once.
+
+    Raises:
+        PhraseError: none, or too many.
+    """
+    phrases = [" ".join(phrase.split()) for phrase in re.split(r"[\n;]", text)]
+    phrases = [phrase for phrase in phrases if phrase]
+    if not phrases:
+        raise PhraseError("Type what to look for, such as: the orange star.")
+    if len(phrases) > most:
+        raise PhraseError(f"These are {len(phrases)} phrases; at most {most} are answered at once.")
+    return phrases
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """Of a phrase, by its number."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def overlay(picture: Image.Image, answers: Sequence[Answer], shown: Sequence[int]) -> Image.Image:
+    """The picture with the masks of the phrases shown, each in its colour; later ones on top."""
+    for index in shown:
+        if answers[index].area:
+            picture = draw_overlay(picture, answers[index].mask, colour_of(index))
+    return picture
+
+
+def legend(answers: Sequence[Answer]) -> str:
+    """HTML: a line for each phrase, with its colour, and its score or that nothing matches."""
+    lines = []
+    for index, answer in enumerate(answers):
+        colour = "#{:02x}{:02x}{:02x}".format(*colour_of(index)) if answer.area else "transparent"
+        if answer.no_target:
+            verdict = '<span class="verdict none">nothing matches</span>'
+        elif not answer.area:
+            verdict = '<span class="verdict none">no pixel is sure enough</span>'
+        else:
+            share = 100 * answer.area / answer.mask.size
+            verdict = (
+                f'<span class="verdict">score {answer.score:.2f}</span>'
+                f'<span class="share">{share:.1f} % of the picture</span>'
+            )
+        lines.append(
+            f'<li><span class="swatch" style="background:{colour}"></span>'
+            f'<span class="phrase">{html.escape(answer.phrase)}</span>{verdict}</li>'
+        )
+    return f'<ul class="legend" aria-live="polite">{"".join(lines)}</ul>'
+
+
+def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -> dict[str, Path]:
+    """Mask, cut-out and COCO file of the answers together.
+
+    The mask is white where any phrase's is; the cut-out is the picture, transparent elsewhere; the JSON file has an
+    annotation for each phrase that has a mask, and lists those that match nothing.
+
+    Args:
+        picture: W x H, RGB.
+        answers: about it, at least one.
+        folder: that exists.
+
+    Returns:
+        The files by their names.
+    """
+    mask = np.logical_or.reduce([answer.mask for answer in answers])
+    alpha = Image.fromarray(mask.astype(np.uint8) * 255)
+    cutout = picture.convert("RGBA")
+    cutout.putalpha(alpha)
+    contents = {
+        MASK_FILE: _png(alpha),
+        CUTOUT_FILE: _png(cutout),
+        COCO_FILE: json.dumps(coco_document(picture, answers), indent=1).encode(),
+    }
+    return {name: _write(folder / name, content) for name, content in contents.items()}
+
+
+def coco_document(picture: Image.Image, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The answers in COCO's format: categories are phrases, masks run-length encoded, boxes (x, y, width, height)."""
+    annotations: list[dict[str, Any]] = []
+    for number, answer in enumerate(answers, 1):
+        if answer.box is not None:
+            left, top, right, bottom = answer.box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 1,
+                    "category_id": number,
+                    "segmentation": answer.to_rle(),
+                    "area": answer.area,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": 0,
+                    "score": round(answer.score, 4),
+                }
+            )
+    return {
+        "images": [{"id": 1, "file_name": "picture.png", "width": picture.width, "height": picture.height}],
+        "categories": [{"id": number, "name": answer.phrase} for number, answer in enumerate(answers, 1)],
+        "annotations": annotations,
+        "no_target": [answer.phrase for answer in answers if answer.no_target],
+    }
+
+
+def _write(path: Path, content: bytes) -> Path:
+    write_atomically(path, lambda file: file.write(content))
+    return path
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

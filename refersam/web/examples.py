@@ -1,0 +1,30 @@
+"""Pictures to click on: scenes of SceneRef, drawn when the page is made, with phrases about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from refersam.data.sceneref import SceneRefSettings, generate_scene
+
+SCENES = SceneRefSettings(width=384, height=288, min_objects=5, max_objects=7, phrases_per_scene=6, difficulty=0.5)
+NUMBERS = (3, 7, 9, 12)
+"""Scenes of the val split, which no training shows."""
+
+PHRASES_SHOWN = 3
+
+
+def draw_examples(folder: Path) -> list[tuple[Path, str]]:
+    """Draw them into a folder.
+
+    Returns:
+        For each the picture's file, and phrases about it, one a line.
+    """
+    examples = []
+    for number in NUMBERS:
+        scene = generate_scene(SCENES, "val", 1, number)
+        path = folder / f"scene_{number}.png"
+        Image.fromarray(scene.image).save(path)
+        examples.append((path, "\n".join(phrase.text for phrase in scene.phrases[:PHRASES_SHOWN])))
+    return examples

@@ -1,0 +1,78 @@
+"""The page reads files that visitors upload, and nothing else: a link in place of a file is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+MAX_BYTES = 1_000_000
+"""Of a question in JSON; pictures are uploaded by themselves, as files."""
+
+
+class RefuseLinks:
+    """ASGI middleware: gradio would fetch a link that a client sends as a file's place; here such requests end.
+
+    Args:
+        app: behind it.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Read a JSON body whole, look for links, and hand it on."""
+        kind = dict(scope.get("headers", ())).get(b"content-type", b"")
+        if scope["type"] != "http" or scope["method"] != "POST" or not kind.startswith(b"application/json"):
+            await self.app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if message["type"] == "http.disconnect" or len(body) > MAX_BYTES:
+                await _refuse(send, 413, b"The question is too long.")
+                return
+        if _has_link(body):
+            await _refuse(send, 400, b"A picture must be uploaded: links are not fetched.")
+            return
+        handed_on = False
+
+        async def receive_again() -> Message:
+            nonlocal handed_on
+            if handed_on:
+                return await receive()
+            handed_on = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, receive_again, send)
+
+
+def _has_link(body: bytes) -> bool:
+    """Whether the "path" of a file anywhere in a JSON text leads elsewhere; a text that is no JSON has none."""
+    try:
+        waiting: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and "://" in path:
+                return True
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return False
+
+
+async def _refuse(send: Send, status: int, text: bytes) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})

@@ -1,0 +1,250 @@
+"""The page itself, of gradio's components."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refersam.errors import ReferSamError
+from refersam.image import load_image
+from refersam.optional import require
+from refersam.predictor import ReferSamPredictor, Segmentation
+from refersam.web.answers import COCO_FILE, CUTOUT_FILE, MASK_FILE, legend, overlay, split_phrases, write_files
+from refersam.web.examples import draw_examples
+
+logger = logging.getLogger(__name__)
+
+TITLE = "ReferSAM: say what to cut out"
+ALL = "All"
+KEEP_SECONDS = 3600
+"""Files and remembered pictures of a visit are deleted after this time."""
+
+STYLE = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+#head h1 { margin: 0.2em 0 0; font-size: 1.5rem; }
+#head p { margin: 0.2em 0; }
+#note { border-left: 4px solid #d6276b; padding: 0.1em 0.8em; font-size: 0.92rem; }
+.legend { list-style: none; margin: 0; padding: 0; }
+.legend li { display: flex; align-items: center; flex-wrap: wrap; gap: 0.3em 0.6em; padding: 0.45em 0;
+  border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
+.legend .swatch { width: 1.1em; height: 1.1em; border-radius: 4px; border: 1px solid rgba(128, 128, 128, 0.6);
+  flex: none; }
+.legend .phrase { font-weight: 600; overflow-wrap: anywhere; }
+.legend .verdict { margin-left: auto; font-variant-numeric: tabular-nums; }
+.legend .verdict.none { font-style: italic; }
+.legend .share { opacity: 0.75; font-size: 0.88em; }
+#ask textarea { font-size: 1rem; }
+button:focus-visible, textarea:focus-visible, input:focus-visible, label:focus-within {
+  outline: 3px solid #1669c9 !important; outline-offset: 1px; }
+footer { display: none !important; }
+"""
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """What a visitor may ask for.
+
+    Attributes:
+        max_bytes: of a picture's file.
+        max_pixels: of a picture.
+        max_phrases: answered at once.
+        waiting: visitors in the queue; more are turned away.
+    """
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 25_000_000
+    max_phrases: int = 8
+    waiting: int = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """What a visitor was answered last, to show it in part."""
+
+    answers: list[Segmentation]
+
+    def shown(self, choice: str) -> list[int]:
+        """Numbers of the phrases that a choice stands for."""
+        return [
+            index for index in range(len(self.answers)) if choice in (ALL, label(index, self.answers[index].phrase))
+        ]
+
+
+def label(index: int, phrase: str) -> str:
+    """How a phrase is called in the choice of what to show; two alike stay two."""
+    return f"{index + 1}. {phrase}"
+
+
+class Page:
+    """The functions behind the page.
+
+    Args:
+        predictors: by the names that visitors see; the first is chosen at the start.
+        folder: for files to download and the examples; all in it may be deleted.
+        settings: limits.
+    """
+
+    def __init__(self, predictors: Mapping[str, ReferSamPredictor], folder: Path, settings: PageSettings) -> None:
+        self.predictors, self.folder, self.settings = dict(predictors), folder, settings
+        (folder / "examples").mkdir(parents=True)
+        (folder / "answers").mkdir()
+        self.examples = draw_examples(folder / "examples")
+
+    def warm_up(self) -> None:
+        """Answer once, so that the first visitor does not wait for what is set up on first use."""
+        picture, text = self.examples[0]
+        for predictor in self.predictors.values():
+            predictor.predict(picture, text.splitlines())
+
+    def answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> Visit:
+        """Answer phrases about an uploaded picture.
+
+        Raises:
+            ReferSamError: no picture or phrase, or one that cannot be read.
+        """
+        phrases = split_phrases(text or "", self.settings.max_phrases)
+        if file is None:
+            raise ReferSamError("Choose a picture first: drop one, or click an example below.")
+        if Path(file).stat().st_size > self.settings.max_bytes:
+            raise ReferSamError(f"The picture's file is larger than {self.settings.max_bytes / 1e6:.0f} MB.")
+        picture = load_image(Path(file).read_bytes(), max_pixels=self.settings.max_pixels)
+        if name not in self.predictors:
+            raise ReferSamError(f"There is no model {name!r} on this page.")
+        return Visit(self.predictors[name].predict(picture, phrases, threshold, no_target))
+
+    def files(self, visit: Visit) -> list[str]:
+        """Mask, cut-out and COCO file of all phrases, for the download buttons."""
+        self._tidy()
+        folder = Path(tempfile.mkdtemp(dir=self.folder / "answers"))
+        written = write_files(visit.answers[0].image, visit.answers, folder)
+        return [str(written[name]) for name in (MASK_FILE, CUTOUT_FILE, COCO_FILE)]
+
+    def _tidy(self) -> None:
+        """Delete what nobody will fetch any more."""
+        for folder in (self.folder / "answers").iterdir():
+            if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def build_page(page: Page, note: str | None = None) -> Any:
+    """Lay the page out.
+
+    Args:
+        page: its functions.
+        note: a paragraph below the title, Markdown.
+
+    Returns:
+        gradio.Blocks, to be launched with `css=STYLE`.
+
+    Raises:
+        MissingExtraError: gradio is not installed.
+    """
+    gr: Any = require("gradio", "demo", "The web page")
+
+    def run(file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
+        start = time.perf_counter()
+        try:
+            visit = page.answer(file, text, name, threshold, no_target)
+        except ReferSamError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+        except Exception as error:  # a defect of ours: the log gets it, the visitor a sentence
+            logger.exception("A visitor's question was not answered.")
+            raise gr.Error("Something went wrong here; the server's log says what.", print_exception=False) from error
+        seconds = f"<p class='share'>answered in {time.perf_counter() - start:.2f} s</p>"
+        choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(visit.answers))]
+        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(visit)]
+        return (
+            overlay(visit.answers[0].image, visit.answers, visit.shown(ALL)),
+            legend(visit.answers) + seconds,
+            gr.Radio(choices=choices, value=ALL, visible=len(visit.answers) > 1),
+            visit,
+            *downloads,
+        )
+
+    def show(visit: Visit | None, choice: str) -> Any:
+        if visit is None:
+            return gr.skip()
+        return overlay(visit.answers[0].image, visit.answers, visit.shown(choice))
+
+    def choose(number: int) -> tuple[str, str]:
+        path, text = page.examples[number]
+        return str(path), text
+
+    names = list(page.predictors)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as blocks:
+        visit = gr.State(None, time_to_live=KEEP_SECONDS)
+        with gr.Column(elem_id="head"):
+            gr.Markdown(f"# {TITLE}\nA picture and a phrase in, the mask of exactly that out.")
+            if note:
+                gr.Markdown(note, elem_id="note")
+        with gr.Row():
+            with gr.Column(min_width=300):
+                picture = gr.Image(
+                    label="Picture",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    height=300,
+                    buttons=["fullscreen"],
+                )
+                phrases = gr.Textbox(
+                    label="What to look for",
+                    info=f"One phrase a line or between ; (at most {page.settings.max_phrases}). Shift+Enter asks.",
+                    placeholder="the orange star\nevery red object",
+                    lines=3,
+                    max_lines=page.settings.max_phrases,
+                    max_length=2000,
+                    elem_id="ask",
+                )
+                button = gr.Button("Find it", variant="primary", elem_id="find")
+                with gr.Accordion("Model and thresholds", open=False):
+                    model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
+                    threshold = gr.Slider(
+                        0.05, 0.95, 0.5, step=0.05, label="A pixel belongs to the mask from this probability"
+                    )
+                    no_target = gr.Slider(
+                        0.0, 1.0, 0.5, step=0.05, label="Nothing matches below this probability of a target"
+                    )
+            with gr.Column(min_width=300):
+                result = gr.Image(
+                    label="Answer",
+                    format="png",
+                    interactive=False,
+                    height=300,
+                    buttons=["fullscreen", "download"],
+                    elem_id="answer",
+                )
+                answers = gr.HTML("", elem_id="answers")
+                choice = gr.Radio([ALL], value=ALL, label="Show", visible=False, elem_id="choice")
+                with gr.Row():
+                    downloads = [
+                        gr.DownloadButton(text, interactive=False, size="sm", min_width=100, elem_id=name)
+                        for text, name in (("Mask", "mask"), ("Cut-out", "cutout"), ("COCO JSON", "coco"))
+                    ]
+        gr.Markdown("### Examples")
+        with gr.Row():
+            for number, (path, text) in enumerate(page.examples):
+                with gr.Column(min_width=130, scale=1):
+                    gr.Image(
+                        str(path), show_label=False, interactive=False, height=110, buttons=[], container=False,
+                        alt_text=f"Example {number + 1}: {text}",
+                    )  # fmt: skip
+                    example = gr.Button(f"Try example {number + 1}", size="sm", elem_id=f"example-{number + 1}")
+                    example.click(
+                        lambda number=number: choose(number), outputs=[picture, phrases], show_progress="hidden"
+                    ).then(
+                        run,
+                        [picture, phrases, model, threshold, no_target],
+                        [result, answers, choice, visit, *downloads],
+                    )
+        inputs, outputs = [picture, phrases, model, threshold, no_target], [result, answers, choice, visit, *downloads]
+        gr.on([button.click, phrases.submit], run, inputs, outputs)
+        choice.input(show, [visit, choice], result, show_progress="hidden")
+    blocks.queue(max_size=page.settings.waiting, default_concurrency_limit=1, api_open=False)
+    return blocks

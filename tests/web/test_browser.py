@@ -1,0 +1,132 @@
+"""The page as a visitor has it, in headless Chromium: `make test-browser`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refersam import ReferSamPredictor
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SCENE = Path(__file__).parents[2] / "examples" / "scene_1.png"
+PHRASES = "the orange star\nthe green elephant\nevery red object"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of `refersam demo` in a process of its own."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'refersam[demo]'")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "refersam", "demo", "--port", str(port)], env=os.environ)
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(url, timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the server has ended"
+                time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium).")
+    with playwright.sync_playwright() as api:
+        started = api.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), headless=True)
+        yield started
+        started.close()
+
+
+def download(page: Any, button: str) -> bytes:
+    """What a click on a button brings."""
+    with page.expect_download() as coming:
+        page.click(f"#{button}")
+    return Path(coming.value.path()).read_bytes()
+
+
+def test_a_visit(address: str, browser: Any, tmp_path: Path) -> None:
+    """Upload, type, ask by keyboard, read, choose one phrase, download: all as the predictor says."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
+    hosts: set[str] = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+    page.goto(address)
+    page.set_input_files("input[type=file]", str(SCENE))
+    page.wait_for_selector("img[src*='scene_1']")
+    page.click("#ask textarea")
+    page.keyboard.insert_text(PHRASES)
+    start = time.perf_counter()
+    page.keyboard.press("Shift+Enter")
+    page.wait_for_selector("#answers .legend li")
+    assert time.perf_counter() - start < 10  # two seconds where nothing else runs
+
+    expected = ReferSamPredictor.from_pretrained(device="cpu").predict(SCENE, PHRASES.splitlines())
+    lines = page.locator("#answers .legend li").all_inner_texts()
+    for line, answer in zip(lines, expected, strict=True):
+        assert answer.phrase in line
+        assert ("nothing matches" in line) == answer.no_target
+        assert answer.no_target or f"score {answer.score:.2f}" in line
+    assert any(answer.no_target for answer in expected)
+    union = np.logical_or.reduce([answer.mask for answer in expected])
+    (tmp_path / "mask.png").write_bytes(download(page, "mask"))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")) > 0, union)
+    (tmp_path / "cutout.png").write_bytes(download(page, "cutout"))
+    cutout = np.asarray(Image.open(tmp_path / "cutout.png"))
+    np.testing.assert_array_equal(cutout[..., 3] > 0, union)
+    document = json.loads(download(page, "coco"))
+    for row in document["annotations"]:
+        np.testing.assert_array_equal(coco_mask.decode(row["segmentation"]), expected[row["category_id"] - 1].mask)
+
+    whole = page.locator("#answer img").get_attribute("src")
+    page.locator("#choice input").nth(2).check()  # of which nothing is shown
+    page.wait_for_function("before => document.querySelector('#answer img').src !== before", arg=whole)
+    assert hosts == {address.split("/")[2]}
+    page.close()
+
+
+def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
+    """Nothing wider than the screen of a phone; a question without a picture is told what is missing."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(address)
+    page.click("#ask textarea")
+    page.keyboard.insert_text("the star")
+    page.click("#find")
+    page.wait_for_selector("text=Choose a picture first")
+    page.click("#example-2")
+    page.wait_for_selector("#answers .legend li")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()

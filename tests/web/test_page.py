@@ -1,0 +1,124 @@
+"""The functions behind the page, its guard, and that it can be built where gradio is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refersam import ReferSamPredictor
+from refersam.errors import ReferSamError
+from refersam.web.guard import MAX_BYTES, RefuseLinks
+from refersam.web.page import ALL, KEEP_SECONDS, Page, PageSettings, build_page, label
+
+
+@pytest.fixture(scope="module")
+def predictor() -> ReferSamPredictor:
+    """The model in the box."""
+    return ReferSamPredictor.from_pretrained(device="cpu")
+
+
+@pytest.fixture
+def page(predictor: ReferSamPredictor, tmp_path: Path) -> Page:
+    """A page of small limits."""
+    return Page(
+        {"box": predictor}, tmp_path / "page", PageSettings(max_bytes=100_000, max_pixels=200_000, max_phrases=3)
+    )
+
+
+def test_answers_are_the_predictors(page: Page, predictor: ReferSamPredictor) -> None:
+    """The same masks, at the thresholds that were set; one phrase at a time can be shown, even of two alike."""
+    path, text = page.examples[0]
+    visit = page.answer(str(path), "the star; the star", "box", 0.4, 0.0)
+    expected = predictor.predict(path, ["the star", "the star"], 0.4, 0.0)
+    for ours, theirs in zip(visit.answers, expected, strict=True):
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
+    assert visit.shown(ALL) == [0, 1]
+    assert visit.shown(label(1, "the star")) == [1]
+    assert len(text.splitlines()) == 3
+    assert [Path(file).name for file in page.files(visit)] == ["mask.png", "cutout.png", "answers.json"]
+
+
+def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
+    """Each says what to do."""
+    path = str(page.examples[0][0])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "large.png").write_bytes(b"x" * 100_001)
+    Image.new("RGB", (600, 400)).save(tmp_path / "wide.png")
+    for arguments, message in (
+        ((None, "a star", "box"), "Choose a picture first"),
+        ((path, "", "box"), "Type what to look for"),
+        ((path, "a;b;c;d", "box"), "at most 3"),
+        ((path, "a star", "../box"), "no model"),
+        ((str(tmp_path / "text.png"), "a star", "box"), "picture"),
+        ((str(tmp_path / "large.png"), "a star", "box"), "larger than"),
+        ((str(tmp_path / "wide.png"), "a star", "box"), "600 x 400 pixels, more than the limit"),
+    ):
+        with pytest.raises(ReferSamError, match=message):
+            page.answer(*arguments, 0.5, 0.5)
+
+
+def test_old_files_are_deleted(page: Page) -> None:
+    """With the next answer, an hour later."""
+    visit = page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
+    old = Path(page.files(visit)[0]).parent
+    os.utime(old, (time.time() - KEEP_SECONDS - 5,) * 2)
+    new = Path(page.files(visit)[0]).parent
+    assert not old.exists()
+    assert new.exists()
+
+
+def ask(body: bytes, kind: bytes = b"application/json") -> tuple[int, list[bytes]]:
+    """Status, and what came through the guard, of a POST that arrives in two parts."""
+    came: list[bytes] = []
+    sent: list[dict[str, Any]] = []
+    parts = [{"type": "http.request", "body": body[:7], "more_body": True}, {"type": "http.request", "body": body[7:]}]
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            came.append(message["body"])
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200})
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind)]}
+    asyncio.run(RefuseLinks(app)(scope, receive, send))
+    return sent[0]["status"], came
+
+
+def test_links_in_place_of_files_are_refused() -> None:
+    """Wherever they are in a question; a question as the page asks it comes through as it was."""
+    good = json.dumps(
+        {"data": [{"path": "/tmp/a.png", "url": "http://127.0.0.1/file=/tmp/a.png"}, "http://in.a/phrase"]}
+    )
+    assert ask(good.encode()) == (200, [good.encode()])
+    for path in ("http://example.org/a.png", "https://example.org/a.png", "file:///etc/passwd"):
+        assert ask(json.dumps({"data": [[{"deep": {"path": path}}]]}).encode()) == (400, [])
+    assert ask(b'{"data": "' + b"x" * MAX_BYTES + b'"}') == (413, [])
+    status, came = ask(b"not json at all")
+    assert (status, b"".join(came)) == (200, b"not json at all")
+    status, came = ask(b'{"path": "http://a"}', b"multipart/form-data")
+    assert (status, b"".join(came)) == (200, b'{"path": "http://a"}')
+
+
+def test_the_page_can_be_built(page: Page) -> None:
+    """Where gradio is installed; the command's own test is in test_browser.py."""
+    pytest.importorskip("gradio")
+    blocks = build_page(page, "a note")
+    kinds = [type(block).__name__ for block in blocks.blocks.values()]
+    assert kinds.count("DownloadButton") == 3
+    assert kinds.count("Image") == 2 + len(page.examples)
