@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from PIL import Image
@@ -203,18 +203,7 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
         raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}.") from error
-    try:
-        model, report = ReferSamModel.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, **place
-        )
-    except Exception as error:
-        reason = _first_line(error)
-        if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
-            reason = "some have another shape than its configuration says"
-        raise CheckpointError(f"The weights of {name} could not be read: {reason}.") from error
-    problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
-    if problems:
-        raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
+    model = load_weights(name, config=config, **place)
     try:
         processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
     except Exception as error:
@@ -228,6 +217,25 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         if needed > room:
             raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
     return model, processor
+
+
+def load_weights(name: str, **options: Any) -> ReferSamModel:
+    """`ReferSamModel.from_pretrained` in float32, strictly: nothing may be missing, left over or of another shape.
+
+    Raises:
+        CheckpointError: weights that cannot be read or do not fit.
+    """
+    try:
+        model, report = ReferSamModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+    except Exception as error:  # of any kind: a foreign folder may hold anything
+        reason = _first_line(error)
+        if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
+            reason = "some have another shape than its configuration says"
+        raise CheckpointError(f"The weights of {name} could not be read: {reason}.") from error
+    problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
+    if problems:
+        raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
+    return model
 
 
 def _hub_answers() -> bool:
