@@ -85,7 +85,9 @@ def describe_model(name: str) -> Description:
     size = None if processor is None else processor.image_processor.size
     return Description(
         model=name,
-        preset=next((preset for preset in PRESETS if _sizes(ReferSamConfig.from_preset(preset)) == _sizes(config)), None),
+        preset=next(
+            (preset for preset in PRESETS if _sizes(ReferSamConfig.from_preset(preset)) == _sizes(config)), None
+        ),
         **_describe_config(config),
         **_count(entry for file in files for entry in _read_header(file)),
         file_bytes=sum(file.stat().st_size for file in files),
@@ -102,7 +104,9 @@ def _of_checkpoint(path: Path) -> Description:
         width = state["sam.vision_encoder.pos_embed"].shape[-1]
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{path} has no image encoder: it is not a whole ReferSAM.") from error
-    layers = 1 + max(int(found[1]) for name in state if (found := re.match(r"sam\.vision_encoder\.layers\.(\d+)", name)))
+    layers = 1 + max(
+        int(found[1]) for name in state if (found := re.match(r"sam\.vision_encoder\.layers\.(\d+)", name))
+    )
     presets = {name: ReferSamConfig.from_preset(name, "clip" if clip else "bert") for name in PRESETS}
     preset = next((n for n, c in presets.items() if _sizes(c)[:2] == (width, layers)), None)
     described = (

@@ -230,13 +230,15 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
 
 
 def load_weights(name: str, **options: Any) -> ReferSamModel:
-    """`ReferSamModel.from_pretrained` in float32, strictly: nothing may be missing, left over or of another shape.
+    """`ReferSamModel.from_pretrained` in float32, strictly: from safetensors, with nothing missing, left over or of another shape.
 
     Raises:
         CheckpointError: weights that cannot be read or do not fit.
     """
     try:
-        model, report = ReferSamModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+        model, report = ReferSamModel.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
     except Exception as error:  # of any kind: a foreign folder may hold anything
         reason = _first_line(error)
         if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours

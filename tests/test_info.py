@@ -45,7 +45,13 @@ def test_the_model_in_the_box(run: Run) -> None:
     assert told["number_formats"] == {"float16": count(model)}
     table = run("info")
     assert table.code == 0
-    for line in ("sizes of preset.*tiny", "BERT, 3 layers of 128", "128 x 128 px", "nothing matches.*yes", "apache-2.0"):
+    for line in (
+        "sizes of preset.*tiny",
+        "BERT, 3 layers of 128",
+        "128 x 128 px",
+        "nothing matches.*yes",
+        "apache-2.0",
+    ):
         assert re.search(line, table.out), line
 
 

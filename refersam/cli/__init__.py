@@ -8,7 +8,17 @@ import os
 import sys
 import warnings
 
-from refersam.cli import bulk, convert, data, evaluate, info, segment, serve, train, video  # noqa: F401  (each adds its commands)
+from refersam.cli import (  # noqa: F401  (each adds its commands)
+    bulk,
+    convert,
+    data,
+    evaluate,
+    info,
+    segment,
+    serve,
+    train,
+    video,
+)
 from refersam.cli.app import app
 from refersam.cli.console import err_console
 from refersam.errors import DeviceError, PhraseError, ReferSamError

@@ -108,9 +108,7 @@ def segment_video(
             for frame in _chosen(reader, choice, result.broken):
                 if writer is None:
                     start = frame.time
-                    writer = stack.enter_context(
-                        VideoWriter(overlay, reader.rate / choice.every, frame.picture.size)
-                    )
+                    writer = stack.enter_context(VideoWriter(overlay, reader.rate / choice.every, frame.picture.size))
                     result.encoder = writer.encoder
                 answers = predictor.predict(frame.picture, list(phrases), threshold, no_target_threshold)
                 results = [answer.as_dict() for answer in answers]
