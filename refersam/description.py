@@ -104,9 +104,8 @@ def _of_checkpoint(path: Path) -> Description:
         width = state["sam.vision_encoder.pos_embed"].shape[-1]
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{path} has no image encoder: it is not a whole ReferSAM.") from error
-    layers = 1 + max(
-        int(found[1]) for name in state if (found := re.match(r"sam\.vision_encoder\.layers\.(\d+)", name))
-    )
+    layer = re.compile(r"sam\.vision_encoder\.layers\.(\d+)")
+    layers = len({found[1] for name in state if (found := layer.match(name))})
     presets = {name: ReferSamConfig.from_preset(name, "clip" if clip else "bert") for name in PRESETS}
     preset = next((n for n, c in presets.items() if _sizes(c)[:2] == (width, layers)), None)
     described = (

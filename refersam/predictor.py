@@ -230,7 +230,7 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
 
 
 def load_weights(name: str, **options: Any) -> ReferSamModel:
-    """`ReferSamModel.from_pretrained` in float32, strictly: from safetensors, with nothing missing, left over or of another shape.
+    """`ReferSamModel.from_pretrained` in float32, strictly: nothing missing, left over or of another shape.
 
     Raises:
         CheckpointError: weights that cannot be read or do not fit.

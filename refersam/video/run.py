@@ -74,7 +74,7 @@ def segment_video(
     reader: VideoReader,
     phrases: Sequence[str],
     out: Path,
-    choice: FrameChoice = FrameChoice(),  # noqa: B008 - it cannot change
+    choice: FrameChoice = FrameChoice(),
     threshold: float = 0.5,
     no_target_threshold: float = 0.5,
     on_frame: Callable[[], object] = lambda: None,

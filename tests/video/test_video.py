@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'refersam[video]'")
+pytest.importorskip("av", reason="PyAV is not installed: pip install 'refersam[video]'")
 
+import av
 from refersam import ReferSamPredictor
 from refersam.errors import VideoError
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
