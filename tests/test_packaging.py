@@ -71,19 +71,8 @@ def test_the_wheel_segments_from_outside_of_the_checkout(wheel: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     where = start("-c", "import refersam; print(refersam.__file__)", folder=tmp_path, path=installed)
     assert Path(where.stdout.strip()).is_relative_to(installed), where
-    scene = str(ROOT / "examples" / "scene_1.png")
-    done = start(
-        "-m",
-        "refersam",
-        "segment",
-        scene,
-        "the orange star",
-        "--device",
-        "cpu",
-        "--json",
-        folder=tmp_path,
-        path=installed,
-    )
+    command = ["segment", str(ROOT / "examples" / "scene_1.png"), "the orange star", "--device", "cpu", "--json"]
+    done = start("-m", "refersam", *command, folder=tmp_path, path=installed)
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout)
     assert answer["phrase"] == "the orange star"

@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 pytest.importorskip("av", reason="PyAV is not installed: pip install 'refersam[video]'")
 
 import av
+
 from refersam import ReferSamPredictor
 from refersam.errors import VideoError
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
