@@ -20,8 +20,7 @@ COPY constraints.txt ./
 RUN /opt/refersam/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE ./
 COPY refersam ./refersam
-RUN /opt/refersam/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[serve]" \
-    && /opt/refersam/bin/python -m compileall -q /opt/refersam/lib
+RUN /opt/refersam/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[serve]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --create-home refersam
