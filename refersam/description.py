@@ -83,13 +83,15 @@ def describe_model(name: str) -> Description:
     except Exception:  # of any kind, in a foreign folder; a converted model may have none
         processor = None
     size = None if processor is None else processor.image_processor.size
+    parameters, number_formats = _count(entry for file in files for entry in _read_header(file))
     return Description(
         model=name,
         preset=next(
             (preset for preset in PRESETS if _sizes(ReferSamConfig.from_preset(preset)) == _sizes(config)), None
         ),
         **_describe_config(config),
-        **_count(entry for file in files for entry in _read_header(file)),
+        parameters=parameters,
+        number_formats=number_formats,
         file_bytes=sum(file.stat().st_size for file in files),
         input_size=None if size is None else (size["height"], size["width"]),
         max_text_tokens=None if processor is None else processor.max_text_tokens,
@@ -118,12 +120,15 @@ def _of_checkpoint(path: Path) -> Description:
             "heads": {"no_target": False, "iou": False},
         }
     )
-    entries = ((name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items())
+    parameters, number_formats = _count(
+        (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items()
+    )
     return Description(
         model=str(path),
         preset=preset,
         **described,
-        **_count(entries),
+        parameters=parameters,
+        number_formats=number_formats,
         file_bytes=path.stat().st_size,
         input_size=None,
         max_text_tokens=None,
@@ -153,14 +158,14 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
     }
 
 
-def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> dict[str, dict[str, int]]:
+def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[dict[str, int], dict[str, int]]:
     """Parameters by part and by number format, of (name, shape, format)."""
     parts, formats = dict.fromkeys(_PARTS, 0), dict[str, int]()
     for name, shape, number_format in entries:
         part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), "other")
         parts[part] = parts.get(part, 0) + math.prod(shape)
         formats[number_format] = formats.get(number_format, 0) + math.prod(shape)
-    return {"parameters": {**parts, "total": sum(parts.values())}, "number_formats": formats}
+    return {**parts, "total": sum(parts.values())}, formats
 
 
 def _read_header(file: Path) -> Iterable[tuple[str, tuple[int, ...], str]]:

@@ -67,8 +67,10 @@ class ReferringImageSegmentationPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        before = {"phrases": kwargs.pop("phrases")} if "phrases" in kwargs else {}
-        after = {name: kwargs.pop(name) for name in ("threshold", "no_target_threshold") if name in kwargs}
+        before: dict[str, Any] = {"phrases": kwargs.pop("phrases")} if "phrases" in kwargs else {}
+        after: dict[str, Any] = {
+            name: kwargs.pop(name) for name in ("threshold", "no_target_threshold") if name in kwargs
+        }
         if kwargs:
             raise TypeError(f"Unknown arguments of {TASK}: {', '.join(sorted(kwargs))}.")
         check_thresholds(**{"threshold": 0.5, "no_target_threshold": 0.5, **after})
