@@ -63,6 +63,7 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
     assert f"refersam-{refersam.__version__}.dist-info/licenses/LICENSE" in names
 
 
+@pytest.mark.timeout(600)
 def test_the_wheel_segments_from_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """With the model in the box."""
     installed = tmp_path / "installed"
