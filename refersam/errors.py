@@ -21,6 +21,10 @@ class ImageFormatError(ImageError):
     """A file that is no picture, or of a format that is not read."""
 
 
+class VideoError(ReferSamError, ValueError):
+    """A video that cannot be read, or is too large."""
+
+
 class PhraseError(ReferSamError, ValueError):
     """A phrase that cannot be used."""
 

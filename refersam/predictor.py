@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from PIL import Image
@@ -180,9 +180,32 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
     Raises:
         CheckpointError: no such folder or Hub id, no weights in it, another kind of model, weights that do not fit.
     """
+    register()  # transformers finds the image processor by its registration
+    config, place = load_config(name)
+    model = load_weights(name, config=config, **place)
+    try:
+        processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
+    except Exception as error:
+        raise CheckpointError(
+            f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}."
+        ) from error
+    for what, needed, room in (
+        ("entries", len(processor.tokenizer), config.text_config.vocab_size),
+        ("tokens per phrase", processor.max_text_tokens, config.text_config.max_position_embeddings),
+    ):
+        if needed > room:
+            raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
+    return model, processor
+
+
+def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
+    """The configuration of a model, and transformers' options that say whether the Hub may be asked for the rest.
+
+    Raises:
+        CheckpointError: no such folder or Hub id, or another kind of model.
+    """
     from transformers import PreTrainedConfig
 
-    register()  # transformers finds the image processor by its registration
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{name} holds no ReferSAM model: a folder with config.json and weights is expected.")
@@ -203,11 +226,20 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
         raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}.") from error
+    return config, place
+
+
+def load_weights(name: str, **options: Any) -> ReferSamModel:
+    """`ReferSamModel.from_pretrained` in float32, strictly: nothing missing, left over or of another shape.
+
+    Raises:
+        CheckpointError: weights that cannot be read or do not fit.
+    """
     try:
         model, report = ReferSamModel.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, **place
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-    except Exception as error:
+    except Exception as error:  # of any kind: a foreign folder may hold anything
         reason = _first_line(error)
         if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
             reason = "some have another shape than its configuration says"
@@ -215,19 +247,7 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
     problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
     if problems:
         raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
-    try:
-        processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
-    except Exception as error:
-        raise CheckpointError(
-            f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}."
-        ) from error
-    for what, needed, room in (
-        ("entries", len(processor.tokenizer), config.text_config.vocab_size),
-        ("tokens per phrase", processor.max_text_tokens, config.text_config.max_position_embeddings),
-    ):
-        if needed > room:
-            raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
-    return model, processor
+    return model
 
 
 def _hub_answers() -> bool:

@@ -1,4 +1,4 @@
-"""Make transformers' Auto classes know ReferSAM."""
+"""Make transformers' Auto classes and pipelines know ReferSAM."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from functools import cache
 
 @cache
 def register() -> None:
-    """Register ReferSAM with AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor.
+    """Register ReferSAM with AutoConfig, AutoModel, AutoImageProcessor, AutoProcessor and `pipeline`.
 
-    Done by itself on the first use of a name of `refersam`; call it before `AutoModel.from_pretrained` otherwise.
+    Done by itself on the first use of a name of `refersam`; call it before `AutoModel.from_pretrained` or
+    `pipeline("referring-image-segmentation")` otherwise.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from refersam.config import ReferSamConfig
     from refersam.model.refersam import ReferSamModel
+    from refersam.pipeline import TASK, PipelineModel, ReferringImageSegmentationPipeline
+    from refersam.predictor import MODEL_IN_THE_BOX
     from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 
     AutoConfig.register(ReferSamConfig.model_type, ReferSamConfig)
@@ -24,3 +28,10 @@ def register() -> None:
     with suppress(ImportError):
         AutoImageProcessor.register(ReferSamConfig, slow_image_processor_class=ReferSamImageProcessor)
     AutoProcessor.register(ReferSamConfig, ReferSamProcessor)
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=ReferringImageSegmentationPipeline,
+        pt_model=PipelineModel,
+        default={"model": (str(MODEL_IN_THE_BOX), "main")},
+        type="multimodal",
+    )

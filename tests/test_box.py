@@ -28,7 +28,7 @@ def test_size_and_switches(predictor):
     """25 MB at the most, with confidence and no-target decision, never a pickle."""
     files = [path for path in MODEL_IN_THE_BOX.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25e6
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
     assert predictor.model.config.supervise_iou
     assert predictor.model.config.object_score_head
 

@@ -174,6 +174,24 @@ def test_phrases_with_one_file_name_do_not_overwrite_each_other(
     assert all(Path(name).is_file() for name in names)
 
 
+def test_segment_label_map(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """One picture of all phrases, as `label_map` makes it; only a PNG, told before the model is loaded."""
+    from refersam.labels import label_map
+
+    phrases = ["the red circle", "star"]
+    options = ["--no-target-threshold", "0", "--model", tiny_model_folder, "--device", "cpu"]
+    result = run("segment", picture, *phrases, "--label-map", "maps/all.png", *options)
+    assert result.code == 0, result.err
+    assert "the label map is maps/all.png" in result.out
+    answers = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu").predict(
+        picture, phrases, no_target_threshold=0
+    )
+    with Image.open("maps/all.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), label_map(answers))
+    assert_usage(run("segment", picture, "star", "--label-map", "all.jpg", "--model", "nowhere"), "a PNG file")
+
+
 @pytest.mark.parametrize(
     "phrase",
     [

@@ -45,6 +45,25 @@ print("torch" in sys.modules)
     assert run_fresh(code) == "False"
 
 
+def test_help_loads_nothing_heavy() -> None:
+    """`refersam --help` answers at once, and so does the help of every command."""
+    code = """
+import contextlib, io, sys
+from refersam.cli import main
+from refersam.cli.app import app
+commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    for command in [], *([name] for name in commands):
+        sys.argv = ["refersam", *command, "--help"]
+        with contextlib.suppress(SystemExit):
+            main()
+assert "Usage" in out.getvalue() and len(commands) >= 5
+heavy = {"torch", "transformers", "safetensors", "tokenizers", "fastapi", "av", "supervision", "gradio", "ray"}
+print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
+"""
+    assert run_fresh(code) == "[]"
+
+
 @pytest.mark.parametrize("name", refersam.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     """Each name of `__all__` can be had."""

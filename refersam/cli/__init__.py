@@ -8,7 +8,18 @@ import os
 import sys
 import warnings
 
-from refersam.cli import bulk, convert, data, demo, evaluate, segment, serve, train  # noqa: F401  (each adds its commands)
+from refersam.cli import (  # noqa: F401  (each adds its commands)
+    bulk,
+    convert,
+    data,
+    demo,
+    evaluate,
+    info,
+    segment,
+    serve,
+    train,
+    video,
+)
 from refersam.cli.app import app
 from refersam.cli.console import err_console
 from refersam.errors import DeviceError, PhraseError, ReferSamError

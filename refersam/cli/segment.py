@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from refersam.predictor import ReferSamPredictor, Segmentation
 
 
+def _check_png(path: Path | None) -> Path | None:
+    if path is not None and (path.suffix.lower() != ".png" or path.is_dir()):
+        raise typer.BadParameter(f"{path} is not the name of a PNG file, which a label map is.")
+    return path
+
+
 @app.command(epilog='Example: refersam segment photo.jpg "the dog on the left" "the red car" --out masks')
 def segment(
     image: Annotated[Path, typer.Argument(help="The picture.", metavar="IMAGE", show_default=False)],
@@ -55,11 +61,21 @@ def segment(
             min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
         ),
     ] = 0.5,
+    label_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also one PNG of all phrases: 0 for none, 1 for the first, 2 for the second, ...",
+            metavar="FILE",
+            callback=_check_png,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
     _refuse_empty(phrases)
     check_folder(out)
+    if label_map is not None:
+        check_folder(label_map.parent)
     from refersam.image import load_image
 
     picture = load_image(image)
@@ -70,6 +86,8 @@ def segment(
         results = predictor.predict(picture, phrases, threshold, no_target_threshold)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     files = save_results(results, out, image.stem)
+    if label_map is not None:
+        _save_label_map(results, label_map)
     if as_json:
         rows = [_as_dict(result, *paths) for result, paths in zip(results, files, strict=True)]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -78,7 +96,7 @@ def segment(
     for result in results:
         add_result(table, image.name, result, milliseconds)
     out_console.print(table)
-    say(f"Masks and overlays are in {out}/")
+    say(f"Masks and overlays are in {out}/" + (f", the label map is {label_map}" if label_map is not None else ""))
     if model is None:
         say(NOT_FOR_PHOTOGRAPHS, style="dim")
 
@@ -115,6 +133,18 @@ def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[
         write_atomically(overlay, lambda file, picture=picture: picture.save(file, format="PNG"))  # type: ignore[misc]
         files.append((mask, overlay))
     return files
+
+
+def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
+    """8 bits a pixel, or 16 where the phrases are more than 255."""
+    from PIL import Image
+
+    from refersam.files import write_atomically
+    from refersam.labels import label_map
+
+    labels = label_map(results)
+    picture = Image.fromarray(labels.astype("uint8") if len(results) <= 255 else labels)
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
 
 def _slug(phrase: str) -> str:

@@ -1,0 +1,68 @@
+"""`refersam info`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from refersam.cli.app import app
+from refersam.cli.console import out_console, quiet_transformers, waiting
+
+if TYPE_CHECKING:
+    from refersam.description import Description
+
+
+@app.command(epilog="Example: refersam info path/to/model --json")
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder or Hub id, or one of the authors' checkpoints (.pth). Without it: the model in the box.",
+            metavar="[MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Tell what a model is: sizes, parameters by part, number format, input, heads, licence."""
+    with waiting("Reading the model"):
+        from refersam.description import describe_model
+        from refersam.predictor import MODEL_IN_THE_BOX
+
+        quiet_transformers()
+        description = describe_model(str(MODEL_IN_THE_BOX) if model is None else model)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(description), indent=2) + "\n")
+        return
+    table = Table(show_header=False)
+    for name, value in _rows(description, model is None):
+        table.add_row(name, Text(value))
+    out_console.print(table)
+
+
+def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
+    parts, heads = dict(description.parameters), description.heads
+    total = parts.pop("total")
+    size = description.input_size
+    return [
+        ("model", "the one in the box: drawn scenes, not photographs" if in_the_box else description.model),
+        ("sizes of preset", description.preset or "none: its own"),
+        ("text encoder", description.text_encoder),
+        ("image encoder", description.image_encoder),
+        *([("left out", ", ".join(description.left_out))] if description.left_out else []),
+        *((f"parameters, {part}", f"{count:,}") for part, count in parts.items()),
+        ("parameters", f"{total:,}"),
+        ("number format", ", ".join(f"{name} ({count:,})" for name, count in description.number_formats.items())),
+        ("weights' files", f"{description.file_bytes:,} bytes"),
+        ("input", "unknown: no processor" if size is None else f"{size[1]} x {size[0]} px"),
+        ("longest phrase", "unknown: no processor" if size is None else f"{description.max_text_tokens} tokens"),
+        ("says that nothing matches", "yes" if heads["no_target"] else "no: it always answers with a mask"),
+        ("score", "expected IoU, trained" if heads["iou"] else "mean probability inside the mask"),
+        ("licence", description.licence or "not told"),
+    ]

@@ -1,0 +1,110 @@
+"""`refersam video`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from refersam.cli.app import app
+from refersam.cli.console import (
+    NOT_FOR_PHOTOGRAPHS,
+    Dtype,
+    check_folder,
+    check_probability,
+    err_console,
+    load_predictor,
+    out_console,
+    progress_bar,
+    say,
+)
+
+if TYPE_CHECKING:
+    from refersam.video.run import VideoResult
+
+_MOST_SHOWN = 10
+
+
+@app.command(
+    epilog="Example: refersam video clip.mp4 'the dog' 'the red car' --out out --every 5. "
+    "Exit code 1 where a frame was broken."
+)
+def video(
+    file: Annotated[Path, typer.Argument(help="The video.", metavar="FILE", show_default=False)],
+    phrases: Annotated[
+        list[str], typer.Argument(help="What to find in each frame.", metavar="PHRASE", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the answers and the overlay.")] = Path("out"),
+    every: Annotated[int, typer.Option(min=1, help="Segment one frame of so many.")] = 1,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first frame, from 0.")] = 0,
+    last: Annotated[int | None, typer.Option(min=0, help="Number of the last. Without it: the video's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="A pixel belongs to the mask from this probability on."
+        ),
+    ] = 0.5,
+    no_target_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
+        ),
+    ] = 0.5,
+    max_frames: Annotated[int, typer.Option(min=1, help="Refuse a video with more.")] = 100_000,
+) -> None:
+    """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4."""
+    from refersam.video.reader import VideoReader
+
+    if last is not None and last < first:
+        raise typer.BadParameter(f"--last is {last}, before --first, {first}.")
+    check_folder(out)
+    with VideoReader(file, max_frames=max_frames) as reader:
+        predictor = load_predictor(model, device, dtype.value)
+        from refersam.video.run import FrameChoice, segment_video
+
+        choice = FrameChoice(first, last, every)
+        total = None if reader.expected_frames is None else choice.count(reader.expected_frames)
+        with progress_bar(transient=True) as progress:
+            bar = progress.add_task("segmenting", total=total)
+            try:
+                result = segment_video(
+                    predictor,
+                    reader,
+                    phrases,
+                    out,
+                    choice,
+                    threshold,
+                    no_target_threshold,
+                    lambda: progress.advance(bar),
+                )
+            except KeyboardInterrupt:
+                progress.stop()
+                say("Stopped: nothing was written.")
+                raise typer.Exit(1) from None
+    _report(phrases, result)
+    if model is None:
+        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    if result.broken:
+        raise typer.Exit(1)
+
+
+def _report(phrases: list[str], result: VideoResult) -> None:
+    from refersam.video.writer import ENCODERS
+
+    table = Table("phrase", "frames", "found in")
+    for phrase, found in zip(phrases, result.found, strict=True):
+        table.add_row(Text(phrase), str(result.frames), str(found))
+    out_console.print(table)
+    say(f"Answers: {result.lines}; overlay: {result.overlay} ({ENCODERS[result.encoder]})")
+    for frame in result.broken[:_MOST_SHOWN]:
+        err_console.print(
+            f"Frame {frame.number}: {frame.reason}.", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+    if len(result.broken) > _MOST_SHOWN:
+        err_console.print(f"... and {len(result.broken) - _MOST_SHOWN} more broken frames.", style="yellow")

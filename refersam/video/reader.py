@@ -1,0 +1,168 @@
+"""Reading a video one frame at a time, without trusting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from PIL import Image
+
+from refersam.errors import VideoError
+from refersam.optional import require
+
+MAX_PIXELS = 36_000_000
+"""Of a frame: 8K has 33 million."""
+
+FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,ivf"
+"""What is read. ffmpeg knows more, some of which name other files that it would open: playlists, lists of files."""
+
+_USUAL_RATE = 25.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a video.
+
+    Attributes:
+        number: from 0, of all frames of the video.
+        time: seconds from the video's beginning.
+        picture: upright, RGB.
+    """
+
+    number: int
+    time: float
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class BrokenFrame:
+    """A frame that could not be decoded.
+
+    Attributes:
+        number: from 0; after a broken frame it may be off by some, where the file lost more than one.
+        reason: one sentence.
+    """
+
+    number: int
+    reason: str
+
+
+class VideoReader:
+    """The frames of a local file, decoded one at a time. Use as a context manager, and iterate once.
+
+    Args:
+        path: of the video; only a regular file is opened, and nothing that it names.
+        max_pixels: limit on width times height of a frame.
+        max_frames: limit on the frames that are decoded.
+
+    Attributes:
+        rate: frames a second.
+        expected_frames: that the file says it has, or that follow from its duration; None where it says neither.
+
+    Raises:
+        VideoError: no such file, no video in it, or more than a limit.
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS, max_frames: int = 100_000) -> None:
+        self.path, self.max_pixels, self.max_frames = path, max_pixels, max_frames
+        self._av: Any = require("av", "video", "Reading a video")
+        if not path.is_file():
+            raise VideoError(f"{path} is not a file." if path.exists() else f"No such file: {path}.")
+        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        try:
+            self._container = self._av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+        except self._av.error.FFmpegError as error:
+            kinds = "MP4, MKV, WebM, AVI, ...; no playlists or lists of files"
+            raise VideoError(f"{path} is not a video that can be read ({kinds}), or is broken.") from error
+        try:
+            self._stream = self._first_stream()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame | BrokenFrame]:
+        """Every frame in the order it is shown; one that cannot be decoded does not stop the others.
+
+        Raises:
+            VideoError: more frames than the limit.
+        """
+        number = -1
+        for number, found in enumerate(self._decoded()):
+            if number >= self.max_frames:
+                raise VideoError(_too_many(self.path, self.max_frames))
+            yield BrokenFrame(number, found) if isinstance(found, str) else self._frame(number, found)
+        if number + 1 < self._stream.frames:
+            yield BrokenFrame(number + 1, f"the file ends here, but says that it has {self._stream.frames} frames")
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames of PyAV, and sentences where there should be one."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._av.error.FFmpegError as error:  # what follows cannot be found
+                yield f"the file is broken or cut off: {_reason(error)}"
+                return
+            try:
+                yield from packet.decode()
+            except self._av.error.EOFError:
+                return
+            except self._av.error.FFmpegError as error:
+                yield f"it cannot be decoded: {_reason(error)}"
+
+    def _frame(self, number: int, frame: Any) -> Frame | BrokenFrame:
+        if frame.width * frame.height > self.max_pixels:
+            return BrokenFrame(number, f"it has {frame.width} x {frame.height} pixels, more than {self.max_pixels:,}")
+        if frame.is_corrupt:
+            return BrokenFrame(number, "it was decoded with errors")
+        time = number / self.rate if frame.time is None else frame.time - self._start
+        try:
+            picture = frame.to_image()
+        except (self._av.error.FFmpegError, ValueError) as error:
+            return BrokenFrame(number, f"it cannot be converted to RGB: {_reason(error)}")
+        # as the camera was held: degrees against the clock
+        return Frame(number, max(0.0, float(time)), picture.rotate(frame.rotation, expand=True))
+
+    def _first_stream(self) -> Any:
+        streams = self._container.streams.video
+        if not streams or streams[0].codec_context is None:
+            raise VideoError(f"{self.path} has no video that can be decoded.")
+        stream = streams[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > self.max_pixels:
+            raise VideoError(
+                f"{self.path} has frames of {width} x {height} pixels, more than {self.max_pixels:,}: make it smaller."
+            )
+        stream.codec_context.options = {"max_pixels": str(self.max_pixels)}  # which may change on the way
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        self.rate = rate if 0 < rate <= 1000 else _USUAL_RATE
+        seconds = float(stream.duration * stream.time_base) if stream.duration else None
+        if seconds is None and self._container.duration:
+            seconds = self._container.duration / self._av.time_base
+        self.expected_frames = stream.frames or (None if seconds is None else round(seconds * self.rate))
+        if self.expected_frames is not None and self.expected_frames > self.max_frames:
+            raise VideoError(_too_many(self.path, self.max_frames))
+        self._start = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
+        return stream
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def _too_many(path: Path, most: int) -> str:
+    return f"{path} has more than {most:,} frames: cut it, or allow more with --max-frames."

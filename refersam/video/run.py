@@ -1,0 +1,151 @@
+"""From a video and phrases to answers for each frame and a video with the masks laid over it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from refersam.drawing import draw_overlay
+from refersam.errors import VideoError
+from refersam.predictor import ReferSamPredictor, Segmentation
+from refersam.video.reader import BrokenFrame, Frame, VideoReader
+from refersam.video.writer import VideoWriter
+
+COLOURS = ((255, 40, 120), (0, 170, 255), (255, 190, 0), (60, 200, 90), (160, 90, 255), (255, 110, 40))
+"""Of the first phrase, the second, ..., and again."""
+
+
+@dataclass(frozen=True)
+class FrameChoice:
+    """Which frames are segmented.
+
+    Attributes:
+        first: number of the first, from 0.
+        last: number of the last; None for the video's.
+        every: take one of so many.
+    """
+
+    first: int = 0
+    last: int | None = None
+    every: int = 1
+
+    def __contains__(self, number: int) -> bool:
+        return (
+            number >= self.first
+            and (self.last is None or number <= self.last)
+            and (number - self.first) % self.every == 0
+        )
+
+    def count(self, frames: int) -> int:
+        """Of a video of so many frames."""
+        last = frames - 1 if self.last is None else min(self.last, frames - 1)
+        return max(0, (last - self.first) // self.every + 1)
+
+
+@dataclass
+class VideoResult:
+    """What was written, and what was not.
+
+    Attributes:
+        lines: file with a line of JSON for each frame.
+        overlay: video of the segmented frames with the masks laid over them.
+        encoder: of the overlay, a name of `ENCODERS`.
+        frames: that were segmented.
+        found: for each phrase, in how many of them something matches.
+        broken: frames that could not be read, or that have another size than the first.
+    """
+
+    lines: Path
+    overlay: Path
+    encoder: str = ""
+    frames: int = 0
+    found: list[int] = field(default_factory=list)
+    broken: list[BrokenFrame] = field(default_factory=list)
+
+
+def segment_video(
+    predictor: ReferSamPredictor,
+    reader: VideoReader,
+    phrases: Sequence[str],
+    out: Path,
+    choice: FrameChoice = FrameChoice(),
+    threshold: float = 0.5,
+    no_target_threshold: float = 0.5,
+    on_frame: Callable[[], object] = lambda: None,
+) -> VideoResult:
+    """Segment the frames of a video, each by itself; one frame is held at a time.
+
+    Args:
+        predictor: the model.
+        reader: the video.
+        phrases: at least one.
+        out: folder for NAME.jsonl and NAME_overlay.mp4; both appear when all is done, or neither.
+        choice: of frames.
+        threshold: a pixel belongs to a mask where its probability is at least this.
+        no_target_threshold: nothing matches where the probability of a target is below this.
+        on_frame: called after each segmented frame.
+
+    Raises:
+        VideoError: not a single frame could be segmented, or more frames than the reader's limit.
+        PhraseError: no phrase, or one without a word.
+        OSError: the disk is full or may not be written to.
+    """
+    stem = reader.path.stem[:80]
+    result = VideoResult(out / f"{stem}.jsonl", out / f"{stem}_overlay.mp4", found=[0] * len(phrases))
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".video.", dir=out) as name:
+        lines, overlay = Path(name) / "lines", Path(name) / "overlay.mp4"
+        with ExitStack() as stack:
+            file = stack.enter_context(lines.open("w", encoding="utf-8"))
+            writer: VideoWriter | None = None
+            start = 0.0
+            for frame in _chosen(reader, choice, result.broken):
+                if writer is None:
+                    start = frame.time
+                    writer = stack.enter_context(VideoWriter(overlay, reader.rate / choice.every, frame.picture.size))
+                    result.encoder = writer.encoder
+                answers = predictor.predict(frame.picture, list(phrases), threshold, no_target_threshold)
+                results = [answer.as_dict() for answer in answers]
+                line = {"frame": frame.number, "time": round(frame.time, 4), "results": results}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                writer.add(_draw(frame.picture, answers), frame.time - start)
+                result.frames += 1
+                result.found = [count + (not a.no_target) for count, a in zip(result.found, answers, strict=True)]
+                on_frame()
+        if not result.frames:
+            reason = f" Frame {result.broken[0].number}: {result.broken[0].reason}." if result.broken else ""
+            raise VideoError(f"{reader.path} has no frame to segment among those asked for.{reason}")
+        lines.replace(result.lines)
+        overlay.replace(result.overlay)
+    return result
+
+
+def _chosen(reader: VideoReader, choice: FrameChoice, broken: list[BrokenFrame]) -> Iterator[Frame]:
+    """Those to segment, all of one size; what is wrong is added to `broken`."""
+    size: tuple[int, int] | None = None
+    for frame in reader:
+        if choice.last is not None and frame.number > choice.last:
+            return
+        if frame.number < choice.first:
+            continue
+        if isinstance(frame, BrokenFrame):
+            broken.append(frame)
+        elif frame.number in choice:
+            size = size or frame.picture.size
+            if frame.picture.size == size:
+                yield frame
+            else:
+                broken.append(BrokenFrame(frame.number, "it has another size than the frames before it"))
+
+
+def _draw(picture: Image.Image, answers: Sequence[Segmentation]) -> Image.Image:
+    for place, answer in enumerate(answers):
+        if answer.area:
+            picture = draw_overlay(picture, answer.mask, COLOURS[place % len(COLOURS)])
+    return picture

@@ -1,0 +1,82 @@
+"""Writing a video one picture at a time."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from PIL import Image
+
+from refersam.optional import require
+
+ENCODERS = {"libx264": "H.264", "libopenh264": "H.264", "mpeg4": "MPEG-4"}
+"""PyAV's names and what people call them; the first that PyAV was built with is taken."""
+
+_TICKS = 60_000  # a second; more than 65,535 are too many for MPEG-4
+_OPTIONS = {"libx264": {"crf": "20", "preset": "veryfast"}}
+
+
+class VideoWriter:
+    """An MP4 file that grows by a picture at a time. Use as a context manager; complete when that ends.
+
+    Args:
+        path: of the file.
+        rate: pictures a second, about; each has its own time.
+        size: width and height in pixels of all pictures; an odd one gets a black line more.
+
+    Attributes:
+        encoder: of `ENCODERS`.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        self._av: Any = require("av", "video", "Writing a video")
+        self.encoder = next(name for name in ENCODERS if self._is_there(name))
+        self._size = size[0] + size[0] % 2, size[1] + size[1] % 2
+        self._container = self._av.open(f"file:{path.absolute()}", "w", format="mp4")
+        self._stream = self._container.add_stream(
+            self.encoder, rate=Fraction(rate).limit_denominator(1001), options=_OPTIONS.get(self.encoder, {})
+        )
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._last = -1
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def add(self, picture: Image.Image, time: float) -> None:
+        """Append a picture.
+
+        Args:
+            picture: RGB.
+            time: seconds from the beginning, at which it is shown; later than those before it.
+        """
+        canvas = picture
+        if picture.size != self._size:
+            canvas = Image.new("RGB", self._size)
+            canvas.paste(picture)
+        frame = self._av.VideoFrame.from_image(canvas)
+        self._last = max(self._last + 1, round(time * _TICKS))
+        frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(frame))
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._av.Codec(name, "w")
+        except ValueError:
+            return False
+        return True
