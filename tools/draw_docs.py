@@ -1,0 +1,172 @@
+"""Draw the pictures of docs/concepts.md: how data flow through the model, and what the model in the box looks at.
+
+python tools/draw_docs.py          # into docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from refersam.drawing import contact_sheet, draw_overlay
+from refersam.image import load_image
+from refersam.model.attention import LevelAttention
+from refersam.model.prompter import Prompter
+from refersam.predictor import ReferSamPredictor
+
+SCENE, PHRASE = "examples/scene_1.png", "the orange star"
+INK, PAPER, TEXT, PICTURE, OURS = "#1d2733", "#ffffff", "#dcebfb", "#e4f3e2", "#fbe3ea"
+
+Box = tuple[int, int, int, int, str, tuple[str, ...]]
+BOXES: dict[str, Box] = {
+    # name: left, top, width, height, fill, lines
+    "picture": (20, 60, 120, 50, PAPER, ("picture",)),
+    "phrase": (20, 330, 120, 50, PAPER, ("phrase",)),
+    "vit": (190, 40, 300, 90, PICTURE, ("SAM's image encoder", "ViT layers in four groups")),
+    "prior": (190, 170, 130, 60, OURS, ("spatial prior", "strides 4 to 32")),
+    "bert": (190, 330, 130, 50, TEXT, ("BERT or CLIP",)),
+    "vli": (360, 165, 260, 120, OURS, ("Vision-Language Interactor", "inject, extract, fuse:", "pyramid, text read each other")),
+    "context": (360, 335, 130, 50, OURS, ("context tokens", "(learned)")),
+    "vlp": (670, 165, 190, 120, OURS, ("Vision-Language", "Prompter", "attends to pyramid", "and text")),
+    "embedding": (540, 40, 150, 60, PICTURE, ("image embedding", "stride 16")),
+    "decoder": (910, 130, 150, 90, PICTURE, ("SAM's", "mask decoder")),
+    "mask": (1100, 100, 120, 50, PAPER, ("mask",)),
+    "score": (1100, 200, 120, 60, PAPER, ("score,", "no target")),
+}  # fmt: skip
+ARROWS: tuple[tuple[str, str, str], ...] = (
+    ("picture", "vit", ""),
+    ("picture", "prior", ""),
+    ("phrase", "bert", ""),
+    ("prior", "vli", ""),
+    ("bert", "vli", ""),
+    ("context", "vli", ""),
+    ("vit", "vli", "both ways"),
+    ("vit", "embedding", ""),
+    ("vli", "vlp", ""),
+    ("embedding", "decoder", ""),
+    ("vlp", "decoder", "dense and sparse prompts"),
+    ("decoder", "mask", ""),
+    ("decoder", "score", ""),
+)
+
+
+def data_flow() -> str:
+    """The figure of the model as SVG."""
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1240 420" font-family="sans-serif" font-size="15">',
+        f'<rect width="1240" height="420" fill="{PAPER}"/>',
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto-start-reverse">'
+        f'<path d="M0,0L8,4L0,8z" fill="{INK}"/></marker></defs>',
+    ]
+    for start, end, note in ARROWS:
+        (x0, y0), (x1, y1) = _ends(BOXES[start], BOXES[end])
+        tips = ' marker-end="url(#tip)"' + (' marker-start="url(#tip)"' if note == "both ways" else "")
+        parts.append(f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="{INK}" stroke-width="1.5"{tips}/>')
+        if note and note != "both ways":
+            parts.append(
+                f'<text x="{x0 + 14}" y="{max(y0, y1) + 40}" fill="{INK}" font-size="13">{escape(note)}</text>'
+            )
+    for left, top, width, height, fill, lines in BOXES.values():
+        parts.append(
+            f'<rect x="{left}" y="{top}" width="{width}" height="{height}" rx="8" fill="{fill}" stroke="{INK}"/>'
+        )
+        first = top + height / 2 - 9 * (len(lines) - 1) + 5
+        for number, line in enumerate(lines):
+            weight = ' font-weight="bold"' if number == 0 else ""
+            place = f'x="{left + width / 2}" y="{first + 18 * number}"'
+            parts.append(f'<text {place} text-anchor="middle" fill="{INK}"{weight}>{escape(line)}</text>')
+    for number, (fill, meaning) in enumerate(((PICTURE, "SAM"), (TEXT, "text encoder"), (OURS, "ReferSAM's own"))):
+        x = 670 + 170 * number
+        parts.append(f'<rect x="{x}" y="360" width="22" height="16" rx="3" fill="{fill}" stroke="{INK}"/>')
+        parts.append(f'<text x="{x + 30}" y="373" fill="{INK}">{meaning}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def _ends(start: Box, end: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where the line between two boxes leaves the first and meets the second: at facing sides."""
+    if start[0] + start[2] <= end[0]:
+        return (start[0] + start[2], start[1] + start[3] / 2), (end[0], end[1] + end[3] / 2)
+    overlap = (max(start[0], end[0]) + min(start[0] + start[2], end[0] + end[2])) / 2
+    if start[1] < end[1]:
+        return (overlap, start[1] + start[3]), (overlap, end[1])
+    return (overlap, start[1]), (overlap, end[1] + end[3])
+
+
+def attention_maps(layer: LevelAttention, query: Tensor, key: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(Nq, H/8, W/8) where each query looks: mean over heads, levels laid over each other by their share of weight."""
+    queries, keys = layer._heads(layer.q_proj(query)), layer._heads(layer.k_proj(key))
+    scores = queries @ keys.transpose(2, 3) * layer.scale  # (1, heads, Nq, L)
+    mixing = layer._mixing(query)
+    total = torch.zeros(query.shape[1], *sizes[0])
+    for level, part in enumerate(scores.split([height * width for height, width in sizes], dim=-1)):
+        weights = (part.softmax(dim=-1) * mixing[..., level : level + 1]).mean(dim=1)  # (1, Nq, cells)
+        maps = weights.unflatten(2, sizes[level])
+        total += torch.nn.functional.interpolate(maps, size=sizes[0], mode="bilinear")[0]
+    return total
+
+
+def heat(picture: Image.Image, weights: Tensor) -> Image.Image:
+    """A map over a faded picture, red where its largest values are."""
+    values = weights / weights.max().clamp(min=1e-9)
+    scaled = Image.fromarray((values.numpy() * 255).astype(np.uint8)).resize(picture.size, Image.Resampling.BICUBIC)
+    share = (np.asarray(scaled, dtype=np.float32) / 255)[..., None]
+    grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32) * 0.5 + 110
+    return Image.fromarray(((1 - share) * grey + share * np.array([200.0, 20, 60])).clip(0, 255).astype(np.uint8))
+
+
+@torch.no_grad()
+def looks(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.Image]:
+    """Sheets: what words, context tokens and prompts attend to; the coarse mask beside the final one."""
+    model, picture = predictor.model, load_image(SCENE)
+    prompter: Any = model.prompter
+    if not isinstance(prompter, Prompter):
+        raise SystemExit("This model has no prompter.")
+    fusion = model.interactor.interactions[-1].extra_fusions[-1]
+    seen: dict[str, tuple[Any, ...]] = {}
+    for name, layer in (("fusion", fusion.text_to_pyramid), ("prompter", prompter.layers[-1].pyramid_attention)):
+        layer.register_forward_pre_hook(lambda _layer, inputs, name=name: seen.__setitem__(name, inputs))
+    inputs = predictor.processor(images=picture, text=[PHRASE])
+    output = model(**inputs)
+    height, width = inputs["pixel_values"].shape[2:]
+    sizes = [(height // stride, width // stride) for stride in (8, 16, 32)]
+    words = predictor.processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    maps = attention_maps(fusion.text_to_pyramid, seen["fusion"][0], seen["fusion"][1], sizes)
+    prompts = attention_maps(prompter.layers[-1].pyramid_attention, *seen["prompter"][:2], sizes)
+
+    tiles = [(f"the picture; asked: {PHRASE}", picture)]
+    tiles += [
+        (f"word piece {word}", heat(picture, maps[i])) for i, word in enumerate(words) if word not in ("[CLS]", "[SEP]")
+    ]
+    tiles += [(f"context token {i + 1}", heat(picture, maps[len(words) + i])) for i in range(3)]
+    tiles += [("dense token", heat(picture, prompts[0]))]
+    tiles += [(f"sparse token {i}", heat(picture, prompts[i])) for i in range(1, min(4, len(prompts)))]
+    result = predictor.predict(picture, PHRASE)
+    coarse = predictor.processor.resize_logits(output.coarse_mask_logits, picture.height, picture.width)[0] >= 0
+    masks = [
+        ("coarse mask: the dense prompt", draw_overlay(picture, coarse.numpy())),
+        ("final mask, after SAM's decoder", draw_overlay(picture, result.mask)),
+    ]
+    return contact_sheet(tiles, columns=4, side=220), contact_sheet([("the picture", picture), *masks], 3, 300)
+
+
+def main() -> None:
+    """Draw all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    args = parser.parse_args()
+    (args.out / "model.svg").write_text(data_flow() + "\n")
+    attention, masks = looks(ReferSamPredictor.from_pretrained(device="cpu"))
+    attention.quantize(128).save(args.out / "attention.png", optimize=True)
+    masks.quantize(128).save(args.out / "coarse.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
