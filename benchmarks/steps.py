@@ -13,6 +13,7 @@ of matrix products, measured between the repeats. Weights are random: neither ti
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import platform
@@ -116,7 +117,10 @@ def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> 
         return call
 
     forms = {label: form(off) for label, off in zip(labels, stages, strict=True)}
-    reference = forms[labels[0]]().float()
+    with torch.inference_mode(), plain_forms(list(PLAIN)):
+        exact = copy.deepcopy(model).float()  # with the same rounded weights
+        reference = exact(pixels.float(), ids).mask_logits
+    del exact
     found = take_turns(forms, args.repeats, device)
     rows = []
     for label, off in zip(labels, stages, strict=True):

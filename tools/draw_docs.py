@@ -33,7 +33,7 @@ BOXES: dict[str, Box] = {
     "vit": (190, 40, 300, 90, PICTURE, ("SAM's image encoder", "ViT layers in four groups")),
     "prior": (190, 170, 130, 60, OURS, ("spatial prior", "strides 4 to 32")),
     "bert": (190, 330, 130, 50, TEXT, ("BERT or CLIP",)),
-    "vli": (360, 165, 260, 120, OURS, ("Vision-Language Interactor", "inject, extract, fuse:", "pyramid, text read each other")),
+    "vli": (360, 165, 260, 120, OURS, ("Vision-Language Interactor", "inject, extract, fuse:", "each reads the other")),
     "context": (360, 335, 130, 50, OURS, ("context tokens", "(learned)")),
     "vlp": (670, 165, 190, 120, OURS, ("Vision-Language", "Prompter", "attends to pyramid", "and text")),
     "embedding": (540, 40, 150, 60, PICTURE, ("image embedding", "stride 16")),
@@ -63,7 +63,8 @@ def data_flow() -> str:
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1240 420" font-family="sans-serif" font-size="15">',
         f'<rect width="1240" height="420" fill="{PAPER}"/>',
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto-start-reverse">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
+        'orient="auto-start-reverse">'
         f'<path d="M0,0L8,4L0,8z" fill="{INK}"/></marker></defs>',
     ]
     for start, end, note in ARROWS:
