@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-browser check format train-tiny box bench clean
+.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny box bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,10 @@ test-gpu: setup  ## the tests that need a CUDA device
 test-browser: setup  ## the web page in headless Chromium (installs gradio and playwright; says why where it skips)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,browser]'
 	@$(BIN)/python -m pytest -m browser -rs
+
+docs: setup  ## build the documentation into site/ (installs mkdocs-material)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 check: setup  ## ruff and mypy
 	@$(BIN)/ruff check --quiet .

@@ -1,0 +1,105 @@
+"""README and docs: links lead somewhere, every Python block runs, every command line is one that the program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from refersam.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s#]+)(#[^)]*)?\)")
+
+
+def blocks() -> Iterator[tuple[str, str, str]]:
+    """(page and line, language, text) of every fenced block."""
+    for page in PAGES:
+        text = page.read_text()
+        for match in BLOCK.finditer(text):
+            indent = match[1]
+            lines = [line.removeprefix(indent) for line in match[3].splitlines()]
+            yield f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}", match[2].strip(), "\n".join(lines)
+
+
+ALL = list(blocks())
+RUNS = [
+    pytest.param(
+        [text for place, language, text in ALL if language == "python" and place.startswith(page.name)], id=page.name
+    )
+    for page in PAGES
+]
+COMPILES = [pytest.param(text, id=place) for place, language, text in ALL if language == "python no-run"]
+COMMANDS = [
+    pytest.param(line, id=place)
+    for place, language, text in ALL
+    if language in ("", "bash", "sh", "console")
+    for line in text.replace("\\\n", " ").splitlines()
+    if re.search(r"(^|-m )refersam ", line)
+]
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV")
+@pytest.mark.parametrize("texts", RUNS)
+def test_python_blocks_run(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's one after the other, from a folder with the examples in it, as from the checkout."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for text in texts:
+        exec(compile(text, "a block", "exec"), names)
+
+
+@pytest.mark.parametrize("text", COMPILES)
+def test_other_python_blocks_compile(text: str) -> None:
+    """Those that need weights or data which are not there."""
+    compile(text, "a block", "exec")
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_lines_are_taken(line: str) -> None:
+    """Command, options and arguments are parsed by the program itself; nothing is run."""
+    words = shlex.split(line, comments=True)
+    start = next(index for index, word in enumerate(words) if word == "refersam")
+    words = [word for word in words[start + 1 :] if word != "..." and word[:1] != "[" and word[-1:] != "]"]
+    words = words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))]
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        name, *words = words
+        assert name in command.commands, f"there is no command {name}"
+        command = command.commands[name]
+    context = command.context_class(command, info_name="refersam", resilient_parsing=False)
+    if "..." in line:  # the form of a command, not a whole one
+        return
+    options, left, _ = command.make_parser(context).parse_args(list(words))
+    if "--help" in words:
+        return
+    required = [parameter.name for parameter in command.params if parameter.required]
+    assert not [name for name in required if not options.get(name)]
+    assert not left
+
+
+def test_links_lead_somewhere() -> None:
+    """Pages and pictures of the repository; addresses elsewhere are not asked."""
+    broken = []
+    for page in PAGES:
+        text = BLOCK.sub("", page.read_text())
+        for match in LINK.finditer(text):
+            target = match[1]
+            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken, broken
+
+
+def test_the_site_shows_every_page() -> None:
+    """Each page of docs/ is in the navigation."""
+    listed = set(re.findall(r"([a-z_]+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    assert {page.name for page in PAGES[1:]} == listed
