@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from refersam.cli.app import export_app
-from refersam.cli.console import check_folder, load_predictor, out_console, say, waiting
+from refersam.cli.console import check_folder, out_console, quiet_transformers, say, waiting
 
 
 @export_app.command("onnx", epilog="Example: refersam export onnx --model MODEL --out model.onnx")
@@ -31,10 +31,12 @@ def export_onnx(
         raise typer.BadParameter("--model names an exported file already: give the folder or Hub id it came from.")
     check_folder(out.parent)
     from refersam.export.onnx import export_onnx as write
+    from refersam.predictor import MODEL_IN_THE_BOX, load_model
 
-    predictor = load_predictor(model, "cpu", "float32")
+    quiet_transformers()
     with waiting("Exporting"):
-        report = write(predictor.model, predictor.processor, out, any_size=any_size, int8=int8)
+        loaded, processor = load_model(model or str(MODEL_IN_THE_BOX))
+        report = write(loaded, processor, out, any_size=any_size, int8=int8)
     table = Table("pictures", "phrases", "tokens", "px", "largest difference")
     for case in report.cases:
         table.add_row(

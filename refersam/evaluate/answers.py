@@ -11,9 +11,9 @@ from torch import Tensor
 
 from refersam.data.sample import ReferringImage
 from refersam.errors import ReferSamError
+from refersam.inference import Model
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
-from refersam.inference import Model
 from refersam.model.refersam import ReferSamOutput
 from refersam.predictor import confidence, target_probability
 from refersam.processor import ReferSamProcessor
