@@ -179,7 +179,7 @@ def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
     rows, features = len(queries[0].phrases), queries[0].image_features
     try:
         if features is not None:
-            output = model(None, *text, image_features=features)
+            output = model(None, *text, image_features=features)  # type: ignore[arg-type]  # they are its own
         else:
             pixels = torch.cat([query.pixel_values for query in queries if query.pixel_values is not None])
             output = model(pixels.to(model.device, model.dtype), *text)

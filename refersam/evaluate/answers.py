@@ -11,10 +11,9 @@ from torch import Tensor
 
 from refersam.data.sample import ReferringImage
 from refersam.errors import ReferSamError
-from refersam.inference import Model
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
-from refersam.model.refersam import ReferSamOutput
+from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.predictor import confidence, target_probability
 from refersam.processor import ReferSamProcessor
 
@@ -97,7 +96,7 @@ def _cut(logits: Tensor, protocol: Protocol) -> Tensor:
 
 @torch.inference_mode()
 def evaluate_images(
-    model: Model,
+    model: ReferSamModel,
     processor: ReferSamProcessor,
     images: Iterable[ReferringImage],
     no_target_threshold: float = 0.5,

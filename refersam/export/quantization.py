@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from refersam.export.onnx import INLINE_BYTES
+from refersam.export.onnx import INLINE_BYTES, ExportError
 from refersam.optional import require
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
@@ -29,6 +29,7 @@ def quantize(source: Path, target: Path, kept: Iterable[str] = KEPT_IN_FLOAT) ->
         How many matrix products are in int8 now.
 
     Raises:
+        ExportError: there is none.
         MissingExtraError: onnx or onnxruntime is not installed.
     """
     onnx = require("onnx", "onnx", "Exporting a model")
@@ -44,6 +45,8 @@ def quantize(source: Path, target: Path, kept: Iterable[str] = KEPT_IN_FLOAT) ->
         and node.input[1] in weights
         and not any(name in _scopes(node) for name in kept)
     ]
+    if not chosen:  # an empty list would mean all of them
+        raise ExportError(f"{source} holds no matrix product that could be in int8.")
     large = source.stat().st_size > INLINE_BYTES or source.with_name(f"{source.name}.data").exists()
     root = logging.getLogger()
     level = root.level
