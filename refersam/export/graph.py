@@ -18,6 +18,9 @@ from refersam.processor import MAX_SIDE
 OPSET = 20
 """ONNX operator set: the first whose GridSample, GELU and the rest need no help."""
 
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter notes which module a node comes from."""
+
 MAX_COUNT = 1024
 """Most pictures, and most phrases, in a batch; a bound that the exporter wants named."""
 
@@ -76,8 +79,6 @@ def trace(model: ReferSamModel, size: tuple[int, int] | None) -> Any:
     """
     for package in ("onnx", "onnxscript"):
         require(package, "onnx", "Exporting a model")
-    from onnxscript import optimizer
-
     open_size = torch.export.Dim
     most_tokens = model.config.text_config.max_position_embeddings
     dimensions: dict[int, Any] = {}
@@ -100,9 +101,34 @@ def trace(model: ReferSamModel, size: tuple[int, int] | None) -> Any:
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, output_names=names, verbose=False)
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, output_names=names, optimize=False, verbose=False
+        )
     if exported is None:
         raise RuntimeError("torch.onnx.export gave no program.")
-    # Weights are stored as they are multiplied: int8 finds them there, and loading is faster.
-    optimizer.optimize_ir(exported.model, should_fold=lambda node: True if node.op_type == "Transpose" else None)
+    _tidy(exported.model)
     return exported.model
+
+
+def _tidy(graph: Any) -> None:
+    """Inline functions and compute what is constant; ONNX Runtime fuses the rest when it loads the file.
+
+    Transposed weights, too, are stored as they are multiplied: int8 finds them there, and loading is faster. The
+    exporter's own optimisation is left out: its search for patterns takes minutes, growing with the graph's square.
+    """
+    from onnxscript import ir, optimizer
+
+    optimizer.inline(graph)
+    optimizer.fold_constants(graph, should_fold=lambda node: True if node.op_type == "Transpose" else None)
+    optimizer.remove_unused_nodes(graph)
+    optimizer.remove_unused_functions(graph)
+    common = ir.passes.common
+    common.RemoveUnusedOpsetsPass()(graph)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    common.DeduplicateInitializersPass()(graph)
+    common.NameFixPass()(graph)
+    for node in graph.graph:  # the exporter notes every call with the paths of its machine
+        kept = node.metadata_props.get(SCOPES_KEY)
+        node.metadata_props.clear()
+        if kept is not None:
+            node.metadata_props[SCOPES_KEY] = kept

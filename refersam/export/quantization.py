@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from refersam.export.graph import SCOPES_KEY
 from refersam.export.onnx import INLINE_BYTES, ExportError
 from refersam.optional import require
-
-SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes which module a node comes from."""
 
 KEPT_IN_FLOAT = ("text_encoder", "sampling_offsets", "attention_weights", "prompter", "mask_decoder", "object_score")
 """Modules whose rounding is seen in the masks, and whose share of the work is small."""

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[...,
     tokenizer = train_tokenizer(PHRASES, vocab_size=256, min_count=1)
     config = small_config(
         vision_config=sam_vision_config(48, 2, 3, [1], 64, 3, 32),
-        layer_groups=[[0, 0], [1, 1]],
+        layer_groups=[[0, 1]],
         num_extra_fusions=0,
         num_prompter_layers=1,
         fusion_num_heads=1,
@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[...,
         object_score_head=True,
     )
     config.text_config.vocab_size = len(tokenizer)
+    config.text_config.num_hidden_layers = config.mask_decoder_config.num_hidden_layers = 1
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "small"
     ReferSamModel(config).save_pretrained(folder)
@@ -100,6 +101,11 @@ def test_any_number_of_pictures_phrases_and_tokens(
     for name in output_names(original.model):
         assert export.relative_error(expected, got, name) < 1e-4, name
     assert got.coarse_mask_logits is None
+
+
+def test_the_file_says_nothing_of_the_machine(exported: SimpleNamespace) -> None:
+    """No path of where it was made."""
+    assert str(Path(export.__file__).parent).encode() not in exported.path.read_bytes()
 
 
 def test_the_report_holds_every_comparison(exported: SimpleNamespace) -> None:
