@@ -39,3 +39,11 @@ class DataError(ReferSamError, ValueError):
 
 class MissingExtraError(ReferSamError, ImportError):
     """A package that is needed is not installed; the message names the extra that brings it."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for a sentence of ours."""
+    line = (str(error).strip().splitlines() or [""])[0].rstrip(":. ")
+    if isinstance(error, OSError | ValueError | RuntimeError) and line:
+        return line
+    return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"

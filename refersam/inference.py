@@ -19,7 +19,14 @@ from refersam.errors import PhraseError, ReferSamError
 from refersam.files import write_atomically
 from refersam.model.interactor import ImageFeatures
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
+from refersam.onnx_model import OnnxModel, Pictures
 from refersam.processor import ReferSamProcessor
+
+Model = ReferSamModel | OnnxModel
+"""Whatever is called as `ReferSamModel` is."""
+
+Features = ImageFeatures | Pictures
+"""What a model's `encode_image` gives."""
 
 _ONE_TOKENIZER = Lock()
 """A fast tokenizer fails where two threads set its padding at once."""
@@ -104,7 +111,7 @@ class Query:
     input_ids: Tensor
     attention_mask: Tensor
     pad_token: int
-    image_features: ImageFeatures | None = None
+    image_features: Features | None = None
 
     @classmethod
     def prepare(
@@ -112,7 +119,7 @@ class Query:
         processor: ReferSamProcessor,
         picture: Image.Image,
         phrases: Sequence[str],
-        image_features: ImageFeatures | None = None,
+        image_features: Features | None = None,
     ) -> Query:
         """Resize and tokenise; from any thread.
 
@@ -152,7 +159,7 @@ def check_thresholds(threshold: float, no_target_threshold: float) -> None:
 
 
 @torch.inference_mode()
-def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSamOutput]:
+def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
     """The model's outputs for I pictures with P phrases each, as one batch.
 
     Args:
@@ -172,7 +179,7 @@ def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSam
     rows, features = len(queries[0].phrases), queries[0].image_features
     try:
         if features is not None:
-            output = model(None, *text, image_features=features)
+            output = model(None, *text, image_features=features)  # type: ignore[arg-type]  # they are its own
         else:
             pixels = torch.cat([query.pixel_values for query in queries if query.pixel_values is not None])
             output = model(pixels.to(model.device, model.dtype), *text)
@@ -188,7 +195,7 @@ def run_queries(model: ReferSamModel, queries: Sequence[Query]) -> list[ReferSam
 
 @torch.inference_mode()
 def read_answers(
-    model: ReferSamModel,
+    model: Model,
     processor: ReferSamProcessor,
     output: ReferSamOutput,
     query: Query,

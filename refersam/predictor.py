@@ -13,10 +13,12 @@ from PIL import Image
 
 from refersam.config import ReferSamConfig
 from refersam.drawing import OVERLAY_COLOUR, draw_overlay
-from refersam.errors import CheckpointError, DeviceError
+from refersam.errors import CheckpointError, DeviceError, first_line
 from refersam.image import ImageSource, load_image
 from refersam.inference import (  # noqa: F401  (the last two are found here by those who score a model)
     Answer,
+    Features,
+    Model,
     Query,
     check_thresholds,
     confidence,
@@ -24,13 +26,14 @@ from refersam.inference import (  # noqa: F401  (the last two are found here by 
     run_queries,
     target_probability,
 )
-from refersam.model.interactor import ImageFeatures
 from refersam.model.refersam import ReferSamModel
-from refersam.processor import ReferSamProcessor
+from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
 
 MODEL_IN_THE_BOX = Path(__file__).parent / "assets" / "model"
 """The tiny model that comes with the package: it knows drawn scenes, not photographs."""
+
+ONNX_SUFFIX = ".onnx"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,8 +64,8 @@ class EncodedImage:
     """
 
     image: Image.Image
-    features: ImageFeatures
-    model: ReferSamModel
+    features: Features
+    model: Model
 
 
 class ReferSamPredictor:
@@ -73,8 +76,8 @@ class ReferSamPredictor:
         processor: of the model.
     """
 
-    def __init__(self, model: ReferSamModel, processor: ReferSamProcessor) -> None:
-        self.model = model.eval()
+    def __init__(self, model: Model, processor: ReferSamProcessor) -> None:
+        self.model: Model = model.eval()
         self.processor = processor
 
     @classmethod
@@ -88,7 +91,8 @@ class ReferSamPredictor:
         """Load a model and its processor.
 
         Args:
-            model: a folder or Hub id; None for the model in the box, which knows drawn scenes, not photographs.
+            model: a folder, a Hub id or an exported .onnx file; None for the model in the box, which knows drawn
+                scenes, not photographs.
             device: 'cpu', 'cuda', 'cuda:1', 'mps'; None for the best there is.
             dtype: 'float32', 'bfloat16' or 'float16'.
 
@@ -96,8 +100,12 @@ class ReferSamPredictor:
             CheckpointError: no such model, no weights in it, or another kind of model.
             DeviceError: a device or number format that is not there.
         """
-        place, number_format = resolve_device(device), resolve_dtype(dtype)
         name = os.fspath(model) if model is not None else os.fspath(MODEL_IN_THE_BOX)
+        if name.endswith(ONNX_SUFFIX):
+            from refersam.onnx_model import load_onnx
+
+            return cls(*load_onnx(Path(name), device, dtype))
+        place, number_format = resolve_device(device), resolve_dtype(dtype)
         loaded, processor = load_model(name)
         return cls(loaded.to(device=place, dtype=number_format), processor)
 
@@ -187,14 +195,9 @@ def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
         processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
     except Exception as error:
         raise CheckpointError(
-            f"{name} has no processor (tokenizer and image settings) that can be read: {_first_line(error)}."
+            f"{name} has no processor (tokenizer and image settings) that can be read: {first_line(error)}."
         ) from error
-    for what, needed, room in (
-        ("entries", len(processor.tokenizer), config.text_config.vocab_size),
-        ("tokens per phrase", processor.max_text_tokens, config.text_config.max_position_embeddings),
-    ):
-        if needed > room:
-            raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
+    check_room(processor, config, name)
     return model, processor
 
 
@@ -219,13 +222,13 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
             raise CheckpointError(
                 f"No such model: {name} is not a folder, was never downloaded, and the Hub cannot be reached."
             ) from error
-        raise CheckpointError(f"No model could be read from {name}: {_first_line(error)}.") from error
+        raise CheckpointError(f"No model could be read from {name}: {first_line(error)}.") from error
     if kind != "refersam":
         raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
     try:
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
-        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {_first_line(error)}.") from error
+        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {first_line(error)}.") from error
     return config, place
 
 
@@ -240,7 +243,7 @@ def load_weights(name: str, **options: Any) -> ReferSamModel:
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:  # of any kind: a foreign folder may hold anything
-        reason = _first_line(error)
+        reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
             reason = "some have another shape than its configuration says"
         raise CheckpointError(f"The weights of {name} could not be read: {reason}.") from error
@@ -303,10 +306,3 @@ def _some(what: str, names: Iterable[object], most: int = 3) -> str:
     listed = sorted(str(name[0] if isinstance(name, tuple) else name) for name in names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return f"{len(listed)} {what} ({', '.join(listed[:most])}{more})"
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(":. ")
-    if isinstance(error, OSError | ValueError | RuntimeError) and line:
-        return line
-    return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"

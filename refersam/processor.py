@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
+from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, PhraseError
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
@@ -181,6 +182,25 @@ class ReferSamProcessor(ProcessorMixin):
         if logits.shape[2:] != (height, width):
             logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return logits.squeeze(1)
+
+
+def check_room(processor: ReferSamProcessor, config: ReferSamConfig, name: str) -> None:
+    """The model must know every token, and every place of a phrase.
+
+    Args:
+        processor: of the model.
+        config: of the model.
+        name: of the model, for the error.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    for what, needed, room in (
+        ("entries", len(processor.tokenizer), config.text_config.vocab_size),
+        ("tokens per phrase", processor.max_text_tokens, config.text_config.max_position_embeddings),
+    ):
+        if needed > room:
+            raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
 
 
 def _check_phrases(phrases: Sequence[str]) -> None:

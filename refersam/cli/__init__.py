@@ -14,6 +14,7 @@ from refersam.cli import (  # noqa: F401  (each adds its commands)
     data,
     demo,
     evaluate,
+    export,
     info,
     segment,
     serve,

@@ -25,6 +25,8 @@ data_app = typer.Typer(
     no_args_is_help=True,
 )
 convert_app = typer.Typer(help="Weights from elsewhere, as a folder that from_pretrained loads.", no_args_is_help=True)
+export_app = typer.Typer(help="Models as files that run without torch.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
 

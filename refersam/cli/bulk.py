@@ -73,7 +73,9 @@ def segment_many(
         list[Format] | None,
         typer.Option("--format", help="png: a mask file each; coco: instances.json. Beside results.jsonl."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
     threshold: Annotated[

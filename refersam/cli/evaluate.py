@@ -61,7 +61,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, predictions.jsonl and report.html.")] = Path(
         "evaluation"
     ),
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Masks of any tool instead of a model: JSON lines, see docs/evaluation.md.")
     ] = None,

@@ -46,7 +46,9 @@ def segment(
         typer.Argument(help="What to find; each phrase gets its own mask.", metavar="PHRASE", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
     threshold: Annotated[

@@ -118,7 +118,7 @@ def evaluate_model(
         "device": str(predictor.model.device),
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         "processes": processes.count,
-        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "parameters": predictor.model.num_parameters(),
         "decides_no_target": predictor.model.config.object_score_head,
     }
     return Evaluation(protocol, samples, [row[1] for row in rows], [row[2] for row in rows], names, settings)

@@ -23,6 +23,8 @@ FOLDING_GAIN = 0.8
 class Attention(nn.Module):
     """Multi-head attention between streams of different widths.
 
+    Its attribute `folded_in_export` is the form in graphs of `torch.export`, which may leave the sizes open.
+
     Args:
         query_size: width of the queries' stream, and of the output.
         key_size: width of the keys' and values' stream.
@@ -33,6 +35,7 @@ class Attention(nn.Module):
     def __init__(self, *, query_size: int, key_size: int, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.folded_in_export = False
         self.scale = 1 / math.sqrt(hidden_size / num_heads)
         self.q_proj = nn.Linear(query_size, hidden_size)
         self.k_proj = nn.Linear(key_size, hidden_size)
@@ -54,10 +57,16 @@ class Attention(nn.Module):
         Returns:
             (B, Nq, query_size).
         """
-        plain, _, fold_queries = self.costs(query.shape[1], key.shape[1])
-        if fold_queries <= FOLDING_GAIN * plain:
+        if self.folds(query.shape[1], key.shape[1]):
             return self.fold_queries(query, key, value, mask)
         return self.plain(query, key, value, mask)
+
+    def folds(self, num_queries: int, num_keys: int) -> bool:
+        """Whether the folded form is the one to run."""
+        if torch.compiler.is_exporting():
+            return self.folded_in_export
+        plain, _, fold_queries = self.costs(num_queries, num_keys)
+        return fold_queries <= FOLDING_GAIN * plain
 
     def costs(self, num_queries: int, num_keys: int) -> tuple[int, int, int]:
         """Multiplications per sample of `plain`, of folded keys and of `fold_queries`."""
@@ -119,10 +128,16 @@ class LevelAttention(Attention):
         Returns:
             (B, Nq, query_size).
         """
-        plain, fold_keys, _ = self.costs(query.shape[1], key.shape[1])
-        attend = self.fold_level_keys if fold_keys <= FOLDING_GAIN * plain else self.plain_levels
+        attend = self.fold_level_keys if self.folds(query.shape[1], key.shape[1]) else self.plain_levels
         attended = attend(query, key, value, level_lengths)  # (B, heads, Nq, head width)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def folds(self, num_queries: int, num_keys: int) -> bool:
+        """As `Attention.folds`."""
+        if torch.compiler.is_exporting():
+            return self.folded_in_export
+        plain, fold_keys, _ = self.costs(num_queries, num_keys)
+        return fold_keys <= FOLDING_GAIN * plain
 
     def _mixing(self, query: Tensor) -> Tensor:
         weights = self.level_weights(query).unflatten(2, (self.num_heads, NUM_LEVELS)).softmax(dim=-1)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refersam.model.pyramid import level_extents
+
 
 class DeformableAttention(nn.Module):
     """Each query samples a few points per head and level around its reference point (Deformable DETR).
@@ -53,7 +55,7 @@ class DeformableAttention(nn.Module):
         weights = weights.unflatten(3, layout[1:])  # (B, N, heads, levels, points)
         values = self.value_proj(value).unflatten(2, (self.num_heads, -1))  # (B, L, heads, head width)
         # In half precision cells would be missed: places are computed in float32.
-        extents = torch.tensor([[width, height] for height, width in level_sizes], device=query.device)
+        extents = level_extents(level_sizes, query.device)
         locations = reference_points[:, None, None, None] + offsets.float() / extents[:, None]
         # Looking cells up is fastest on a CPU, where nothing has to be learned from it or compiled.
         on_cpu = values.device.type == "cpu" and not torch.is_grad_enabled()

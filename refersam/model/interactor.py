@@ -240,6 +240,9 @@ class Interactor(nn.Module):
 
 def repeat_per_phrase(features: Tensor, num_phrases: int) -> Tensor:
     """(I, ...) features of pictures -> (num_phrases, ...), each repeated for its phrases."""
+    if torch.compiler.is_exporting():  # one graph for every number of pictures
+        phrase = torch.arange(num_phrases, device=features.device)
+        return features.index_select(0, phrase * features.shape[0] // num_phrases)
     if features.shape[0] == num_phrases:
         return features
     return features.repeat_interleave(num_phrases // features.shape[0], dim=0)

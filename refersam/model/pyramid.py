@@ -64,6 +64,12 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2)
 
 
+def level_extents(level_sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """(levels, 2) width and height of each level; under `torch.export`, which may leave the sizes open, too."""
+    sides = [torch.scalar_tensor(side, device=device) for height, width in level_sizes for side in (width, height)]
+    return torch.stack(sides).unflatten(0, (-1, 2))
+
+
 def cell_centres(size: tuple[int, int], device: torch.device) -> Tensor:
     """(h * w, 2) centres (x, y) of a grid's cells in [0, 1], row-major, in float32."""
     height, width = size

@@ -134,7 +134,7 @@ class ReferSamModel(PreTrainedModel):
         Raises:
             ValueError: another shape.
         """
-        _check_pictures(pixel_values)
+        check_pictures(pixel_values)
         return self.interactor.encode_image(self.sam, pixel_values)
 
     def forward(
@@ -162,11 +162,11 @@ class ReferSamModel(PreTrainedModel):
         if (pixel_values is None) == (image_features is None):
             raise ValueError("Either pixel_values or image_features must be given, not both or neither.")
         if pixel_values is not None:
-            _check_pictures(pixel_values)
-            _check_text(pixel_values.shape[0], input_ids, attention_mask)
+            check_pictures(pixel_values)
+            check_text(pixel_values.shape[0], input_ids, attention_mask)
             image = self.encode_image(pixel_values)
         elif image_features is not None:
-            _check_text(image_features.num_images, input_ids, attention_mask)
+            check_text(image_features.num_images, input_ids, attention_mask)
             image = image_features
         text_mask = attention_mask.bool()
 
@@ -278,7 +278,12 @@ class ReferSamModel(PreTrainedModel):
         init.normal_(sam.vision_encoder.pos_embed, std=0.02)
 
 
-def _check_pictures(pixel_values: Any) -> None:
+def check_pictures(pixel_values: Any) -> None:
+    """(I, 3, H, W), sides multiples of 32.
+
+    Raises:
+        ValueError: another shape.
+    """
     if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
         raise ValueError(f"pixel_values must be (B, 3, H, W), but is {tuple(pixel_values.shape)}.")
     if any(side == 0 or side % SIZE_MULTIPLE for side in pixel_values.shape[2:]):
@@ -288,7 +293,12 @@ def _check_pictures(pixel_values: Any) -> None:
         )
 
 
-def _check_text(num_pictures: int, input_ids: Tensor, attention_mask: Tensor) -> None:
+def check_text(num_pictures: int, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """(B, S) each, B a multiple of the pictures.
+
+    Raises:
+        ValueError: other shapes.
+    """
     if input_ids.ndim != 2 or attention_mask.shape != input_ids.shape:
         raise ValueError(
             f"input_ids and attention_mask must both be (B, S), but are {tuple(input_ids.shape)} and "

@@ -55,7 +55,7 @@ class Sam(nn.Module):
         """(B, 3, H, W) -> (B, h, w, D) patch embeddings with absolute positions resized to the grid."""
         patches = self.vision_encoder.patch_embed.projection(pixel_values).permute(0, 2, 3, 1)
         positions = self.vision_encoder.pos_embed
-        if positions.shape[1:3] != patches.shape[1:3]:
+        if torch.compiler.is_exporting() or positions.shape[1:3] != patches.shape[1:3]:
             resized = F.interpolate(
                 positions.permute(0, 3, 1, 2), size=patches.shape[1:3], mode="bilinear", align_corners=False
             )

@@ -18,15 +18,16 @@ def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
     attention, size = layer.attn, patches.shape[1:3]
     normed = layer.layer_norm1(patches)
     window = layer.window_size
-    padding = tuple(-side % window if window else 0 for side in size)
-    if any(padding):
+    grid = [-(-side // window) if window else 1 for side in size]  # windows, the last of which may need padding
+    padding = [count * window - side if window else 0 for count, side in zip(grid, size, strict=True)]
+    # An exported graph serves all sizes: it always pads, if need be by nothing.
+    if (window and torch.compiler.is_exporting()) or any(padding):
         projected = F.pad(F.linear(normed, attention.qkv.weight), (0, 0, 0, padding[1], 0, padding[0]))
         if attention.qkv.bias is not None:
             projected = projected + attention.qkv.bias
     else:
         projected = attention.qkv(normed)
     if window:
-        grid = [side // window for side in projected.shape[1:3]]
         # (B, rows, columns, 3D) -> (B * windows, window, window, 3D)
         windows = projected.unflatten(2, (grid[1], window)).unflatten(1, (grid[0], window)).transpose(2, 3)
         attended = attend(attention, windows.flatten(0, 2))
@@ -66,7 +67,8 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
         place = torch.cat([own_row, own_column], dim=1).expand(*key.shape[:2], -1, -1)
         query = torch.cat([query, bias_y, bias_x], dim=3)
         key = torch.cat([key, place], dim=3)
-        value = F.pad(value, (0, height + width))  # the fast kernels want values as wide as keys
+        if not torch.compiler.is_exporting():
+            value = F.pad(value, (0, height + width))  # torch's fast kernels want values as wide as keys
     attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)[..., :channels]
     return attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
 
@@ -76,7 +78,7 @@ def relative_table(table: nn.Parameter, length: int) -> Tensor:
 
     Resized linearly where it was made for another length.
     """
-    if table.shape[0] != 2 * length - 1:
+    if torch.compiler.is_exporting() or table.shape[0] != 2 * length - 1:
         resized = F.interpolate(table.t().unsqueeze(0), size=2 * length - 1, mode="linear")
         entries = resized[0].t()
     else:

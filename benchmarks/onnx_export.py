@@ -1,0 +1,137 @@
+"""Exported models against torch: milliseconds, peak memory and size of torch float32, ONNX Runtime float32 and int8.
+
+    python benchmarks/onnx_export.py                               # the model in the box; base at 448 px
+    python benchmarks/onnx_export.py --presets tiny --repeats 30
+    python benchmarks/onnx_export.py --files exports               # keeps the exported files there for the next time
+
+One picture, one phrase. The three take turns within one process, so that a noisy machine disturbs all alike, and the
+median of the repeats counts; then each runs alone in a process of its own, whose peak memory is its own. The model in
+the box has its weights and its size of picture; base has random weights, on which neither time nor memory depends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from refersam.config import ReferSamConfig
+from refersam.export.onnx import export_onnx
+from refersam.model.refersam import ReferSamModel
+from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+
+CASES = {"tiny": [6], "base": [20, 6]}
+"""Tokens of the phrase."""
+
+FORMS = ("torch float32", "onnx float32", "onnx int8")
+
+
+def make_model(preset: str, folder: Path) -> Path:
+    """A folder with the preset's model: the one in the box, or random weights with the box's tokenizer at 448 px."""
+    if preset == "tiny":
+        return MODEL_IN_THE_BOX
+    made = folder / preset
+    if not (made / "config.json").exists():
+        torch.manual_seed(0)
+        tokenizer = ReferSamProcessor.from_pretrained(MODEL_IN_THE_BOX).tokenizer
+        ReferSamProcessor(ReferSamImageProcessor(), tokenizer).save_pretrained(made)
+        ReferSamModel(ReferSamConfig.from_preset(preset)).save_pretrained(made)
+    return made
+
+
+def make_files(preset: str, folder: Path) -> dict[str, Path]:
+    """Where each form of the preset's model is; exports what is missing."""
+    source = make_model(preset, folder)
+    files = {FORMS[0]: source, FORMS[1]: folder / f"{preset}.onnx", FORMS[2]: folder / f"{preset}_int8.onnx"}
+    predictor = ReferSamPredictor.from_pretrained(source, device="cpu")
+    for form in FORMS[1:]:
+        if not files[form].exists():
+            report = export_onnx(predictor.model, predictor.processor, files[form], int8=form == FORMS[2])
+            Console(stderr=True).print(f"{files[form].name}: {report}")
+    return files
+
+
+def inputs_of(predictor: ReferSamPredictor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture of noise at the processor's size, and a phrase."""
+    size = predictor.processor.image_processor.size
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, 3, size["height"], size["width"], generator=random)
+    return pixels, torch.randint(5, 100, (1, tokens), generator=random)
+
+
+def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: int) -> dict[str, float]:
+    """Median milliseconds of each form, taking turns."""
+    torch.set_num_threads(threads)
+    predictors = {form: ReferSamPredictor.from_pretrained(path, device="cpu") for form, path in files.items()}
+    times: dict[str, list[float]] = {form: [] for form in files}
+    with torch.inference_mode():
+        for repeat in range(repeats + 1):
+            for form, predictor in predictors.items():
+                pixels, ids = inputs_of(predictor, tokens)
+                start = time.perf_counter()
+                predictor.model(pixels, ids)
+                if repeat:  # the first call makes ready
+                    times[form].append(1000 * (time.perf_counter() - start))
+    return {form: statistics.median(some) for form, some in times.items()}
+
+
+def measure_memory(path: Path, tokens: int, threads: int) -> float:
+    """Peak memory of this process in MB, which loads one form and calls it twice."""
+    torch.set_num_threads(threads)
+    predictor = ReferSamPredictor.from_pretrained(path, device="cpu")
+    with torch.inference_mode():
+        for _ in range(2):
+            predictor.model(*inputs_of(predictor, tokens))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def megabytes(path: Path) -> float:
+    """Of a file, or of a folder's weights."""
+    return sum(file.stat().st_size for file in (path.glob("*.safetensors") if path.is_dir() else [path])) / 1e6
+
+
+def main() -> None:
+    """Measure all cases and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--files", type=Path, help="folder for exported files; without it they are not kept")
+    args = parser.parse_args()
+
+    context = multiprocessing.get_context("spawn")
+    table = Table(
+        *("preset", "px", "tokens", "form", "ms", "of torch", "peak MB", "file MB"),
+        title=f"One picture, one phrase, {platform.machine()}, {args.threads} threads, torch {torch.__version__}",
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.files or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for preset in args.presets:
+            files = make_files(preset, folder)
+            side = ReferSamPredictor.from_pretrained(files[FORMS[0]]).processor.image_processor.size["height"]
+            for tokens in CASES[preset]:
+                with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                    times = pool.submit(measure_times, files, tokens, args.repeats, args.threads).result()
+                for form, path in files.items():
+                    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                        peak = pool.submit(measure_memory, path, tokens, args.threads).result()
+                    share = times[form] / times[FORMS[0]]
+                    numbers = (f"{times[form]:.0f}", f"{share:.2f}", f"{peak:.0f}", f"{megabytes(path):.0f}")
+                    table.add_row(preset, str(side), str(tokens), form, *numbers)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

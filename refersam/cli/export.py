@@ -1,0 +1,55 @@
+"""`refersam export ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from refersam.cli.app import export_app
+from refersam.cli.console import check_folder, out_console, quiet_transformers, say, waiting
+
+
+@export_app.command("onnx", epilog="Example: refersam export onnx --model MODEL --out model.onnx")
+def export_onnx(
+    out: Annotated[Path, typer.Option(help="The file, ending in .onnx.")],
+    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    any_size: Annotated[
+        bool,
+        typer.Option("--any-size", help="For inputs of any size; without it of the processor's own, which is faster."),
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Matrix products in int8: a smaller and, on most CPUs, faster model.")
+    ] = False,
+) -> None:
+    """Write a model as one .onnx file that runs without torch, compared with the model on the spot."""
+    if out.suffix != ".onnx":
+        raise typer.BadParameter(f"--out must name a file that ends in .onnx, but is {out.name!r}.")
+    if model is not None and model.endswith(".onnx"):
+        raise typer.BadParameter("--model names an exported file already: give the folder or Hub id it came from.")
+    check_folder(out.parent)
+    from refersam.export.onnx import export_onnx as write
+    from refersam.predictor import MODEL_IN_THE_BOX, load_model
+
+    quiet_transformers()
+    with waiting("Exporting"):
+        loaded, processor = load_model(model or str(MODEL_IN_THE_BOX))
+        report = write(loaded, processor, out, any_size=any_size, int8=int8)
+    table = Table("pictures", "phrases", "tokens", "px", "largest difference")
+    for case in report.cases:
+        table.add_row(
+            str(case.pictures),
+            str(case.phrases),
+            str(case.tokens),
+            f"{case.height} x {case.width}",
+            f"{case.error:.1e}",
+        )
+    out_console.print(table)
+    say(f"{out}: computes what the model does, {report.megabytes:.0f} MB")
+    if int8:
+        say(
+            f"{report.quantized} matrix products are in int8: on drawn scenes its masks overlap with the model's by "
+            f"{report.agreement:.3f} (mean IoU)."
+        )

@@ -1,0 +1,317 @@
+"""Exported models: compared with the model they come from, run by the same predictor, and refused when foreign."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refersam import ReferSamImageProcessor, ReferSamModel, ReferSamPredictor, ReferSamProcessor
+from refersam.config import sam_vision_config
+from refersam.errors import CheckpointError, DeviceError, MissingExtraError, ReferSamError
+from refersam.export import onnx as export
+from refersam.export.graph import output_names
+from refersam.model.attention import Attention
+from refersam.onnx_model import OnnxModel, load_onnx, read_metadata
+from refersam.tokenizer import train_tokenizer
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+PHRASES = ["the red circle on the left", "star", "a zebra, far away"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Any]) -> Path:
+    """A model of two ViT layers, one windowed, with lively random weights, for pictures of 64 x 96 pixels."""
+    tokenizer = train_tokenizer(PHRASES, vocab_size=256, min_count=1)
+    config = small_config(
+        vision_config=sam_vision_config(48, 2, 3, [1], 64, 3, 32),
+        layer_groups=[[0, 1]],
+        num_extra_fusions=0,
+        num_prompter_layers=1,
+        fusion_num_heads=1,
+        prompter_num_heads=2,
+        object_score_head=True,
+    )
+    config.text_config.vocab_size = len(tokenizer)
+    config.text_config.num_hidden_layers = config.mask_decoder_config.num_hidden_layers = 1
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "small"
+    ReferSamModel(config).save_pretrained(folder)
+    image_processor = ReferSamImageProcessor(size={"height": 64, "width": 96})
+    ReferSamProcessor(image_processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(folder: Path) -> ReferSamPredictor:
+    """The model itself."""
+    return ReferSamPredictor.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, original: ReferSamPredictor) -> SimpleNamespace:
+    """The file, exported once for all tests, with its report."""
+    path = folder.parent / "small.onnx"
+    report = export.export_onnx(original.model, original.processor, path)
+    return SimpleNamespace(path=path, report=report)
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: SimpleNamespace) -> ReferSamPredictor:
+    """Of the file."""
+    return ReferSamPredictor.from_pretrained(exported.path, device="cpu")
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """37 x 53, noise."""
+    return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------------------- graph
+
+
+def test_folded_attention_is_part_of_the_graph(exported: SimpleNamespace, original: ReferSamPredictor) -> None:
+    """Both forms are exported, so both are compared below."""
+    forms = {part.folded_in_export for part in original.model.modules() if isinstance(part, Attention)}
+    assert forms == {False, True}
+
+
+@pytest.mark.parametrize("shape", SHAPES := [(1, 1, 3), (1, 5, 20), (2, 4, 9), (3, 3, 24)])
+def test_any_number_of_pictures_phrases_and_tokens(
+    predictor: ReferSamPredictor, original: ReferSamPredictor, shape: tuple[int, ...]
+) -> None:
+    """Every output is the model's, with padding in some phrases."""
+    pictures, phrases, tokens = shape
+    ids = torch.randint(5, 90, (phrases, tokens))
+    attention = (torch.arange(tokens) < torch.randint(3, tokens + 1, (phrases, 1))).long()
+    inputs = (torch.randn(pictures, 3, 64, 96), ids * attention, attention)
+    with torch.inference_mode():
+        expected, got = original.model(*inputs), predictor.model(*inputs)
+    for name in output_names(original.model):
+        assert export.relative_error(expected, got, name) < 1e-4, name
+    assert got.coarse_mask_logits is None
+
+
+def test_the_file_says_nothing_of_the_machine(exported: SimpleNamespace) -> None:
+    """No path of where it was made."""
+    assert str(Path(export.__file__).parent).encode() not in exported.path.read_bytes()
+
+
+def test_the_report_holds_every_comparison(exported: SimpleNamespace) -> None:
+    """It was compared when it was written."""
+    assert {(case.pictures, case.phrases) for case in exported.report.cases} == {(1, 1), (1, 3), (2, 4)}
+    assert all(case.error <= export.TOLERANCE for case in exported.report.cases)
+    assert exported.report.megabytes == pytest.approx(exported.path.stat().st_size / 1e6)
+    assert [file.name for file in exported.path.parent.iterdir() if file.suffix == ".onnx"] == ["small.onnx"]
+
+
+def test_an_export_that_differs_is_not_written(
+    original: ReferSamPredictor, exported: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph of another model in its place."""
+    monkeypatch.setattr(export, "trace", lambda *_: SimpleNamespace(metadata_props={}))
+
+    def save_another(_graph: object, path: Path) -> None:
+        path.parent.mkdir()
+        model = onnx.load(exported.path)
+        weight = next(t for t in model.graph.initializer if t.name.endswith("level_embedding"))
+        weight.raw_data = np.zeros(weight.dims, np.float32).tobytes()
+        onnx.save(model, path)
+
+    monkeypatch.setattr(export, "_save", save_another)
+    with pytest.raises(export.ExportError, match="differs from the model by"):
+        export.export_onnx(original.model, original.processor, tmp_path / "out" / "model.onnx")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------- predictor
+
+
+def test_the_predictor_answers_alike(
+    predictor: ReferSamPredictor, original: ReferSamPredictor, picture: np.ndarray
+) -> None:
+    """Masks, probabilities, scores and decisions, for a picture and for one that was looked at before."""
+    expected = original.predict(picture, PHRASES)
+    seen = predictor.set_image(picture)
+    for answers in (predictor.predict(picture, PHRASES), predictor.predict(seen, PHRASES)):
+        for ours, theirs in zip(expected, answers, strict=True):
+            np.testing.assert_allclose(theirs.probability, ours.probability, atol=1e-4)
+            assert theirs.score == pytest.approx(ours.score, abs=1e-4)
+            assert theirs.no_target == ours.no_target
+            assert (theirs.mask != ours.mask).mean() < 0.01
+
+
+def test_it_needs_pictures_of_the_right_shape(predictor: ReferSamPredictor) -> None:
+    """The same errors as the model's."""
+    ids = torch.ones(1, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        predictor.model(torch.zeros(1, 3, 63, 96), ids)
+    with pytest.raises(ValueError, match="takes pictures of 64 x 96 px"):
+        predictor.model(torch.zeros(1, 3, 96, 64), ids)
+    with pytest.raises(ValueError, match="not both or neither"):
+        predictor.model(None, ids)
+    with pytest.raises(ReferSamError, match="could not run"):
+        predictor.model(torch.zeros(1, 3, 64, 96), ids + 10**6)
+
+
+def test_segment_and_evaluate_take_the_file(
+    exported: SimpleNamespace, run: Callable[..., SimpleNamespace], picture: np.ndarray, tmp_path: Path
+) -> None:
+    """From the command line."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(tmp_path / "noise.png")
+    result = run("segment", "noise.png", "star", "--model", exported.path, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)[0]["phrase"] == "star"
+    assert run("data", "scenes", "--out", "data", "--split", "val", "--count", 1, "--size", 64).code == 0
+    result = run("evaluate", "--data-root", "data", "--dataset", "sceneref", "--split", "val", "--out", "results",
+                 "--model", exported.path)  # fmt: skip
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(("what", "value"), [("device", "mps"), ("dtype", "bfloat16")])
+def test_what_a_file_cannot_do(exported: SimpleNamespace, what: str, value: str) -> None:
+    """Devices that ONNX Runtime lacks, number formats that were not exported."""
+    with pytest.raises(DeviceError, match="exported model"):
+        ReferSamPredictor.from_pretrained(exported.path, **{what: value})
+
+
+# -------------------------------------------------------------------------------------------------------------- int8
+
+
+def test_int8_is_smaller_and_agrees(exported: SimpleNamespace, original: ReferSamPredictor, tmp_path: Path) -> None:
+    """The matrix products of the ViT are in int8, those of the mask decoder are not."""
+    from refersam.export.quantization import quantize
+
+    path = tmp_path / "int8.onnx"
+    count = quantize(exported.path, path)
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert operators.count("MatMulInteger") == count > 8
+    assert "MatMul" in operators
+    assert path.stat().st_size < exported.path.stat().st_size
+    assert read_metadata(path).items() >= read_metadata(exported.path).items()
+    model, processor = load_onnx(path)
+    inputs = processor(images=np.zeros((8, 8, 3), np.uint8), text=PHRASES)
+    with torch.inference_mode():
+        expected, got = original.model(**inputs).mask_logits, model(**inputs).mask_logits
+    assert float((expected - got).square().mean().sqrt() / expected.std()) < 0.2
+    assert not torch.equal(expected, got)
+
+
+# ----------------------------------------------------------------------------------------------------- foreign files
+
+
+def change(path: Path, target: Path, edit: Callable[[Any], object]) -> Path:
+    """A copy of an exported file with something changed."""
+    model = onnx.load(path)
+    edit(model)
+    target.write_bytes(model.SerializeToString())
+    return target
+
+
+def external(location: str) -> Callable[[Any], None]:
+    """Makes the first weight lie in another file."""
+
+    def edit(model: Any) -> None:
+        weight = model.graph.initializer[0]
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+
+    return edit
+
+
+EDITS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no settings": (lambda model: model.ClearField("metadata_props"), "not a ReferSAM model"),
+    "a loop": (lambda model: model.graph.node.add(op_type="Loop"), "holds Loop"),
+    "foreign operators": (lambda model: model.opset_import.add(domain="evil", version=1), "holds evil"),
+    "a function": (lambda model: model.functions.add(name="mine"), "holds mine"),
+    "weights elsewhere": (external("../../etc/passwd"), "in a file beside it"),
+    "weights anywhere": (external("/etc/passwd"), "in a file beside it"),
+    "weights missing": (external("weights.bin"), "is missing"),
+    "another graph": (lambda model: model.graph.node.pop(), "cannot load"),
+    "other outputs": (lambda model: model.graph.output.pop(0), "not a ReferSAM model's way"),
+    "bad settings": (
+        lambda model: [setattr(e, "value", "{") for e in model.metadata_props if e.key == "config.json"],
+        "settings inside",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_file_that_asks_for_more_is_refused(exported: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    """In one sentence, before it runs."""
+    edit, sentence = EDITS[name]
+    with pytest.raises(CheckpointError, match=sentence) as caught:
+        load_onnx(change(exported.path, tmp_path / "foreign.onnx", edit))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "not a ReferSAM model"), (b"\x89PNG and so on", "not an ONNX file"), (None, "No such")],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    """Empty, a picture, none at all."""
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=sentence):
+        load_onnx(path)
+
+
+def test_without_onnx_the_extra_is_named(exported: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"refersam\[onnx\]"):
+        load_onnx(exported.path)
+
+
+def test_the_command_refuses_what_it_cannot_write(
+    run: Callable[..., SimpleNamespace], exported: SimpleNamespace
+) -> None:
+    """Wrong names, said before any work."""
+    assert run("export", "onnx", "--out", "model.pt").code == 2
+    assert run("export", "onnx", "--out", "model.onnx", "--model", exported.path).code == 2
+
+
+def test_a_loaded_file_is_called_like_the_model(predictor: ReferSamPredictor, original: ReferSamPredictor) -> None:
+    """What reports say of it."""
+    assert isinstance(predictor.model, OnnxModel)
+    assert predictor.model.num_parameters() == original.model.num_parameters()
+    assert predictor.model.config.to_dict() == original.model.config.to_dict()
+    assert predictor.processor.image_processor.size == {"height": 64, "width": 96}
+
+
+def test_the_example_without_refersam(
+    exported: SimpleNamespace, original: ReferSamPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/export.md, its one block of Python."""
+    from PIL import Image
+
+    code = (Path(__file__).parents[2] / "docs" / "export.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "refersam" not in code
+    assert "torch" not in code
+    picture = np.random.default_rng(1).integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    (tmp_path / "model.onnx").symlink_to(exported.path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for mask, result in zip(
+        names["masks"], original.predict(picture, ["the dog", "the red car on the left"], 0.5, 0.0), strict=True
+    ):
+        assert mask.shape == (128, 192)
+        assert (mask != result.mask).mean() < 0.01
