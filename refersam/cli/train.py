@@ -80,8 +80,12 @@ def ablate(
     check_folder(out)
     from refersam.training.ablation import run_suite
 
+    from accelerate import PartialState
+
     quiet_transformers()
     summary = run_suite(plan, out, run_with_progress)
+    if not PartialState().is_main_process:
+        return
     if summary is None:
         say("Stopped by a signal, with a checkpoint: the same command goes on from it.")
         return

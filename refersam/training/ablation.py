@@ -99,11 +99,8 @@ class Summary:
         write_atomically(out / "ablation.md", lambda file: file.write(text.encode()))
         raw = json.dumps({"metric": self.metric, "scores": dict(self.scores)}, indent=1)
         write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
-        values = {name: self.values(name, self.metric) for name in self.scores}
-        chart = range_chart(
-            f"{self.metric}, %: mean and deviation over the seeds",
-            {name: (mean, spread or 0.0) for name, (mean, spread) in values.items()},
-        )
+        values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
+        chart = range_chart(f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}", values)
         write_atomically(out / "ablation.png", lambda file: chart.save(file, format="PNG"))
 
 
