@@ -78,9 +78,9 @@ def ablate(
 
     plan: Suite = read_suite(suite, changes or [])
     check_folder(out)
-    from refersam.training.ablation import run_suite
-
     from accelerate import PartialState
+
+    from refersam.training.ablation import run_suite
 
     quiet_transformers()
     summary = run_suite(plan, out, run_with_progress)

@@ -100,7 +100,8 @@ class Summary:
         raw = json.dumps({"metric": self.metric, "scores": dict(self.scores)}, indent=1)
         write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
         values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
-        chart = range_chart(f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}", values)
+        title = f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}"
+        chart = range_chart(title, values)
         write_atomically(out / "ablation.png", lambda file: chart.save(file, format="PNG"))
 
 

@@ -54,8 +54,8 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in known:
         raise TrainingError(
-            f"The launcher asks for {accelerator.distributed_type.value}, but training starts as multi-GPU or multi-CPU: "
-            "choose that in `accelerate config`, or use torchrun; `sharding: full` in the recipe shares out the model."
+            f"The launcher asks for {accelerator.distributed_type.value}, but training starts as multi-GPU or multi-"
+            "CPU: choose that in `accelerate config`, or use torchrun. To share out the model, set sharding: full."
         )
     return accelerator
 

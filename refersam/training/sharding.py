@@ -7,6 +7,7 @@ Checkpoints hold whole tensors, so that a run can go on with another number of p
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,6 +35,8 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
         device: of this process.
         processes: that share it.
     """
+    # The model's masks are views, which only a change in place would harm: the loss makes none.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .FSDPReferSamModel. returned a view")
     mesh = init_device_mesh(device.type, (processes,))
     for module in [module for module in model.modules() if isinstance(module, _UNITS)]:
         fully_shard(module, mesh=mesh)
@@ -88,7 +91,7 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def hollow(model: nn.Module) -> nn.Module:
-    """A copy without weights, that `fill` can give some."""
+    """A copy without weights, to which `fill` gives some."""
     known: dict[int, Any] = {
         id(each): nn.Parameter(each.detach().new_empty(0), requires_grad=False) for each in model.parameters()
     }

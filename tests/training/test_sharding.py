@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -70,7 +71,7 @@ def equal(one: Any, other: Any) -> bool:
 
 @pytest.mark.usefixtures("alone")
 def test_sharded_state_is_that_of_a_whole_model(small_model: dict[str, Any]) -> None:
-    """Weights and moments after a step, in one format that either takes; units are layers and the interactor's parts."""
+    """Weights and moments after a step, in one format that either takes; units are layers and parts of them."""
     plain, sharded = build(small_model), build(small_model)
     sharding.shard(sharded, torch.device("cpu"), 1)
     assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
@@ -91,7 +92,7 @@ def test_sharded_state_is_that_of_a_whole_model(small_model: dict[str, Any]) -> 
     sharding.shard(other, torch.device("cpu"), 1)
     (optimizer,) = build_optimizers(other, OptimizerSettings(layer_decay=0.8))
     sharding.load_model(other, dict(plain.state_dict()))
-    sharding.load_optimizer(optimizer, optimizers[0].state_dict())
+    sharding.load_optimizer(optimizer, copy.deepcopy(optimizers[0].state_dict()))
     step(other, optimizer)
     step(plain, optimizers[0])
     assert equal(sharding.whole(other.state_dict()), dict(plain.state_dict()))
@@ -165,7 +166,7 @@ def distance(one: Path, other: Path, part: str) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -> None:
-    """gloo on CPUs, dropout and all: the curves and weights of whole models; resumed and resharded as if undisturbed."""
+    """gloo on CPUs, dropout and all: curves and weights as of whole models; resumed and resharded as if undisturbed."""
     base: dict[str, Any] = {"steps": 3, "checkpoint_every": 2, "validate_every": 3}
     full = {**base, "sharding": "full"}
     bf16 = {"precision": "bf16", "accumulate": 2}
