@@ -19,7 +19,7 @@ from refersam.training.charts import range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.recipe import (
     apply_change,
-    changed_settings,
+    changes_since,
     check_settings,
     read_recipe,
     read_yaml,
@@ -169,7 +169,7 @@ def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
 def _is_finished(folder: Path, settings: TrainSettings) -> bool:
     if not (folder / "result.json").exists():
         return False
-    changes = changed_settings(read_yaml(folder / "settings.yaml"), settings.model_dump(mode="json"))
+    changes = changes_since(folder / "settings.yaml", settings)
     if changes:
         raise TrainingError(
             f"{folder} holds a finished run with other settings ({'; '.join(changes)}): give another --out, or remove "

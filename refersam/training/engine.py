@@ -80,6 +80,7 @@ class Engine:
         self._average.to(accelerator.device)
         optimizers = build_optimizers(model, settings.optimizer)
         self.highest_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        model.train()  # freezes again what loading made trainable, before DDP counts gradients to wait for
         self.model = model if self._hollow is not None else accelerator.prepare(model)
         self.optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
         wanted = settings.loss

@@ -24,7 +24,7 @@ from refersam.training.journal import Journal
 from refersam.training.memory import explained_out_of_memory, peak_memory
 from refersam.training.optimization import rate_factor
 from refersam.training.pretraining import pretrain_spatial_prior
-from refersam.training.recipe import changed_settings, read_yaml
+from refersam.training.recipe import changes_since
 from refersam.training.settings import TrainSettings
 from refersam.training.signals import StopSignals
 from refersam.training.sources import PictureSource, open_source
@@ -255,7 +255,7 @@ class Trainer:
     def _tell_changes(self) -> None:
         path = self.out / "settings.yaml"
         if path.exists():
-            changes = changed_settings(read_yaml(path), self.settings.model_dump(mode="json"))
+            changes = changes_since(path, self.settings)
             if changes:
                 logger.warning("The run goes on with changed settings: %s.", "; ".join(changes))
 

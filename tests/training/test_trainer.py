@@ -223,6 +223,8 @@ def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, 
     expected = ReferSamModel.from_pretrained(tiny_model_folder).state_dict()
     for name, tensor in start.engine.plain_model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+    assert start.engine.plain_model.interactor.context_tokens.requires_grad
+    assert not start.engine.plain_model.sam.prompt_encoder.shared_embedding.positional_embedding.requires_grad
     tokenizer = ReferSamPredictor.from_pretrained(tiny_model_folder).processor.tokenizer
     assert len(start.processor.tokenizer) == len(tokenizer)
     with pytest.raises(CheckpointError, match="holds no ReferSAM model"):
