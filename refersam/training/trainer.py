@@ -79,7 +79,8 @@ class Trainer:
         self.stopped_by: str | None = None
         """Signal that ended `run` before its last step."""
         if resume:
-            self._resume()
+            with explained_out_of_memory():
+                self._resume()
         self.accelerator.wait_for_everyone()  # no process may find what another one writes, and refuse the folder
         if self.accelerator.is_main_process:
             for folder in (self.checkpoints, out / PRETRAINING):
@@ -236,6 +237,8 @@ class Trainer:
             self.step = state["step"]
             self.validations = dict(state["validations"])
             randoms = state["random"]
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint in {self.checkpoints} is of another model than the recipe's: resume with the recipe "
