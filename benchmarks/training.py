@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -30,6 +29,7 @@ def measure(preset: str, size: int, pictures: int, phrases: int, precision: str,
     from refersam import ReferSamConfig, ReferSamModel
     from refersam.training.data import Batch
     from refersam.training.engine import Engine, build_accelerator
+    from refersam.training.memory import peak_memory
     from refersam.training.settings import TrainSettings
 
     torch.manual_seed(0)
@@ -59,14 +59,13 @@ def measure(preset: str, size: int, pictures: int, phrases: int, precision: str,
     if on_gpu:
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - start) / steps
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     return {
         "preset": preset,
         "precision": precision,
         "recompute": recompute,
         "s/step": seconds,
         "samples/s": count / seconds,
-        "peak GB": peak / 2**30,
+        "peak GB": peak_memory(accelerator.device),
         "device": str(accelerator.device),
     }
 
@@ -78,15 +77,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the network's input in pixels")
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--phrases", type=int, default=4, help="of each picture")
-    parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=["no", "bf16", "fp16"])
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["no", "bf16", "fp16"], help="default: all that the device has"
+    )
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
+    precisions = args.precisions or ["no", "bf16", *(["fp16"] if torch.cuda.is_available() else [])]
 
     context = multiprocessing.get_context("spawn")
     rows = []
     for preset in args.presets:
-        for precision in args.precisions:
+        for precision in precisions:
             for recompute in (False, True):
                 case = (preset, args.size, args.pictures, args.phrases, precision, recompute, args.steps)
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:

@@ -45,6 +45,7 @@ def train(
 
     settings = read_settings(recipe, changes or [])
     check_folder(out)
+    from refersam.evaluate.processes import leave_processes
     from refersam.training.trainer import Trainer
 
     quiet_transformers()
@@ -55,6 +56,7 @@ def train(
     except KeyboardInterrupt:
         say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
         raise typer.Exit(1) from None
+    leave_processes()
     if not trainer.accelerator.is_main_process:
         return
     if trainer.stopped_by:
@@ -78,10 +80,17 @@ def ablate(
 
     plan: Suite = read_suite(suite, changes or [])
     check_folder(out)
+    from accelerate import PartialState
+
+    from refersam.evaluate.processes import leave_processes
     from refersam.training.ablation import run_suite
 
     quiet_transformers()
     summary = run_suite(plan, out, run_with_progress)
+    is_main = PartialState().is_main_process
+    leave_processes()
+    if not is_main:
+        return
     if summary is None:
         say("Stopped by a signal, with a checkpoint: the same command goes on from it.")
         return

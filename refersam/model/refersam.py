@@ -61,7 +61,7 @@ class ReferSamModel(PreTrainedModel):
     base_model_prefix = "refersam"
     main_input_name = "pixel_values"
     _supports_sdpa = True
-    _no_split_modules = ["SamVisionLayer", "Interaction"]  # noqa: RUF012 - transformers' own declaration
+    _no_split_modules = ["VisionLayer", "Interaction"]  # noqa: RUF012 - transformers' own declaration
 
     def __init__(self, config: ReferSamConfig) -> None:
         super().__init__(config)

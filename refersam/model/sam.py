@@ -10,10 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.models.sam.configuration_sam import SamConfig
-from transformers.models.sam.modeling_sam import SamFeedForward, SamMaskDecoder, SamPromptEncoder, SamVisionEncoder
+from transformers.models.sam.modeling_sam import (
+    SamFeedForward,
+    SamMaskDecoder,
+    SamPromptEncoder,
+    SamVisionEncoder,
+    SamVisionLayer,
+)
 
 from refersam.model.pyramid import cell_centres, map_to_tokens
 from refersam.model.vit import run_layer
+
+
+class VisionLayer(SamVisionLayer):
+    """SAM's ViT layer with `run_layer` for its forward, so that whatever hooks into modules sees it run."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, h, w, D) -> the same."""
+        return run_layer(self, patches)
 
 
 class Sam(nn.Module):
@@ -43,6 +57,8 @@ class Sam(nn.Module):
         mask_decoder_config = copy.deepcopy(mask_decoder_config)
         mask_decoder_config._attn_implementation = "sdpa"
         self.vision_encoder = SamVisionEncoder(vision_config)
+        for layer in self.vision_encoder.layers:
+            layer.__class__ = VisionLayer  # the same weights under the same names
         self.prompt_encoder = SamPromptEncoder(whole)
         self.mask_decoder = SamMaskDecoder(mask_decoder_config)
         self.object_score_head = SamFeedForward(width, width, 1, 3) if object_score_head else None
@@ -65,7 +81,7 @@ class Sam(nn.Module):
     def run_layers(self, patches: Tensor, first: int, last: int) -> Tensor:
         """(B, h, w, D) through ViT layers first to last, both included."""
         for layer in self.vision_encoder.layers[first : last + 1]:
-            patches = run_layer(layer, patches)
+            patches = layer(patches)
         return patches
 
     def neck(self, patches: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from refersam.training.charts import range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.recipe import (
     apply_change,
-    changed_settings,
+    changes_since,
     check_settings,
     read_recipe,
     read_yaml,
@@ -99,11 +99,9 @@ class Summary:
         write_atomically(out / "ablation.md", lambda file: file.write(text.encode()))
         raw = json.dumps({"metric": self.metric, "scores": dict(self.scores)}, indent=1)
         write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
-        values = {name: self.values(name, self.metric) for name in self.scores}
-        chart = range_chart(
-            f"{self.metric}, %: mean and deviation over the seeds",
-            {name: (mean, spread or 0.0) for name, (mean, spread) in values.items()},
-        )
+        values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
+        title = f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}"
+        chart = range_chart(title, values)
         write_atomically(out / "ablation.png", lambda file: chart.save(file, format="PNG"))
 
 
@@ -171,7 +169,7 @@ def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
 def _is_finished(folder: Path, settings: TrainSettings) -> bool:
     if not (folder / "result.json").exists():
         return False
-    changes = changed_settings(read_yaml(folder / "settings.yaml"), settings.model_dump(mode="json"))
+    changes = changes_since(folder / "settings.yaml", settings)
     if changes:
         raise TrainingError(
             f"{folder} holds a finished run with other settings ({'; '.join(changes)}): give another --out, or remove "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw
@@ -64,35 +65,49 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image
     return image
 
 
-def range_chart(title: str, rows: Mapping[str, tuple[float, float]]) -> Image.Image:
-    """A dot with a bar of one deviation on each side, for each row.
+def range_chart(title: str, rows: Mapping[str, Sequence[float]]) -> Image.Image:
+    """For each row its values as rings, their mean as a dot, one deviation on each side as a bar, and both in figures.
+
+    A line goes down from the mean of the first row, which the others are compared to.
 
     Args:
         title: of the chart.
-        rows: mean and deviation by name; at least one.
+        rows: values by name; at least one of each.
     """
-    height, left = (
-        26,
-        20 + max(int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(n, font_size=_FONT)) for n in rows),
-    )
-    image = Image.new("RGB", (left + 520, _TOP + height * len(rows) + _BOTTOM), "white")
+    means = {name: statistics.fmean(values) for name, values in rows.items()}
+    spreads = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in rows.items()}
+    figures = {n: f"{means[n]:.1f}" + (f" ± {spreads[n]:.1f}" if len(rows[n]) > 1 else "") for n in rows}
+    left, right = (30 + max(_width(text) for text in texts) for texts in (rows, figures.values()))
+    height, across = 26, 460
+    image = Image.new("RGB", (left + across + right, _TOP + height * len(rows) + _BOTTOM), "white")
     draw = ImageDraw.Draw(image)
-    marks = ticks([mean + sign * deviation for mean, deviation in rows.values() for sign in (-1, 1)])
+    ends = [means[name] + sign * spreads[name] for name in rows for sign in (-1, 1)]
+    marks = ticks([*ends, *(value for values in rows.values() for value in values)])
     bottom = image.height - _BOTTOM
 
     def place(value: float) -> float:
-        return left + (value - marks[0]) / (marks[-1] - marks[0]) * (image.width - left - 30)
+        return left + (value - marks[0]) / (marks[-1] - marks[0]) * across
 
     draw.text((10, 8), title, fill=_INK, font_size=_FONT + 2)
     for mark in marks:
         draw.line([(place(mark), _TOP - 8), (place(mark), bottom)], fill=_GRID)
         draw.text((place(mark), bottom + 6), f"{mark:.6g}", fill=_INK, anchor="mt", font_size=_FONT)
-    for index, (name, (mean, deviation)) in enumerate(rows.items()):
-        y, x = _TOP + height * (index + 0.5), place(mean)
-        draw.text((left - 10, y), name, fill=_INK, anchor="rm", font_size=_FONT)
-        draw.line([(place(mean - deviation), y), (place(mean + deviation), y)], fill=_COLOURS[0], width=3)
-        draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=_COLOURS[0])
+    reference = place(next(iter(means.values())))
+    draw.line([(reference, _TOP - 8), (reference, bottom)], fill=_COLOURS[1])
+    for index, (name, values) in enumerate(rows.items()):
+        y, mean, spread = _TOP + height * (index + 0.5), means[name], spreads[name]
+        draw.text((left - 16, y), name, fill=_INK, anchor="rm", font_size=_FONT)
+        draw.text((image.width - 10, y), figures[name], fill=_INK, anchor="rm", font_size=_FONT)
+        draw.line([(place(mean - spread), y), (place(mean + spread), y)], fill=_COLOURS[0], width=3)
+        for value in values if len(values) > 1 else ():
+            draw.circle((place(value), y), 4, fill="white", outline=_COLOURS[0])
+        draw.circle((place(mean), y), 5, fill=_COLOURS[0])
     return image
+
+
+def _width(text: str) -> int:
+    """Of a label, in pixels."""
+    return int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text, font_size=_FONT))
 
 
 def grid(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:

@@ -78,6 +78,11 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def newest_step(folder: Path) -> int:
+    """Step of the newest checkpoint, whether it can be read or not; 0 where there is none."""
+    return max(map(_number, _complete(folder)), default=0)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote, on the CPU.
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refersam.losses import ReferSamLoss
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
+from refersam.training import sharding
 from refersam.training.data import Batch
 from refersam.training.errors import TrainingError
 from refersam.training.guard import StepGuard
@@ -53,8 +54,8 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in known:
         raise TrainingError(
-            f"The launcher asks for {accelerator.distributed_type.value}, but training runs on one device, or data-"
-            "parallel on several: choose multi-GPU or multi-CPU in `accelerate config`, or use torchrun."
+            f"The launcher asks for {accelerator.distributed_type.value}, but training starts as multi-GPU or multi-"
+            "CPU: choose that in `accelerate config`, or use torchrun. To share out the model, set sharding: full."
         )
     return accelerator
 
@@ -70,11 +71,18 @@ class Engine:
 
     def __init__(self, model: ReferSamModel, settings: TrainSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
+        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.optimizer.ema_decay))
+        self._hollow: nn.Module | None = None
+        if settings.sharding == "full" and accelerator.num_processes > 1:
+            self._hollow = sharding.hollow(model).to(accelerator.device)
+            for whole in (model, self._average.module):
+                sharding.shard(whole, accelerator.device, accelerator.num_processes)
+        self._average.to(accelerator.device)
         optimizers = build_optimizers(model, settings.optimizer)
         self.highest_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.optimizer.ema_decay))
-        self._average.to(accelerator.device)
-        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        model.train()  # freezes again what loading made trainable, before DDP counts gradients to wait for
+        self.model = model if self._hollow is not None else accelerator.prepare(model)
+        self.optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
         wanted = settings.loss
         self.loss = ReferSamLoss(
             wanted.num_points,
@@ -91,10 +99,17 @@ class Engine:
         """The model without what was wrapped around it."""
         return cast(ReferSamModel, self.accelerator.unwrap_model(self.model))
 
-    @property
-    def averaged_model(self) -> ReferSamModel:
-        """The model with averaged weights."""
-        return cast(ReferSamModel, self._average.module)
+    @contextmanager
+    def averaged_model(self) -> Iterator[ReferSamModel]:
+        """The model with averaged weights; all processes enter, since a sharded one is put together for the context."""
+        if self._hollow is None:
+            yield cast(ReferSamModel, self._average.module)
+            return
+        sharding.fill(self._hollow, self._average.module.parameters())
+        try:
+            yield cast(ReferSamModel, self._hollow)
+        finally:
+            sharding.empty(self._hollow)
 
     def take_step(self, batches: Sequence[Batch], step: int, factor: float, stop: bool = False) -> StepResult:
         """Forward, backward, and a step of the optimizers, unless its loss is bad.
@@ -118,7 +133,8 @@ class Engine:
             suspects += _suspects(output, batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.max_grad_norm))
+        clipped = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.max_grad_norm)
+        norm = float(sharding.whole(clipped))
         gathered = torch.stack([*sums.values(), torch.full_like(sums["total"], float(stop))])
         *values, stopping = self.accelerator.reduce(gathered, reduction="mean").tolist()
         means = dict(zip(sums, values, strict=True))
@@ -126,6 +142,8 @@ class Engine:
         is_bad = self.guard.is_bad(means["total"], 0.0 if self.settings.precision == "fp16" else norm)
         if is_bad:
             self._zero_gradients()
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.update()  # else it would refuse the next step's gradients
             self.guard.skip(step, means["total"], norm, self._names(suspects, batches))
             return StepResult({}, stopping > 0)
         self.guard.accept(means["total"])
@@ -162,33 +180,35 @@ class Engine:
         return list(dict.fromkeys(found or (gather_object(everything) if several else everything)))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides about further steps, but random states."""
+        """All that decides about further steps, but random states; of use to the main process, but all must call."""
         scaler = self.accelerator.scaler
-        return {
+        state = {
             "model": self.plain_model.state_dict(),
             "average": self._average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": {} if scaler is None else scaler.state_dict(),
             "guard": self.guard.state_dict(),
         }
+        gathered: dict[str, Any] = sharding.whole(state, keep=self.accelerator.is_main_process)
+        return gathered
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave.
+        """Put back what `state_dict` gave, with or without sharding.
 
         Raises:
             KeyError, ValueError, RuntimeError: of another model.
         """
-        self.plain_model.load_state_dict(state["model"])
-        self._average.load_state_dict(state["average"])
+        sharding.load_model(self.plain_model, state["model"])
+        sharding.load_model(self._average, state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            sharding.load_optimizer(optimizer, saved)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.guard.load_state_dict(state["guard"])
 
     def load_average(self, state: dict[str, Any]) -> None:
         """The averaged weights alone."""
-        self._average.load_state_dict(state["average"])
+        sharding.load_model(self._average, state["average"])
 
 
 @torch.no_grad()

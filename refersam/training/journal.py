@@ -40,12 +40,13 @@ class Journal:
         self.log_path = folder / "log.jsonl"
         self._trackers: list[Tracker] = []
 
-    def begin(self, step: int, environment: dict[str, Any]) -> None:
+    def begin(self, step: int, environment: dict[str, Any], pretrained: int = 0) -> None:
         """Write settings and environment; drop what a killed run logged after its last checkpoint.
 
         Args:
             step: that the run goes on from; 0 for a new one.
             environment: of this start.
+            pretrained: steps before the first one that are done.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False).encode()
@@ -56,7 +57,7 @@ class Journal:
         write_atomically(path, lambda file: file.write(text.encode()))
         if self.log_path.exists():
             lines = self.log_path.read_bytes().splitlines(keepends=True)
-            kept = b"".join(line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step)
+            kept = b"".join(line for line in lines if _is_kept(line, step, pretrained))
             write_atomically(self.log_path, lambda file: file.write(kept))
         self._trackers = open_trackers(self.folder, step, self.settings)
 
@@ -111,3 +112,12 @@ class Journal:
         if charts:
             sheet = grid(charts)
             write_atomically(self.folder / "curves.png", lambda file: sheet.save(file, format="PNG"))
+
+
+def _is_kept(line: bytes, step: int, pretrained: int) -> bool:
+    """Whether a line is whole, and of a step that a checkpoint holds."""
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else {}
+    except ValueError:  # what a power cut leaves of it
+        return False
+    return content.get("step", step + 1) <= step and content.get("pretraining steps", 0) <= pretrained

@@ -110,15 +110,17 @@ class PriorWithHeads(nn.Module):
         terms = {"fine": F.binary_cross_entropy_with_logits(self.fine(stride4), fine)}
         terms["colour"] = terms["shape"] = torch.zeros_like(terms["fine"])
         start = 0
-        for head, labels in zip(self.cells, cells.values(), strict=True):
-            colours, shapes = labels.flatten(2).unbind(1)  # each (B, cells)
-            logits = head(pyramid[:, start : start + colours.shape[1]])
+        for head, both in zip(self.cells, cells.values(), strict=True):
+            colours, shapes = both.flatten(2).unbind(1)  # each (B, cells)
+            found = head(pyramid[:, start : start + colours.shape[1]])
             start += colours.shape[1]
-            by_colour, by_shape = logits.split([len(COLOURS), len(SHAPES)], dim=-1)
-            terms["colour"] = terms["colour"] + F.cross_entropy(by_colour.transpose(1, 2), colours, ignore_index=-1)
-            terms["shape"] = terms["shape"] + F.cross_entropy(by_shape.transpose(1, 2), shapes, ignore_index=-1)
+            by_colour, by_shape = found.split([len(COLOURS), len(SHAPES)], dim=-1)
             is_object = shapes >= 0
-            terms["shapes right"] = (by_shape.argmax(-1) == shapes)[is_object].float().mean()
+            count = is_object.sum().clamp(min=1)  # objects may all be too small for a cell: then there is no loss
+            for name, logits, labels in (("colour", by_colour, colours), ("shape", by_shape, shapes)):
+                error = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-1, reduction="sum")
+                terms[name] = terms[name] + error / count
+            terms["shapes right"] = ((by_shape.argmax(-1) == shapes) & is_object).sum() / count
         terms["total"] = terms["fine"] + terms["colour"] + terms["shape"]
         return terms
 
@@ -131,7 +133,8 @@ def pretrain_spatial_prior(
     folder: Path,
     seed: int,
     progress: Progress | None = None,
-) -> None:
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> bool:
     """Train the prior in place, with AdamW; with the same folder it goes on where a stopped call was.
 
     Args:
@@ -142,6 +145,10 @@ def pretrain_spatial_prior(
         folder: for checkpoints.
         seed: of pictures and their order.
         progress: called with the steps done and the mean loss terms.
+        is_stopping: asked after each step whether this process was told to stop; then all do, with a checkpoint.
+
+    Returns:
+        Whether it came to its end; if not, the prior is as it was.
 
     Raises:
         CheckpointError: checkpoints in the folder that cannot be read.
@@ -150,7 +157,7 @@ def pretrain_spatial_prior(
     state = checkpoint.load_newest(folder)
     module = PriorWithHeads(copy.deepcopy(prior).requires_grad_(True))
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    first = 0
+    first, stop = 0, False
     if state is not None:
         module.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -159,6 +166,7 @@ def pretrain_spatial_prior(
         trained, optimizer = accelerator.prepare(module, optimizer)
         lessons = Lessons(settings, seed, rank, world_size)
         sums: dict[str, float] = {}
+        counted = 0
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
@@ -169,17 +177,32 @@ def pretrain_spatial_prior(
             optimizer.step()
             optimizer.zero_grad()
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / settings.log_every
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            counted += 1
             done = step + 1
-            if done % settings.log_every == 0:
+            stop = _any_process(is_stopping(), accelerator)
+            is_last = stop or done == settings.steps
+            if done % settings.log_every == 0 or is_last:
                 if progress is not None:
-                    progress(done, sums)
-                sums = {}
-            if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or done == settings.steps):
+                    progress(done, {name: value / counted for name, value in sums.items()})
+                sums, counted = {}, 0
+            if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or is_last):
                 saved = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
                 checkpoint.save_checkpoint(folder, done, saved, keep=1)
+            if stop:
+                break
         accelerator.wait_for_everyone()
+    if stop:
+        return False
     prior.load_state_dict(module.prior.state_dict())
+    return True
+
+
+def _any_process(flag: bool, accelerator: Accelerator) -> bool:
+    if accelerator.num_processes == 1:
+        return flag
+    total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
+    return bool(total > 0)
 
 
 def _on_device(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,22 @@ def check_settings(content: dict[str, Any], where: str) -> TrainSettings:
         return TrainSettings.model_validate(content)
     except ValidationError as error:
         raise SettingsError(f"{where}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
+
+
+def changes_since(path: Path, settings: TrainSettings) -> list[str]:
+    """What differs from the settings.yaml of a run, which an older version may have written without a newer setting.
+
+    Args:
+        path: of settings.yaml.
+        settings: the present ones.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    before = read_yaml(path)
+    with suppress(ValidationError):  # a setting that is no more: then it is one of the changes
+        before = TrainSettings.model_validate(before).model_dump(mode="json")
+    return changed_settings(before, settings.model_dump(mode="json"))
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

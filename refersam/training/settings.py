@@ -199,6 +199,9 @@ class TrainSettings(_Section):
     accumulate: int = Field(1, ge=1, description="Forward passes per step.")
     seed: int = Field(0, ge=0, description="Of weights, points and pictures.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision.")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="Whether processes share out one model (FSDP), or hold a whole one each."
+    )
     recompute: bool = Field(False, description="Store less and compute layers twice (gradient checkpointing).")
     max_skipped: int = Field(5, ge=0, description="Steps in 100 whose loss may be no number or explode.")
     explosion: float = Field(20.0, gt=1, description="A loss explodes at this many times the recent mean.")
@@ -218,6 +221,12 @@ class TrainSettings(_Section):
             raise ValueError("epochs are passes over a data set, and a drawn SceneRef has no end: give steps")
         if self.precision == "fp16" and self.optimizer.matrix_rate is not None:
             raise ValueError("optimizer.matrix_rate works with precision bf16 or no, not with fp16")
+        if self.sharding == "full" and self.optimizer.matrix_rate is not None:
+            raise ValueError("sharding: full goes without optimizer.matrix_rate, since Muon needs whole matrices")
+        if self.sharding == "full" and self.precision == "fp16":
+            raise ValueError("sharding: full works with precision bf16 or no, not with fp16")
+        if self.sharding == "full" and self.pretraining is not None:
+            raise ValueError("sharding: full is for models that start from published weights: leave out pretraining")
         if self.final_model == "best" and not self.keep_best:
             raise ValueError("final_model: best needs keep_best of 1 or more")
         return self

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import resource
 import shutil
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
+from refersam.model.refersam import ReferSamModel
 from refersam.training import checkpoint
 from refersam.training.building import build_model, build_processor, spatial_prior_of
 from refersam.training.data import Batch, BatchStream, training_batches
@@ -22,9 +21,10 @@ from refersam.training.engine import Engine, build_accelerator
 from refersam.training.environment import describe_environment
 from refersam.training.errors import TrainingError
 from refersam.training.journal import Journal
+from refersam.training.memory import explained_out_of_memory, peak_memory
 from refersam.training.optimization import rate_factor
 from refersam.training.pretraining import pretrain_spatial_prior
-from refersam.training.recipe import changed_settings, read_yaml
+from refersam.training.recipe import changes_since
 from refersam.training.settings import TrainSettings
 from refersam.training.signals import StopSignals
 from refersam.training.sources import PictureSource, open_source
@@ -32,6 +32,10 @@ from refersam.training.trackers import check_trackers
 from refersam.training.validation import Validator
 
 logger = logging.getLogger(__name__)
+
+ANOTHER = "a signal to another process"
+PRETRAINING = "pretraining"
+"""Folder of the checkpoints before the first step."""
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the values of a log line."""
@@ -66,7 +70,8 @@ class Trainer:
         processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
         self.validator = Validator(settings, self.processor, processes)
         torch.manual_seed(settings.seed)
-        self.engine = Engine(build_model(settings, self.processor), settings, self.accelerator)
+        with explained_out_of_memory():
+            self.engine = Engine(build_model(settings, self.processor), settings, self.accelerator)
         set_seed(settings.seed, device_specific=True)  # from here on every process draws numbers of its own
         self.journal = Journal(out, settings)
         self.step = 0
@@ -74,10 +79,14 @@ class Trainer:
         self.stopped_by: str | None = None
         """Signal that ended `run` before its last step."""
         if resume:
-            self._resume()
+            with explained_out_of_memory():
+                self._resume()
+        self.accelerator.wait_for_everyone()  # no process may find what another one writes, and refuse the folder
         if self.accelerator.is_main_process:
-            checkpoint.clear(self.checkpoints)
-            self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count))
+            for folder in (self.checkpoints, out / PRETRAINING):
+                checkpoint.clear(folder)
+            pretrained = checkpoint.newest_step(out / PRETRAINING)
+            self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count), pretrained)
 
     def run(self, progress: Progress | None = None) -> dict[str, float]:
         """Train to the last step, keep the final model in `out/model`, return its validation metrics.
@@ -85,39 +94,47 @@ class Trainer:
         On SIGTERM or SIGUSR1 it writes a checkpoint after the step and returns early, with `stopped_by` set.
 
         Raises:
-            TrainingError: too many steps whose loss is no number, or explodes.
+            TrainingError: too many steps whose loss is no number, or explodes; or the device is out of memory.
             DataError: pictures or masks that cannot be read.
             OSError: the disk is full; the last good checkpoint stays.
         """
-        self._pretrain(progress)
-        with StopSignals() as signals:
-            try:
-                self._train(signals, progress)
-            finally:
-                if self.accelerator.is_main_process:
-                    self.journal.end()
-        return {} if self.stopped_by else self._finish()
+        with explained_out_of_memory():
+            with StopSignals() as signals:
+                try:
+                    if self._pretrain(signals, progress):
+                        self._train(signals, progress)
+                    else:
+                        self.stopped_by = signals.received or ANOTHER
+                finally:
+                    if self.accelerator.is_main_process:
+                        self.journal.end()
+            return {} if self.stopped_by else self._finish()
 
-    def _pretrain(self, progress: Progress | None) -> None:
-        """The phase before the first step, if the recipe has one; a run that was stopped in it goes on in it."""
+    def _pretrain(self, signals: StopSignals, progress: Progress | None) -> bool:
+        """The phase before the first step, if the recipe has one; a run that was stopped in it goes on in it.
+
+        Returns:
+            Whether training can begin; False after a signal.
+        """
         settings = self.settings.pretraining
         prior = spatial_prior_of(self.engine.plain_model)
         if settings is None or prior is None or self.step:
-            return
+            return True
 
         def report(done: int, terms: dict[str, float]) -> None:
             self._log("pretraining", {"pretraining steps": float(done), **terms})
             if progress is not None:
                 progress(0, {"pretraining": done / settings.steps, **terms})
 
-        pretrain_spatial_prior(
+        return pretrain_spatial_prior(
             prior,
             settings,
             self.processor.image_processor,
             self.accelerator,
-            self.out / "pretraining",
+            self.out / PRETRAINING,
             self.settings.seed,
             report,
+            lambda: signals.received is not None,
         )
 
     def _train(self, signals: StopSignals, progress: Progress | None) -> None:
@@ -139,7 +156,7 @@ class Trainer:
                 line = {name: value / taken for name, value in sums.items()}
                 pace = seen * self._samples_per_step / (time.monotonic() - started)
                 line |= {"rate": factor * settings.optimizer.learning_rate, "samples/s": pace}
-                line |= {"memory GB": _memory(self.accelerator.device), "skipped": float(seen - taken)}
+                line |= {"memory GB": peak_memory(self.accelerator.device), "skipped": float(seen - taken)}
                 self._log("train", line)
                 if progress is not None:
                     progress(self.step, line | self.validations.get(max(self.validations, default=0), {}))
@@ -152,7 +169,7 @@ class Trainer:
             if self.step % settings.checkpoint_every == 0 or done or result.stop or self._is_best():
                 self._save_checkpoint()
             if result.stop and not done:
-                self.stopped_by = signals.received or "a signal to another process"
+                self.stopped_by = signals.received or ANOTHER
                 return
 
     def _batches(self) -> Iterator[Sequence[Batch]]:
@@ -180,11 +197,12 @@ class Trainer:
             self.journal.write(kind, self.step, self.step * self._samples_per_step, values)
 
     def _validate(self) -> None:
-        metrics = self.validator.score(self.engine.averaged_model)
-        self.validations[self.step] = metrics
-        self._log("validation", metrics)
-        if self.accelerator.is_main_process:
-            self.journal.show(self.step, self.validator.draw(self.engine.averaged_model))
+        with self.engine.averaged_model() as model:
+            metrics = self.validator.score(model)
+            self.validations[self.step] = metrics
+            self._log("validation", metrics)
+            if self.accelerator.is_main_process:
+                self.journal.show(self.step, self.validator.draw(model))
 
     def _best_steps(self) -> list[int]:
         """Steps of the best validations, best first, earlier ones first among equals."""
@@ -198,16 +216,20 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         own = [checkpoint.random_state()]
         states = gather_object(own) if self.accelerator.num_processes > 1 else own
+        state = self.engine.state_dict()
         if self.accelerator.is_main_process:
             validations = [[step, metrics] for step, metrics in self.validations.items()]
-            state = {**self.engine.state_dict(), "random": states, "validations": validations}
+            state |= {"random": states, "validations": validations}
             keep = self.settings.keep_checkpoints
             checkpoint.save_checkpoint(self.checkpoints, self.step, state, keep, self._best_steps())
 
     def _resume(self) -> None:
         state = checkpoint.load_newest(self.checkpoints)
         if state is None:
-            logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)
+            if checkpoint.newest_step(self.out / PRETRAINING):
+                logger.info("The run goes on in its pretraining.")
+            else:
+                logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)
             return
         self._tell_changes()
         try:
@@ -215,6 +237,8 @@ class Trainer:
             self.step = state["step"]
             self.validations = dict(state["validations"])
             randoms = state["random"]
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint in {self.checkpoints} is of another model than the recipe's: resume with the recipe "
@@ -234,7 +258,7 @@ class Trainer:
     def _tell_changes(self) -> None:
         path = self.out / "settings.yaml"
         if path.exists():
-            changes = changed_settings(read_yaml(path), self.settings.model_dump(mode="json"))
+            changes = changes_since(path, self.settings)
             if changes:
                 logger.warning("The run goes on with changed settings: %s.", "; ".join(changes))
 
@@ -247,24 +271,24 @@ class Trainer:
             step = self._best_steps()[0]
             if step != self.step:
                 self.engine.load_average(checkpoint.read_checkpoint(checkpoint.checkpoint_path(self.checkpoints, step)))
-        if self.accelerator.is_main_process:
-            self.save_model()
-            self.journal.write_result(
-                {"step": step, "metric": self.validator.metric, "metrics": self.validations[step]}
-            )
+        with self.engine.averaged_model() as model:
+            if self.accelerator.is_main_process:
+                self._save_model(model)
+                result = {"step": step, "metric": self.validator.metric, "metrics": self.validations[step]}
+                self.journal.write_result(result)
+        self.accelerator.wait_for_everyone()
         return self.validations[step]
 
-    def save_model(self) -> Path:
-        """Write the averaged weights and the processor to `out/model`, at once."""
+    def _save_model(self, model: ReferSamModel) -> None:
+        """Write a model and the processor to `out/model`, at once."""
         final, temporary = self.out / "model", self.out / "model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            self.engine.averaged_model.save_pretrained(temporary)
+            model.save_pretrained(temporary)
             self.processor.save_pretrained(temporary)
             checkpoint.replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return final
 
 
 def check_folder_for_run(out: Path, resume: bool) -> None:
@@ -285,11 +309,3 @@ def total_steps(settings: TrainSettings, source: PictureSource, processes: int) 
         return settings.steps
     pictures = settings.batch_pictures * settings.accumulate * processes
     return max(1, round(settings.epochs * source.length / pictures))
-
-
-def _memory(device: torch.device) -> float:
-    """Highest use of the GPU's memory so far, or of the process's on a CPU; in GB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, kilobytes elsewhere

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import SHAPES
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
-from refersam.training.pretraining import Lessons, cell_labels, fine_labels, pretrain_spatial_prior
+from refersam.training.pretraining import Lessons, PriorWithHeads, cell_labels, fine_labels, pretrain_spatial_prior
 from refersam.training.settings import PretrainingSettings, TrainSettings
 from refersam.training.trainer import Trainer
 
@@ -158,3 +160,59 @@ def test_a_run_with_pretraining(factor: float, miniature: Miniature, tmp_path: P
         for name, value in model.interactor.spatial_prior.state_dict().items()
     ]
     assert all(same) if not factor else not any(same)
+
+
+def test_a_stop_before_the_first_step(miniature: Miniature, tmp_path: Path) -> None:
+    """By a signal with a checkpoint, or by a kill: the resumed run ends bit for bit where an undisturbed one does."""
+    settings = miniature(steps=1, pretraining=few(checkpoint_every=4).model_dump())
+    Trainer(settings, tmp_path / "undisturbed").run()
+
+    class Killed(BaseException):
+        pass
+
+    def announce(_step: int, values: dict[str, float]) -> None:
+        if values.get("pretraining") == 2 / 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def kill(_step: int, values: dict[str, float]) -> None:
+        if values.get("pretraining") == 5 / 6:
+            raise Killed
+
+    before = signal.getsignal(signal.SIGTERM)
+    run = Trainer(settings, tmp_path / "told")
+    assert run.run(announce) == {}
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert (run.step, run.stopped_by) == (0, "SIGTERM")
+    assert [path.name for path in (tmp_path / "told" / "pretraining").iterdir()] == ["step_0000003.pt"]
+    with pytest.raises(Killed):
+        Trainer(settings, tmp_path / "killed").run(kill)
+    for name in ("told", "killed"):
+        Trainer(settings, tmp_path / name, resume=True).run()
+        final = "model/model.safetensors"
+        assert (tmp_path / name / final).read_bytes() == (tmp_path / "undisturbed" / final).read_bytes()
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [line["pretraining steps"] for line in lines if line["kind"] == "pretraining"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_means_of_a_log_line_are_of_the_steps_in_it(tmp_path: Path) -> None:
+    """Also in a line that a stop cuts short."""
+    single: list[float] = []
+    pretrain(make_prior(), few(), tmp_path / "single", progress=lambda _step, terms: single.append(terms["total"]))
+    lines: list[tuple[int, float]] = []
+    pretrain(
+        make_prior(),
+        few(log_every=4),
+        tmp_path / "lines",
+        progress=lambda step, terms: lines.append((step, terms["total"])),
+    )
+    assert [step for step, _ in lines] == [4, 6]
+    assert [mean for _, mean in lines] == pytest.approx([sum(single[:4]) / 4, sum(single[4:]) / 2])
+
+
+def test_lessons_without_an_object_teach_no_colour() -> None:
+    """Objects may all be too small for a cell: no loss is no number."""
+    module = PriorWithHeads(make_prior())
+    nothing = {stride: torch.full((1, 2, 64 // stride, 64 // stride), -1) for stride in (8, 16)}
+    terms = module(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 16, 16), nothing)
+    assert (float(terms["colour"]), float(terms["shape"]), float(terms["shapes right"])) == (0, 0, 0)
+    assert float(terms["total"]) == float(terms["fine"]) > 0

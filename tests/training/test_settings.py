@@ -10,7 +10,7 @@ import yaml
 
 from refersam import ReferSamConfig
 from refersam.training.ablation import read_suite
-from refersam.training.recipe import changed_settings, read_settings
+from refersam.training.recipe import changed_settings, changes_since, read_settings
 from refersam.training.settings import SettingsError, TrainSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -86,6 +86,17 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
         read_settings(recipe(tmp_path, "extends: 3"))
     with pytest.raises(SettingsError, match="No such file"):
         read_settings(recipe(tmp_path, "extends: nowhere.yaml"))
+
+
+def test_settings_of_an_older_version(tmp_path: Path) -> None:
+    """What it did not know has its default, which is no change; what is known no more is one."""
+    content = TrainSettings().model_dump(mode="json")
+    del content["sharding"]
+    path = recipe(tmp_path, yaml.safe_dump(content))
+    assert changes_since(path, TrainSettings()) == []
+    assert changes_since(path, TrainSettings(steps=3)) == ["steps: 10000 -> 3"]
+    gone = recipe(tmp_path, yaml.safe_dump({**TrainSettings().model_dump(mode="json"), "gone": 1}))
+    assert changes_since(gone, TrainSettings()) == ["gone: 1 -> None"]
 
 
 def test_changed_settings_by_hand() -> None:

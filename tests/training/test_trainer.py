@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from PIL import Image
 
 from refersam import ReferSamModel, ReferSamPredictor
 from refersam.errors import CheckpointError
 from refersam.training import checkpoint
+from refersam.training.engine import build_accelerator
 from refersam.training.errors import TrainingError
 from refersam.training.settings import SettingsError, TrainSettings
 from refersam.training.sources import SceneSource
@@ -221,6 +223,8 @@ def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, 
     expected = ReferSamModel.from_pretrained(tiny_model_folder).state_dict()
     for name, tensor in start.engine.plain_model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+    assert start.engine.plain_model.interactor.context_tokens.requires_grad
+    assert not start.engine.plain_model.sam.prompt_encoder.shared_embedding.positional_embedding.requires_grad
     tokenizer = ReferSamPredictor.from_pretrained(tiny_model_folder).processor.tokenizer
     assert len(start.processor.tokenizer) == len(tokenizer)
     with pytest.raises(CheckpointError, match="holds no ReferSAM model"):
@@ -307,6 +311,39 @@ def test_single_bad_steps_are_skipped(
     assert "A step is skipped: the loss is inf" in caplog.text
     assert "scene_2_0" in caplog.text
     assert log_lines(tmp_path)[0]["skipped"] == 1
+
+
+def test_a_bad_step_does_not_stop_fp16s_scaler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature
+) -> None:
+    """Which refuses to unscale twice without an update between: it is updated, and lowers its scale."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+
+    def with_scaler(settings: TrainSettings) -> Accelerator:
+        accelerator = build_accelerator(settings)
+        accelerator.scaler = scaler
+        return accelerator
+
+    def clip(parameters: Any, limit: float) -> torch.Tensor:
+        scaler.unscale_(run.engine.optimizers[0].optimizer)
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    monkeypatch.setattr("refersam.training.trainer.build_accelerator", with_scaler)
+    run = Trainer(miniature(steps=3), tmp_path)
+    monkeypatch.setattr(run.accelerator, "clip_grad_norm_", clip)
+    break_loss(run, monkeypatch, lambda call: call == 1, float("inf"))
+    run.run()
+    assert log_lines(tmp_path)[1]["skipped"] == 1
+    assert scaler.get_scale() == 32
+
+
+def test_a_line_of_zeros_in_the_log_is_dropped(tmp_path: Path, miniature: Miniature) -> None:
+    """What a power cut may leave where a line was being written."""
+    run_until(tmp_path, miniature(), 3)
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b"\0" * 20 + b"\n")
+    Trainer(miniature(), tmp_path, resume=True)
+    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(

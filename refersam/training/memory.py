@@ -1,0 +1,40 @@
+"""How much memory a run takes, and what to say when there is not enough."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from refersam.training.errors import TrainingError
+
+
+def peak_memory(device: torch.device) -> float:
+    """Highest use of the GPU's memory so far, or of the process's on a CPU; in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, kilobytes elsewhere
+
+
+@contextmanager
+def explained_out_of_memory() -> Iterator[None]:
+    """Within it a lack of memory is an error that says what to change.
+
+    Raises:
+        TrainingError: in place of torch's error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        raise TrainingError(
+            f"The {'machine' if on_cpu else 'GPU'} is out of memory: lower batch_pictures (and raise accumulate as "
+            "much) or data.image_size, set recompute: true or precision: bf16, or with several GPUs sharding: full; "
+            "then go on with --resume."
+        ) from error
