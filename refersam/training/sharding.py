@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def whole(value: Any, keep: bool = True) -> Any:
         keep: this process wants them; else it only sends its parts, and gets empty tensors.
     """
     if isinstance(value, DTensor):
-        full = value.detach().full_tensor()
+        full = cast(DTensor, value.detach()).full_tensor()
         return full.cpu() if keep else full.new_empty(0)
     if isinstance(value, dict):
         return {key: whole(inner, keep) for key, inner in value.items()}
@@ -101,7 +101,8 @@ def hollow(model: nn.Module) -> nn.Module:
 def fill(model: nn.Module, parameters: Iterable[Tensor]) -> None:
     """Give a `hollow` model whole tensors of sharded ones; all processes must do so."""
     for target, source in zip(model.parameters(), parameters, strict=True):
-        target.data = source.detach().full_tensor() if isinstance(source, DTensor) else source.detach()
+        plain = source.detach()
+        target.data = plain.full_tensor() if isinstance(plain, DTensor) else plain
 
 
 def empty(model: nn.Module) -> None:
