@@ -152,6 +152,7 @@ def test_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) >= len(PAGES)
+    assert not [page for page in pages if "```" in re.sub(r"<[^>]*>", "", page.read_text())], "a fence that is not read"
     for page in pages:
         tags = re.findall(r"<(?:script|img|iframe|source|link)\b[^>]*>", page.read_text())
         loading = [tag for tag in tags if not re.search(r"rel=\"?(?:canonical|prev|next|edit)", tag)]
