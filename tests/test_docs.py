@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from refersam.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s#]+)(#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 
 
 def blocks() -> Iterator[tuple[str, str, str]]:
@@ -87,15 +90,51 @@ def test_command_lines_are_taken(line: str) -> None:
     assert not left
 
 
+# Neither data, nor a model of one's own, nor an extra is needed.
+RUNNABLE = sorted(
+    {
+        parameter.values[0].partition(" #")[0].strip()
+        for parameter in COMMANDS
+        if re.match(r"refersam (--help|data prepare (?!.*--from)|segment examples/(?!.*--model))", parameter.values[0])
+    }
+)
+
+
+def test_enough_is_found() -> None:
+    """The searches above see the pages."""
+    assert len(COMPILES) > 4
+    assert len(COMMANDS) > 30
+    assert len(RUNNABLE) > 1
+
+
+@pytest.mark.parametrize("line", RUNNABLE)
+def test_command_lines_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.output.strip()
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
 def test_links_lead_somewhere() -> None:
-    """Pages and pictures of the repository; addresses elsewhere are not asked."""
+    """Pages, headings and pictures of the repository; pages of docs/ stay in docs/, which is the site."""
     broken = []
     for page in PAGES:
         text = BLOCK.sub("", page.read_text())
         for match in LINK.finditer(text):
-            target = match[1]
-            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+            target, anchor = match[1], match[2]
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            place = (page.parent / target).resolve() if target else page
+            outside = page.parent.name == "docs" and not place.is_relative_to(ROOT / "docs")
+            if outside or not place.exists() or (anchor and anchor not in anchors(place)):
+                broken.append(f"{page.name}: {match[0][2:-1]}")
     assert not broken, broken
 
 
@@ -103,3 +142,21 @@ def test_the_site_shows_every_page() -> None:
     """Each page of docs/ is in the navigation."""
     listed = set(re.findall(r"([a-z_]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     assert {page.name for page in PAGES[1:]} == listed
+
+
+@pytest.mark.slow
+def test_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """Built strictly, as `make docs` does; no script, style, font or picture has an address outside."""
+    pytest.importorskip("mkdocs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) >= len(PAGES)
+    assert not [page for page in pages if "```" in re.sub(r"<[^>]*>", "", page.read_text())], "a fence that is not read"
+    for page in pages:
+        tags = re.findall(r"<(?:script|img|iframe|source|link)\b[^>]*>", page.read_text())
+        loading = [tag for tag in tags if not re.search(r"rel=\"?(?:canonical|prev|next|edit)", tag)]
+        assert loading
+        assert not [tag for tag in loading if re.search(r"(?:src|href)=[\"']?(?:https?:)?//", tag)], page
+    for style in tmp_path.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//|@import", style.read_text()), style
