@@ -213,6 +213,7 @@ def test_lessons_without_an_object_teach_no_colour() -> None:
     """Objects may all be too small for a cell: no loss is no number."""
     module = PriorWithHeads(make_prior())
     nothing = {stride: torch.full((1, 2, 64 // stride, 64 // stride), -1) for stride in (8, 16)}
-    terms = module(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 16, 16), nothing)
+    with torch.no_grad():
+        terms = module(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 16, 16), nothing)
     assert (float(terms["colour"]), float(terms["shape"]), float(terms["shapes right"])) == (0, 0, 0)
     assert float(terms["total"]) == float(terms["fine"]) > 0
