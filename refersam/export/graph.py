@@ -96,7 +96,7 @@ def trace(model: ReferSamModel, size: tuple[int, int] | None) -> Any:
     with torch.no_grad():
         program = torch.export.export(
             NamedOutputs(model, names),
-            (torch.zeros(2, 3, *size), ids, ids),
+            (torch.zeros(2, 3, *size), ids, ids.clone()),  # one tensor twice would become one input
             dynamic_shapes=({0: pictures, **dimensions}, {0: phrases, 1: tokens}, {0: phrases, 1: tokens}),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
