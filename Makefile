@@ -49,11 +49,12 @@ format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny (resumes)
+train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny and runs/tiny_2 (resumes)
 	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
+	@$(BIN)/refersam train recipes/tiny_sceneref_2.yaml --out runs/tiny_2 --resume
 
 box: train-tiny  ## put the trained tiny model into the package
-	@$(BIN)/python tools/make_box.py runs/tiny/model
+	@$(BIN)/python tools/make_box.py runs/tiny_2/model
 
 bench: setup  ## latency of the model, and its score on SceneRef
 	@$(BIN)/python benchmarks/latency.py
