@@ -40,7 +40,7 @@ STYLE = """
 .legend .verdict.none { font-style: italic; }
 .legend .share { opacity: 0.75; font-size: 0.88em; }
 #ask textarea { font-size: 1rem; }
-button:focus-visible, textarea:focus-visible, input:focus-visible, label:focus-within {
+button:focus-visible, textarea:focus-visible, input:focus-visible {
   outline: 3px solid #1669c9 !important; outline-offset: 1px; }
 footer { display: none !important; }
 """
