@@ -44,7 +44,7 @@ UNIT_GFLOP = 460.0
 def _plain_layer(layer: SamVisionLayer, patches: torch.Tensor) -> torch.Tensor:
     """The layer's own forward with the attention of SAM's authors: all scores and their bias at once."""
     with patch.object(type(layer.attn), "forward", SamVisionAttention.forward):
-        return layer(patches)
+        return SamVisionLayer.forward(layer, patches)
 
 
 def _contiguous_prior(prior: SpatialPrior, pixel_values: torch.Tensor) -> Any:
