@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -45,9 +46,12 @@ def demo(
         require("gradio", "demo", "refersam demo")
         from starlette.middleware import Middleware
 
+        from refersam.serving.run import open_socket
         from refersam.web.guard import RefuseLinks
-        from refersam.web.page import STYLE, Page, PageSettings, build_page
+        from refersam.web.page import SCRIPT, STYLE, Page, PageSettings, build_page
 
+        open_socket(host, port).close()  # a port that is taken is said before models are loaded
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that files of visitors are deleted
         names: dict[str, str | None] = {name: name for name in model} if model else {BOX_NAME: None}
         predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
@@ -62,6 +66,7 @@ def demo(
             share=False,
             quiet=True,
             css=STYLE,
+            js=SCRIPT,
             footer_links=[],
             allowed_paths=[str(Path(folder) / "page")],
             max_file_size=page.settings.max_bytes,

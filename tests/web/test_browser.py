@@ -90,7 +90,7 @@ def test_a_visit(address: str, browser: Any, tmp_path: Path) -> None:
     page.click("#ask textarea")
     page.keyboard.insert_text(PHRASES)
     start = time.perf_counter()
-    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Control+Enter")
     page.wait_for_selector("#answers .legend li")
     assert time.perf_counter() - start < 10  # two seconds where nothing else runs
 
