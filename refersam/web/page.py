@@ -43,11 +43,16 @@ STYLE = """
 .legend .verdict { margin-left: auto; font-variant-numeric: tabular-nums; }
 .legend .verdict.none { font-style: italic; }
 .legend .share { opacity: 0.75; font-size: 0.88em; }
+.legend + .time { margin: 0.7em 0 0; font-size: 0.88em; opacity: 0.75; }
 #ask textarea { font-size: 1rem; }
+#ask .block-info, #ask [class*="info"] { color: var(--body-text-color) !important; opacity: 0.75; }
 button:focus-visible, textarea:focus-visible, input:focus-visible {
   outline: 3px solid #1669c9 !important; outline-offset: 1px; }
 footer { display: none !important; }
 """
+
+FONTS = ("system-ui", "sans-serif")
+"""Of the visitor's machine: none is loaded."""
 
 SCRIPT = """
 () => document.addEventListener("keydown", event => {
@@ -180,7 +185,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
         note: a paragraph below the title, Markdown.
 
     Returns:
-        gradio.Blocks, to be launched with `css=STYLE` and `js=SCRIPT`.
+        gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
 
     Raises:
         MissingExtraError: gradio is not installed.
@@ -196,7 +201,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
         except Exception as error:  # a defect of ours: the log gets it, the visitor a sentence
             logger.exception("A visitor's question was not answered.")
             raise gr.Error("Something went wrong here; the server's log says what.", print_exception=False) from error
-        seconds = f"<p class='share'>answered in {time.perf_counter() - start:.2f} s</p>"
+        seconds = f"<p class='time'>answered in {time.perf_counter() - start:.2f} s</p>"
         choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(answers))]
         downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers)]
         return (
@@ -268,8 +273,8 @@ def build_page(page: Page, note: str | None = None) -> Any:
                 choice = gr.Radio([ALL], value=ALL, label="Show", visible=False, elem_id="choice")
                 with gr.Row():
                     downloads = [
-                        gr.DownloadButton(text, interactive=False, size="sm", min_width=100, elem_id=name)
-                        for text, name in (("Mask", "mask"), ("Cut-out", "cutout"), ("COCO JSON", "coco"))
+                        gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
+                        for text, name in (("Mask PNG", "mask"), ("Cut-out PNG", "cutout"), ("COCO JSON", "coco"))
                     ]
         gr.Markdown("### Examples")
         with gr.Row():
