@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,12 +43,15 @@ def demo(
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from refersam.optional import require
 
-        require("gradio", "demo", "refersam demo")
+        gr: Any = require("gradio", "demo", "refersam demo")
         from starlette.middleware import Middleware
 
+        from refersam.serving.run import open_socket
         from refersam.web.guard import RefuseLinks
-        from refersam.web.page import STYLE, Page, PageSettings, build_page
+        from refersam.web.page import FONTS, SCRIPT, STYLE, Page, PageSettings, build_page
 
+        open_socket(host, port).close()  # a port that is taken is said before models are loaded
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that files of visitors are deleted
         names: dict[str, str | None] = {name: name for name in model} if model else {BOX_NAME: None}
         predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
@@ -62,6 +66,8 @@ def demo(
             share=False,
             quiet=True,
             css=STYLE,
+            theme=gr.themes.Default(font=FONTS),
+            js=SCRIPT,
             footer_links=[],
             allowed_paths=[str(Path(folder) / "page")],
             max_file_size=page.settings.max_bytes,

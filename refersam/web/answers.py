@@ -57,11 +57,17 @@ def colour_of(index: int) -> tuple[int, int, int]:
     return COLOURS[index % len(COLOURS)]
 
 
-def overlay(picture: Image.Image, answers: Sequence[Answer], shown: Sequence[int]) -> Image.Image:
-    """The picture with the masks of the phrases shown, each in its colour; later ones on top."""
+def overlay(picture: Image.Image, masks: Sequence[np.ndarray], shown: Sequence[int]) -> Image.Image:
+    """The picture with masks laid over it, each in its colour; later ones on top.
+
+    Args:
+        picture: W x H, RGB.
+        masks: (H, W) bool, of each phrase.
+        shown: numbers of the phrases whose masks are laid over.
+    """
     for index in shown:
-        if answers[index].area:
-            picture = draw_overlay(picture, answers[index].mask, colour_of(index))
+        if masks[index].any():
+            picture = draw_overlay(picture, masks[index], colour_of(index))
     return picture
 
 

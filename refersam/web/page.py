@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from pycocotools import mask as mask_utils
+
 from refersam.errors import ReferSamError
 from refersam.image import load_image
 from refersam.optional import require
-from refersam.predictor import ReferSamPredictor, Segmentation
+from refersam.predictor import EncodedImage, ReferSamPredictor, Segmentation
 from refersam.web.answers import COCO_FILE, CUTOUT_FILE, MASK_FILE, legend, overlay, split_phrases, write_files
 from refersam.web.examples import draw_examples
 
@@ -39,11 +43,26 @@ STYLE = """
 .legend .verdict { margin-left: auto; font-variant-numeric: tabular-nums; }
 .legend .verdict.none { font-style: italic; }
 .legend .share { opacity: 0.75; font-size: 0.88em; }
+.legend + .time { margin: 0.7em 0 0; font-size: 0.88em; opacity: 0.75; }
 #ask textarea { font-size: 1rem; }
+#ask .block-info, #ask [class*="info"] { color: var(--body-text-color) !important; opacity: 0.75; }
 button:focus-visible, textarea:focus-visible, input:focus-visible {
   outline: 3px solid #1669c9 !important; outline-offset: 1px; }
 footer { display: none !important; }
 """
+
+FONTS = ("system-ui", "sans-serif")
+"""Of the visitor's machine: none is loaded."""
+
+SCRIPT = """
+() => document.addEventListener("keydown", event => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#ask")) {
+    event.preventDefault();
+    document.querySelector("#find").click();
+  }
+})
+"""
+"""Ctrl+Enter asks: gradio itself knows Shift+Enter alone."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +84,21 @@ class PageSettings:
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """What a visitor was answered last, to show it in part."""
+    """What a visitor was answered last, to show it in part: masks run-length encoded, for many visits are kept.
 
-    answers: list[Segmentation]
+    Attributes:
+        file: the picture's.
+        phrases: that were asked.
+        masks: of each, in COCO's compressed run-length encoding.
+    """
+
+    file: str
+    phrases: list[str]
+    masks: list[dict[str, Any]]
 
     def shown(self, choice: str) -> list[int]:
         """Numbers of the phrases that a choice stands for."""
-        return [
-            index for index in range(len(self.answers)) if choice in (ALL, label(index, self.answers[index].phrase))
-        ]
+        return [index for index, phrase in enumerate(self.phrases) if choice in (ALL, label(index, phrase))]
 
 
 def label(index: int, phrase: str) -> str:
@@ -95,6 +120,7 @@ class Page:
         (folder / "examples").mkdir(parents=True)
         (folder / "answers").mkdir()
         self.examples = draw_examples(folder / "examples")
+        self._last: tuple[tuple[str, bytes], EncodedImage] | None = None
 
     def warm_up(self) -> None:
         """Answer once, so that the first visitor does not wait for what is set up on first use."""
@@ -102,7 +128,7 @@ class Page:
         for predictor in self.predictors.values():
             predictor.predict(picture, text.splitlines())
 
-    def answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> Visit:
+    def answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> list[Segmentation]:
         """Answer phrases about an uploaded picture.
 
         Raises:
@@ -113,16 +139,35 @@ class Page:
             raise ReferSamError("Choose a picture first: drop one, or click an example below.")
         if Path(file).stat().st_size > self.settings.max_bytes:
             raise ReferSamError(f"The picture's file is larger than {self.settings.max_bytes / 1e6:.0f} MB.")
-        picture = load_image(Path(file).read_bytes(), max_pixels=self.settings.max_pixels)
         if name not in self.predictors:
             raise ReferSamError(f"There is no model {name!r} on this page.")
-        return Visit(self.predictors[name].predict(picture, phrases, threshold, no_target))
+        encoded = self._look_at(Path(file).read_bytes(), name)
+        return self.predictors[name].predict(encoded, phrases, threshold, no_target)
 
-    def files(self, visit: Visit) -> list[str]:
+    def show(self, visit: Visit, choice: str) -> Image.Image:
+        """The picture of a visit with the masks that a choice stands for.
+
+        Raises:
+            ReferSamError: the picture has been deleted since.
+        """
+        picture = load_image(visit.file, max_pixels=self.settings.max_pixels)
+        masks = [mask_utils.decode(rle).astype(bool) for rle in visit.masks]
+        return overlay(picture, masks, visit.shown(choice))
+
+    def _look_at(self, content: bytes, name: str) -> EncodedImage:
+        """A picture as a model sees it; the last one is remembered, for further phrases about it."""
+        key = (name, hashlib.sha256(content).digest())
+        last = self._last
+        if last is None or last[0] != key:
+            picture = load_image(content, max_pixels=self.settings.max_pixels)
+            self._last = last = (key, self.predictors[name].set_image(picture))
+        return last[1]
+
+    def files(self, answers: list[Segmentation]) -> list[str]:
         """Mask, cut-out and COCO file of all phrases, for the download buttons."""
         self._tidy()
         folder = Path(tempfile.mkdtemp(dir=self.folder / "answers"))
-        written = write_files(visit.answers[0].image, visit.answers, folder)
+        written = write_files(answers[0].image, answers, folder)
         return [str(written[name]) for name in (MASK_FILE, CUTOUT_FILE, COCO_FILE)]
 
     def _tidy(self) -> None:
@@ -140,7 +185,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
         note: a paragraph below the title, Markdown.
 
     Returns:
-        gradio.Blocks, to be launched with `css=STYLE`.
+        gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
 
     Raises:
         MissingExtraError: gradio is not installed.
@@ -150,27 +195,31 @@ def build_page(page: Page, note: str | None = None) -> Any:
     def run(file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
         start = time.perf_counter()
         try:
-            visit = page.answer(file, text, name, threshold, no_target)
+            answers = page.answer(file, text, name, threshold, no_target)
         except ReferSamError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
         except Exception as error:  # a defect of ours: the log gets it, the visitor a sentence
             logger.exception("A visitor's question was not answered.")
             raise gr.Error("Something went wrong here; the server's log says what.", print_exception=False) from error
-        seconds = f"<p class='share'>answered in {time.perf_counter() - start:.2f} s</p>"
-        choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(visit.answers))]
-        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(visit)]
+        seconds = f"<p class='time'>answered in {time.perf_counter() - start:.2f} s</p>"
+        choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(answers))]
+        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers)]
         return (
-            overlay(visit.answers[0].image, visit.answers, visit.shown(ALL)),
-            legend(visit.answers) + seconds,
-            gr.Radio(choices=choices, value=ALL, visible=len(visit.answers) > 1),
-            visit,
+            overlay(answers[0].image, [answer.mask for answer in answers], range(len(answers))),
+            legend(answers) + seconds,
+            gr.Radio(choices=choices, value=ALL, visible=len(answers) > 1),
+            Visit(str(file), [answer.phrase for answer in answers], [answer.to_rle() for answer in answers]),
             *downloads,
         )
 
     def show(visit: Visit | None, choice: str) -> Any:
         if visit is None:
             return gr.skip()
-        return overlay(visit.answers[0].image, visit.answers, visit.shown(choice))
+        try:
+            return page.show(visit, choice)
+        except ReferSamError as error:
+            message = "This picture has been deleted here: choose it again."
+            raise gr.Error(message, duration=None, print_exception=False) from error
 
     def choose(number: int) -> tuple[str, str]:
         path, text = page.examples[number]
@@ -195,7 +244,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
                 )
                 phrases = gr.Textbox(
                     label="What to look for",
-                    info=f"One phrase a line or between ; (at most {page.settings.max_phrases}). Shift+Enter asks.",
+                    info=f"One phrase a line or between ; (at most {page.settings.max_phrases}). Ctrl+Enter asks.",
                     placeholder="the orange star\nevery red object",
                     lines=3,
                     max_lines=page.settings.max_phrases,
@@ -220,12 +269,12 @@ def build_page(page: Page, note: str | None = None) -> Any:
                     buttons=["fullscreen", "download"],
                     elem_id="answer",
                 )
-                answers = gr.HTML("", elem_id="answers")
+                verdicts = gr.HTML("", elem_id="answers")
                 choice = gr.Radio([ALL], value=ALL, label="Show", visible=False, elem_id="choice")
                 with gr.Row():
                     downloads = [
-                        gr.DownloadButton(text, interactive=False, size="sm", min_width=100, elem_id=name)
-                        for text, name in (("Mask", "mask"), ("Cut-out", "cutout"), ("COCO JSON", "coco"))
+                        gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
+                        for text, name in (("Mask PNG", "mask"), ("Cut-out PNG", "cutout"), ("COCO JSON", "coco"))
                     ]
         gr.Markdown("### Examples")
         with gr.Row():
@@ -241,9 +290,9 @@ def build_page(page: Page, note: str | None = None) -> Any:
                     ).then(
                         run,
                         [picture, phrases, model, threshold, no_target],
-                        [result, answers, choice, visit, *downloads],
+                        [result, verdicts, choice, visit, *downloads],
                     )
-        inputs, outputs = [picture, phrases, model, threshold, no_target], [result, answers, choice, visit, *downloads]
+        inputs, outputs = [picture, phrases, model, threshold, no_target], [result, verdicts, choice, visit, *downloads]
         gr.on([button.click, phrases.submit], run, inputs, outputs)
         choice.input(show, [visit, choice], result, show_progress="hidden")
     blocks.queue(max_size=page.settings.waiting, default_concurrency_limit=1, api_open=False)

@@ -90,9 +90,9 @@ def test_a_visit(address: str, browser: Any, tmp_path: Path) -> None:
     page.click("#ask textarea")
     page.keyboard.insert_text(PHRASES)
     start = time.perf_counter()
-    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Control+Enter")
     page.wait_for_selector("#answers .legend li")
-    assert time.perf_counter() - start < 10  # two seconds where nothing else runs
+    assert time.perf_counter() - start < 10  # with room for a machine that is busy
 
     expected = ReferSamPredictor.from_pretrained(device="cpu").predict(SCENE, PHRASES.splitlines())
     lines = page.locator("#answers .legend li").all_inner_texts()

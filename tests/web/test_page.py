@@ -15,8 +15,9 @@ from PIL import Image
 
 from refersam import ReferSamPredictor
 from refersam.errors import ReferSamError
+from refersam.web.answers import colour_of
 from refersam.web.guard import MAX_BYTES, RefuseLinks
-from refersam.web.page import ALL, KEEP_SECONDS, Page, PageSettings, build_page, label
+from refersam.web.page import ALL, KEEP_SECONDS, Page, PageSettings, Visit, build_page, label
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,41 @@ def page(predictor: ReferSamPredictor, tmp_path: Path) -> Page:
 def test_answers_are_the_predictors(page: Page, predictor: ReferSamPredictor) -> None:
     """The same masks, at the thresholds that were set; one phrase at a time can be shown, even of two alike."""
     path, text = page.examples[0]
-    visit = page.answer(str(path), "the star; the star", "box", 0.4, 0.0)
+    answers = page.answer(str(path), "the star; the star", "box", 0.4, 0.0)
     expected = predictor.predict(path, ["the star", "the star"], 0.4, 0.0)
-    for ours, theirs in zip(visit.answers, expected, strict=True):
+    for ours, theirs in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
+    assert len(text.splitlines()) == 3
+    assert [Path(file).name for file in page.files(answers)] == ["mask.png", "cutout.png", "answers.json"]
+
+
+def test_what_is_shown_again_is_what_was_answered(page: Page, tmp_path: Path) -> None:
+    """All phrases or one, of two alike too, from what a visit keeps; a picture that is gone is said."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(page.examples[0][0].read_bytes())
+    answers = page.answer(str(path), "the star; the star", "box", 0.4, 0.0)
+    visit = Visit(str(path), [answer.phrase for answer in answers], [answer.to_rle() for answer in answers])
     assert visit.shown(ALL) == [0, 1]
     assert visit.shown(label(1, "the star")) == [1]
-    assert len(text.splitlines()) == 3
-    assert [Path(file).name for file in page.files(visit)] == ["mask.png", "cutout.png", "answers.json"]
+    np.testing.assert_array_equal(
+        np.asarray(page.show(visit, label(1, "the star"))), np.asarray(answers[1].overlay(colour_of(1)))
+    )
+    path.unlink()
+    with pytest.raises(ReferSamError, match="No such file"):
+        page.show(visit, ALL)
+
+
+def test_further_phrases_do_not_look_again(
+    page: Page, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model sees a picture once while phrases about it come, and again when another was between."""
+    seen = []
+    look = predictor.set_image
+    monkeypatch.setattr(predictor, "set_image", lambda picture: seen.append(picture) or look(picture))
+    first, second = str(page.examples[0][0]), str(page.examples[1][0])
+    for file, phrase in ((first, "the star"), (first, "the ring"), (second, "the star"), (first, "the star")):
+        page.answer(file, phrase, "box", 0.5, 0.5)
+    assert len(seen) == 3
 
 
 def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
@@ -67,10 +95,10 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
 
 def test_old_files_are_deleted(page: Page) -> None:
     """With the next answer, an hour later."""
-    visit = page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
-    old = Path(page.files(visit)[0]).parent
+    answers = page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
+    old = Path(page.files(answers)[0]).parent
     os.utime(old, (time.time() - KEEP_SECONDS - 5,) * 2)
-    new = Path(page.files(visit)[0]).parent
+    new = Path(page.files(answers)[0]).parent
     assert not old.exists()
     assert new.exists()
 

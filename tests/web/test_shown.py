@@ -27,6 +27,7 @@ def answer(phrase: str, box: tuple[int, int, int, int] | None, no_target: bool =
 
 
 ANSWERS = [answer("the <b>dog</b>", (1, 0, 3, 2)), answer("a cat", None, True), answer("the end", (4, 2, 6, 4))]
+MASKS = [answer.mask for answer in ANSWERS]
 
 
 def test_phrases_of_a_text() -> None:
@@ -41,11 +42,11 @@ def test_phrases_of_a_text() -> None:
 
 def test_overlay_shows_what_was_chosen() -> None:
     """Each phrase in its colour, the others not at all."""
-    both, second = (np.asarray(overlay(PICTURE, ANSWERS, shown)) for shown in ([0, 1, 2], [2]))
+    both, second = (np.asarray(overlay(PICTURE, MASKS, shown)) for shown in ([0, 1, 2], [2]))
     assert tuple(both[0, 1]) == COLOURS[0]
     assert tuple(both[2, 4]) == tuple(second[2, 4]) == COLOURS[2]
     assert tuple(second[0, 1]) == (10, 20, 30)
-    assert overlay(PICTURE, ANSWERS, [1]) is PICTURE
+    assert overlay(PICTURE, MASKS, [1]) is PICTURE
 
 
 def test_legend_says_what_was_found_and_what_not() -> None:
