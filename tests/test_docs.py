@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -16,6 +18,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from refersam.cli import app
+from refersam.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -143,6 +146,30 @@ def test_the_site_shows_every_page() -> None:
     """Each page of docs/ is in the navigation."""
     listed = set(re.findall(r"([a-z_]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     assert {page.name for page in PAGES[1:]} == listed
+
+
+def test_every_setting_is_in_the_table() -> None:
+    """Of the page on the API: each name that a recipe has, with the default that a recipe without it gets."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "tools" / "docs_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = hooks.on_page_markdown((ROOT / "docs" / "api.md").read_text())
+    rows = dict(re.findall(r"^\| `([a-z0-9_.\[\]]+)` \| `(.*?)` \| \S.+ \|$", page, re.MULTILINE))
+
+    def leaves(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                yield from leaves(value, f"{before}{name}.")
+            elif name != "stages":  # a list of sections
+                yield before + name, value
+
+    defaults = dict(leaves(TrainSettings().model_dump(mode="json")))
+    assert {name: json.loads(rows[name]) for name in defaults} == defaults
+    assert json.loads(rows["data.stages"]) == [{}]
+    assert json.loads(rows["data.stages[].difficulty"]) == 1.0
+    assert json.loads(rows["pretraining.steps"]) == 6000
 
 
 @pytest.mark.slow

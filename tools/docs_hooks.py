@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import typing
+from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 MARKED = re.compile(r"^(?P<start> *```)(?:python (?P<not_run>no-run)|json lines)$", re.MULTILINE)
+SETTINGS = "<!-- training settings -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Rewrite the markers behind fences, which GitHub ignores and superfences refuses.
+    """Rewrite the markers behind fences, which GitHub ignores and superfences refuses, and put in the settings' table.
 
     `python no-run`, which the tests compile and do not run, gets a title that says so; `json lines` becomes JSON.
     """
@@ -19,4 +25,43 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
             return f'{match["start"]}python title="Needs a model, data or a server of your own"'
         return f"{match['start']}json"
 
-    return MARKED.sub(rewrite, markdown)
+    markdown = MARKED.sub(rewrite, markdown)
+    return markdown.replace(SETTINGS, settings_table()) if SETTINGS in markdown else markdown
+
+
+def settings_table() -> str:
+    """Every setting of a recipe with its default and its sentence, from their one declaration."""
+    from refersam.training.settings import TrainSettings
+
+    rows = [
+        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
+        for name, default, meaning in settings(TrainSettings)
+    ]
+    return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
+
+
+def settings(section: type[BaseModel], before: str = "") -> Iterator[tuple[str, str, str]]:
+    """(dotted name, default as in a recipe, sentence); a part that may be none, or is a list, comes before its own."""
+    nested = []
+    for name, field in section.model_fields.items():
+        inner = next((part for part in _parts(field.annotation) if issubclass(part, BaseModel)), None)
+        if inner is None or field.annotation is not inner:
+            default = field.get_default(call_default_factory=True)
+            yield before + name, _as_recipe(default), (field.description or "").replace("|", "\\|")
+        if inner is not None:
+            is_list = typing.get_origin(field.annotation) is list
+            nested.append((inner, f"{before}{name}{'[]' if is_list else ''}."))
+    for inner, start in nested:
+        yield from settings(inner, start)
+
+
+def _parts(annotation: Any) -> Iterator[type]:
+    """The classes that a type is made of."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _parts(part)
+
+
+def _as_recipe(default: Any) -> str:
+    return json.dumps(default, default=lambda part: part.model_dump(exclude_defaults=True))

@@ -36,7 +36,7 @@ BOXES: dict[str, Box] = {
     "vli": (360, 165, 260, 120, OURS, ("Vision-Language Interactor", "inject, extract, fuse:", "each reads the other")),
     "context": (360, 335, 130, 50, OURS, ("context tokens", "(learned)")),
     "vlp": (670, 165, 190, 120, OURS, ("Vision-Language", "Prompter", "attends to pyramid", "and text")),
-    "embedding": (540, 40, 150, 60, PICTURE, ("image embedding", "stride 16")),
+    "embedding": (540, 40, 160, 60, PICTURE, ("image embedding", "stride 16, from both")),
     "decoder": (910, 130, 150, 90, PICTURE, ("SAM's", "mask decoder")),
     "mask": (1100, 100, 120, 50, PAPER, ("mask",)),
     "score": (1100, 200, 120, 60, PAPER, ("score,", "no target")),
@@ -51,6 +51,7 @@ ARROWS: tuple[tuple[str, str, str], ...] = (
     ("vit", "vli", "both ways"),
     ("vit", "embedding", ""),
     ("vli", "vlp", ""),
+    ("vli", "embedding", ""),
     ("embedding", "decoder", ""),
     ("vlp", "decoder", "dense and sparse prompts"),
     ("decoder", "mask", ""),
@@ -102,15 +103,19 @@ def _ends(start: Box, end: Box) -> tuple[tuple[float, float], tuple[float, float
 
 
 def attention_maps(layer: LevelAttention, query: Tensor, key: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """(Nq, H/8, W/8) where each query looks: mean over heads, levels laid over each other by their share of weight."""
+    """(Nq, H/8, W/8) share of each query's attention that falls on a cell; a map adds up to 1.
+
+    The mean over heads; the weight of a coarse cell is spread evenly over the fine ones that it covers.
+    """
     queries, keys = layer._heads(layer.q_proj(query)), layer._heads(layer.k_proj(key))
     scores = queries @ keys.transpose(2, 3) * layer.scale  # (1, heads, Nq, L)
     mixing = layer._mixing(query)
     total = torch.zeros(query.shape[1], *sizes[0])
     for level, part in enumerate(scores.split([height * width for height, width in sizes], dim=-1)):
         weights = (part.softmax(dim=-1) * mixing[..., level : level + 1]).mean(dim=1)  # (1, Nq, cells)
-        maps = weights.unflatten(2, sizes[level])
-        total += torch.nn.functional.interpolate(maps, size=sizes[0], mode="bilinear")[0]
+        factor = sizes[0][0] // sizes[level][0]
+        cells = weights.unflatten(2, sizes[level])[0] / factor**2
+        total += cells.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     return total
 
 
@@ -130,32 +135,44 @@ def looks(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.Image]:
     prompter: Any = model.prompter
     if not isinstance(prompter, Prompter):
         raise SystemExit("This model has no prompter.")
-    fusion = model.interactor.interactions[-1].extra_fusions[-1]
+    interactions = model.interactor.interactions
+    watched = {
+        "first": interactions[0].fusion.text_to_pyramid,
+        "last": interactions[-1].extra_fusions[-1].text_to_pyramid,
+        "prompter": prompter.layers[-1].pyramid_attention,
+    }
     seen: dict[str, tuple[Any, ...]] = {}
-    for name, layer in (("fusion", fusion.text_to_pyramid), ("prompter", prompter.layers[-1].pyramid_attention)):
+    hooks = [
         layer.register_forward_pre_hook(lambda _layer, inputs, name=name: seen.__setitem__(name, inputs))
+        for name, layer in watched.items()
+    ]
     inputs = predictor.processor(images=picture, text=[PHRASE])
     output = model(**inputs)
+    for hook in hooks:
+        hook.remove()
     height, width = inputs["pixel_values"].shape[2:]
     sizes = [(height // stride, width // stride) for stride in (8, 16, 32)]
+    maps = {name: attention_maps(layer, *seen[name][:2], sizes) for name, layer in watched.items()}
     words = predictor.processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
-    maps = attention_maps(fusion.text_to_pyramid, seen["fusion"][0], seen["fusion"][1], sizes)
-    prompts = attention_maps(prompter.layers[-1].pyramid_attention, *seen["prompter"][:2], sizes)
+    answer = torch.nn.functional.adaptive_avg_pool2d((output.mask_logits >= 0).float(), sizes[0])[0]
 
-    tiles = [(f"the picture; asked: {PHRASE}", picture)]
-    tiles += [
-        (f"word piece {word}", heat(picture, maps[i])) for i, word in enumerate(words) if word not in ("[CLS]", "[SEP]")
-    ]
-    tiles += [(f"context token {i + 1}", heat(picture, maps[len(words) + i])) for i in range(3)]
-    tiles += [("dense token", heat(picture, prompts[0]))]
-    tiles += [(f"sparse token {i}", heat(picture, prompts[i])) for i in range(1, min(4, len(prompts)))]
+    def tile(name: str, kind: str, number: int) -> tuple[str, Image.Image]:
+        share = (maps[kind][number] * answer).sum()
+        return f"{name}: {share:.0%}", heat(picture, maps[kind][number])
+
+    shown = [(f'"{word}"', i) for i, word in enumerate(words) if word not in ("[CLS]", "[SEP]")]
+    shown += [("context token 1", len(words))]
+    tiles = [tile(f"{name}, first fusion", "first", i) for name, i in shown]
+    tiles += [tile(f"{name}, last fusion", "last", i) for name, i in shown]
+    tiles += [tile("dense token", "prompter", 0)]
+    tiles += [tile(f"sparse token {i}", "prompter", i) for i in range(1, min(4, maps["prompter"].shape[0]))]
     result = predictor.predict(picture, PHRASE)
     coarse = predictor.processor.resize_logits(output.coarse_mask_logits, picture.height, picture.width)[0] >= 0
     masks = [
         ("coarse mask: the dense prompt", draw_overlay(picture, coarse.numpy())),
         ("final mask, after SAM's decoder", draw_overlay(picture, result.mask)),
     ]
-    return contact_sheet(tiles, columns=4, side=220), contact_sheet([("the picture", picture), *masks], 3, 300)
+    return contact_sheet(tiles, columns=4, side=230), contact_sheet([("the picture", picture), *masks], 3, 300)
 
 
 def main() -> None:
