@@ -12,9 +12,13 @@ import typer
 from refersam.cli.app import app
 from refersam.cli.console import (
     NOT_FOR_PHOTOGRAPHS,
+    DeviceOption,
     Dtype,
+    DtypeOption,
+    ModelOption,
+    NoTargetOption,
+    ThresholdOption,
     check_folder,
-    check_probability,
     load_predictor,
     progress_bar,
     quiet_transformers,
@@ -73,23 +77,11 @@ def segment_many(
         list[Format] | None,
         typer.Option("--format", help="png: a mask file each; coco: instances.json. Beside results.jsonl."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="A pixel belongs to the mask from this probability on."
-        ),
-    ] = 0.5,
-    no_target_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
-        ),
-    ] = 0.5,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    threshold: ThresholdOption = 0.5,
+    no_target_threshold: NoTargetOption = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one run of the model.")] = 8,
     workers: Annotated[
         int, typer.Option(min=1, max=1024, help="Threads that read pictures; with Ray, processes with a model each.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -44,6 +44,20 @@ def check_probability(value: float) -> float:
     if not 0 <= value <= 1:  # not a number, too, which compares with nothing
         raise typer.BadParameter(f"{value} is not a number from 0 to 1.")
     return value
+
+
+def _probability(text: str) -> Any:
+    return typer.Option(min=0, max=1, callback=check_probability, help=text)
+
+
+# What several commands ask alike, declared once.
+ModelOption = Annotated[
+    str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the weights.")]
+ThresholdOption = Annotated[float, _probability("A pixel belongs to the mask from this probability on.")]
+NoTargetOption = Annotated[float, _probability("Nothing matches below this probability of a target.")]
 
 
 def check_folder(out: Path) -> None:

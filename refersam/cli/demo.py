@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from refersam.cli.app import app
-from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, Dtype, load_predictor, say
+from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, DeviceOption, Dtype, DtypeOption, load_predictor, say
 
 BOX_NAME = "model in the box (drawn scenes)"
 BOX_NOTE = (
@@ -26,10 +26,12 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page.")] = 7860,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Folder or Hub id; several to choose from. Without it: the model in the box."),
+        typer.Option(
+            help="Folder, Hub id or exported .onnx file; several to choose from. Without it: the model in the box."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.float32,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 25_000_000,
     max_phrases: Annotated[int, typer.Option(min=1, max=64, help="Answered at once.")] = 8,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,

@@ -16,9 +16,12 @@ from rich.table import Table
 from refersam.cli.app import app
 from refersam.cli.console import (
     NOT_FOR_PHOTOGRAPHS,
+    DeviceOption,
     Dtype,
+    DtypeOption,
+    ModelOption,
+    NoTargetOption,
     check_folder,
-    check_probability,
     err_console,
     load_predictor,
     out_console,
@@ -61,9 +64,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, predictions.jsonl and report.html.")] = Path(
         "evaluation"
     ),
-    model: Annotated[
-        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
-    ] = None,
+    model: ModelOption = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Masks of any tool instead of a model: JSON lines, see docs/evaluation.md.")
     ] = None,
@@ -77,15 +78,10 @@ def evaluate(
     text_field: Annotated[TextField, typer.Option(help="Which text is the phrase.")] = TextField.sent,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many phrases.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one pass of the model.")] = 16,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.float32,
     workers: Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode pictures.")] = None,
-    no_target_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
-        ),
-    ] = 0.5,
+    no_target_threshold: NoTargetOption = 0.5,
     min_pixels: Annotated[
         int,
         typer.Option(min=0, help="Without a no-target decision, a mask of fewer pixels is one (gRefCOCO: 0 or 50)."),

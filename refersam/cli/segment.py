@@ -17,9 +17,13 @@ from rich.text import Text
 from refersam.cli.app import app
 from refersam.cli.console import (
     NOT_FOR_PHOTOGRAPHS,
+    DeviceOption,
     Dtype,
+    DtypeOption,
+    ModelOption,
+    NoTargetOption,
+    ThresholdOption,
     check_folder,
-    check_probability,
     err_console,
     load_predictor,
     out_console,
@@ -46,23 +50,11 @@ def segment(
         typer.Argument(help="What to find; each phrase gets its own mask.", metavar="PHRASE", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
-    model: Annotated[
-        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="A pixel belongs to the mask from this probability on."
-        ),
-    ] = 0.5,
-    no_target_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
-        ),
-    ] = 0.5,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    threshold: ThresholdOption = 0.5,
+    no_target_threshold: NoTargetOption = 0.5,
     label_map: Annotated[
         Path | None,
         typer.Option(

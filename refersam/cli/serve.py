@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refersam.cli.app import app
-from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, Dtype, load_predictor, say
+from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, DeviceOption, Dtype, DtypeOption, ModelOption, load_predictor, say
 from refersam.serving.settings import ServerSettings
 
 _USUAL = ServerSettings()
@@ -17,11 +17,9 @@ _USUAL = ServerSettings()
 def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
-    model: Annotated[
-        str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.float32,
     max_bytes: Annotated[int, typer.Option(min=1000, help="Of a request.")] = _USUAL.max_bytes,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = _USUAL.max_pixels,
     max_phrases: Annotated[int, typer.Option(min=1, max=255, help="In a request.")] = _USUAL.max_phrases,

@@ -12,9 +12,13 @@ from rich.text import Text
 from refersam.cli.app import app
 from refersam.cli.console import (
     NOT_FOR_PHOTOGRAPHS,
+    DeviceOption,
     Dtype,
+    DtypeOption,
+    ModelOption,
+    NoTargetOption,
+    ThresholdOption,
     check_folder,
-    check_probability,
     err_console,
     load_predictor,
     out_console,
@@ -41,21 +45,11 @@ def video(
     every: Annotated[int, typer.Option(min=1, help="Segment one frame of so many.")] = 1,
     first: Annotated[int, typer.Option(min=0, help="Number of the first frame, from 0.")] = 0,
     last: Annotated[int | None, typer.Option(min=0, help="Number of the last. Without it: the video's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="A pixel belongs to the mask from this probability on."
-        ),
-    ] = 0.5,
-    no_target_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, callback=check_probability, help="Nothing matches below this probability of a target."
-        ),
-    ] = 0.5,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    threshold: ThresholdOption = 0.5,
+    no_target_threshold: NoTargetOption = 0.5,
     max_frames: Annotated[int, typer.Option(min=1, help="Refuse a video with more.")] = 100_000,
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4."""
