@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -33,6 +33,24 @@ def draw_overlay(
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     pixels[mask & ~inside] = tint
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def draw_overlays(image: Image.Image, layers: Iterable[tuple[np.ndarray, tuple[int, int, int]]]) -> Image.Image:
+    """A picture with several masks laid over it, later ones on top; itself where all are empty.
+
+    Args:
+        image: W x H, RGB.
+        layers: masks, (H, W) bool, with their colours.
+    """
+    for mask, colour in layers:
+        if mask.any():
+            image = draw_overlay(image, mask, colour)
+    return image
+
+
+def mask_picture(mask: np.ndarray) -> Image.Image:
+    """(H, W) mask, bool or 0 and 1 -> a picture, black, and white where it is set."""
+    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
 def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 4, side: int = 256) -> Image.Image:

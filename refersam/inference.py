@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from refersam.drawing import mask_picture
 from refersam.errors import PhraseError, ReferSamError
 from refersam.files import write_atomically
 from refersam.model.interactor import ImageFeatures
@@ -66,7 +67,7 @@ class Answer:
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask as a black and white PNG, at once or not at all."""
         target = Path(path)
-        image = Image.fromarray(self.mask.astype(np.uint8) * 255)
+        image = mask_picture(self.mask)
         write_atomically(target, lambda file: image.save(file, format="PNG"))
         return target
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from transformers.pipelines.base import Pipeline
 
+from refersam.drawing import mask_picture
 from refersam.errors import CheckpointError, PhraseError, ReferSamError
 from refersam.image import load_image
 from refersam.inference import Answer, Query, check_thresholds, read_answers, run_queries
@@ -112,7 +111,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             {
                 "label": answer.phrase,
                 "score": answer.score,
-                "mask": Image.fromarray(answer.mask.astype(np.uint8) * 255),
+                "mask": mask_picture(answer.mask),
                 "box": answer.box,
                 "no_target": answer.no_target,
             }

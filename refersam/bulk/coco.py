@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from refersam.bulk.results import Line
 from refersam.files import write_atomically
+
+
+def coco_annotation(result: Mapping[str, Any], number: int, image: int, category: int) -> dict[str, Any]:
+    """An annotation of COCO's instances: the mask run-length encoded, the box as (x, y, width, height).
+
+    Args:
+        result: of `Answer.as_dict`, with a mask that is not empty.
+        number: of the annotation.
+        image: its picture's number.
+        category: its phrase's number.
+    """
+    left, top, right, bottom = result["box"]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": result["rle"],
+        "area": result["area"],
+        "bbox": [left, top, right - left, bottom - top],
+        "iscrowd": 0,
+        "score": result["score"],
+    }
 
 
 def write_coco(lines: Iterable[Line], path: Path) -> int:
@@ -35,17 +57,7 @@ def write_coco(lines: Iterable[Line], path: Path) -> int:
                 if result["box"] is None:
                     continue
                 count += 1
-                left, top, right, bottom = result["box"]
-                annotation = {
-                    "id": count,
-                    "image_id": number,
-                    "category_id": category,
-                    "segmentation": result["rle"],
-                    "area": result["area"],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "iscrowd": 0,
-                    "score": result["score"],
-                }
+                annotation = coco_annotation(result, count, number, category)
                 file.write((b",\n" if count > 1 else b"\n") + json.dumps(annotation).encode())
         named = [{"id": number, "name": phrase, "supercategory": "phrase"} for phrase, number in categories.items()]
         rest = json.dumps({"images": images, "categories": named})

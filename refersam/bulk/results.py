@@ -9,9 +9,9 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
 
 from refersam.bulk.items import Item, item_key
+from refersam.drawing import mask_picture
 from refersam.errors import DataError
 from refersam.files import write_atomically
 
@@ -156,7 +156,7 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:
-    image = Image.fromarray(decode_rle(rle) * np.uint8(255))
+    image = mask_picture(decode_rle(rle))
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 

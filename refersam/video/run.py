@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
-from PIL import Image
-
-from refersam.drawing import draw_overlay
+from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
-from refersam.predictor import ReferSamPredictor, Segmentation
+from refersam.predictor import ReferSamPredictor
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
 from refersam.video.writer import VideoWriter
 
@@ -114,7 +113,8 @@ def segment_video(
                 results = [answer.as_dict() for answer in answers]
                 line = {"frame": frame.number, "time": round(frame.time, 4), "results": results}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                writer.add(_draw(frame.picture, answers), frame.time - start)
+                layers = zip((answer.mask for answer in answers), cycle(COLOURS), strict=False)
+                writer.add(draw_overlays(frame.picture, layers), frame.time - start)
                 result.frames += 1
                 result.found = [count + (not a.no_target) for count, a in zip(result.found, answers, strict=True)]
                 on_frame()
@@ -142,10 +142,3 @@ def _chosen(reader: VideoReader, choice: FrameChoice, broken: list[BrokenFrame])
                 yield frame
             else:
                 broken.append(BrokenFrame(frame.number, "it has another size than the frames before it"))
-
-
-def _draw(picture: Image.Image, answers: Sequence[Segmentation]) -> Image.Image:
-    for place, answer in enumerate(answers):
-        if answer.area:
-            picture = draw_overlay(picture, answer.mask, COLOURS[place % len(COLOURS)])
-    return picture

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refersam.drawing import draw_overlay
+from refersam.bulk.coco import coco_annotation
+from refersam.drawing import draw_overlays, mask_picture
 from refersam.errors import PhraseError
 from refersam.files import write_atomically
 from refersam.inference import Answer
@@ -65,10 +66,7 @@ def overlay(picture: Image.Image, masks: Sequence[np.ndarray], shown: Sequence[i
         masks: (H, W) bool, of each phrase.
         shown: numbers of the phrases whose masks are laid over.
     """
-    for index in shown:
-        if masks[index].any():
-            picture = draw_overlay(picture, masks[index], colour_of(index))
-    return picture
+    return draw_overlays(picture, ((masks[index], colour_of(index)) for index in shown))
 
 
 def legend(answers: Sequence[Answer]) -> str:
@@ -108,7 +106,7 @@ def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -
         The files by their names.
     """
     mask = np.logical_or.reduce([answer.mask for answer in answers])
-    alpha = Image.fromarray(mask.astype(np.uint8) * 255)
+    alpha = mask_picture(mask)
     cutout = picture.convert("RGBA")
     cutout.putalpha(alpha)
     contents = {
@@ -123,20 +121,8 @@ def coco_document(picture: Image.Image, answers: Sequence[Answer]) -> dict[str, 
     """The answers in COCO's format: categories are phrases, masks run-length encoded, boxes (x, y, width, height)."""
     annotations: list[dict[str, Any]] = []
     for number, answer in enumerate(answers, 1):
-        if answer.box is not None:
-            left, top, right, bottom = answer.box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": 1,
-                    "category_id": number,
-                    "segmentation": answer.to_rle(),
-                    "area": answer.area,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "iscrowd": 0,
-                    "score": round(answer.score, 4),
-                }
-            )
+        if answer.area:
+            annotations.append(coco_annotation(answer.as_dict(), len(annotations) + 1, 1, number))
     return {
         "images": [{"id": 1, "file_name": "picture.png", "width": picture.width, "height": picture.height}],
         "categories": [{"id": number, "name": answer.phrase} for number, answer in enumerate(answers, 1)],
