@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_vision_config
-from refersam.errors import CheckpointError
+from refersam.errors import CheckpointError, first_line
 
 # Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything; a name must match
 # exactly one line.
@@ -279,8 +279,7 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is not a checkpoint that can be read safely: {reason}") from error
+        raise CheckpointError(f"{path} is not a checkpoint that can be read safely: {first_line(error)}.") from error
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, PhraseError
+from refersam.errors import CheckpointError, PhraseError, first_line
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
 
@@ -115,7 +115,7 @@ class ReferSamProcessor(ProcessorMixin):
         try:
             tokenizer = AutoTokenizer.from_pretrained(os.fspath(text))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"No tokenizer could be read from {text}: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(f"No tokenizer could be read from {text}: {first_line(error)}.") from error
         return cls(ReferSamImageProcessor(size={"height": image_size, "width": image_size}), tokenizer)
 
     def __call__(

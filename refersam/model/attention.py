@@ -32,6 +32,9 @@ class Attention(nn.Module):
         num_heads: heads.
     """
 
+    _folded_form = 2
+    """Which of `costs` is the folded form's."""
+
     def __init__(self, *, query_size: int, key_size: int, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -65,8 +68,8 @@ class Attention(nn.Module):
         """Whether the folded form is the one to run."""
         if torch.compiler.is_exporting():
             return self.folded_in_export
-        plain, _, fold_queries = self.costs(num_queries, num_keys)
-        return fold_queries <= FOLDING_GAIN * plain
+        costs = self.costs(num_queries, num_keys)
+        return costs[self._folded_form] <= FOLDING_GAIN * costs[0]
 
     def costs(self, num_queries: int, num_keys: int) -> tuple[int, int, int]:
         """Multiplications per sample of `plain`, of folded keys and of `fold_queries`."""
@@ -110,6 +113,8 @@ class LevelAttention(Attention):
     The mixing weights are a softmax over the levels of a linear map of the query's input.
     """
 
+    _folded_form = 1
+
     def __init__(self, *, query_size: int, key_size: int, hidden_size: int, num_heads: int) -> None:
         super().__init__(query_size=query_size, key_size=key_size, hidden_size=hidden_size, num_heads=num_heads)
         self.level_weights = nn.Linear(query_size, num_heads * NUM_LEVELS)
@@ -131,13 +136,6 @@ class LevelAttention(Attention):
         attend = self.fold_level_keys if self.folds(query.shape[1], key.shape[1]) else self.plain_levels
         attended = attend(query, key, value, level_lengths)  # (B, heads, Nq, head width)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-    def folds(self, num_queries: int, num_keys: int) -> bool:
-        """As `Attention.folds`."""
-        if torch.compiler.is_exporting():
-            return self.folded_in_export
-        plain, fold_keys, _ = self.costs(num_queries, num_keys)
-        return fold_keys <= FOLDING_GAIN * plain
 
     def _mixing(self, query: Tensor) -> Tensor:
         weights = self.level_weights(query).unflatten(2, (self.num_heads, NUM_LEVELS)).softmax(dim=-1)

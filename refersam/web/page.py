@@ -221,10 +221,6 @@ def build_page(page: Page, note: str | None = None) -> Any:
             message = "This picture has been deleted here: choose it again."
             raise gr.Error(message, duration=None, print_exception=False) from error
 
-    def choose(number: int) -> tuple[str, str]:
-        path, text = page.examples[number]
-        return str(path), text
-
     names = list(page.predictors)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as blocks:
         visit = gr.State(None, time_to_live=KEEP_SECONDS)
@@ -276,6 +272,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
                         gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
                         for text, name in (("Mask PNG", "mask"), ("Cut-out PNG", "cutout"), ("COCO JSON", "coco"))
                     ]
+        inputs, outputs = [picture, phrases, model, threshold, no_target], [result, verdicts, choice, visit, *downloads]
         gr.Markdown("### Examples")
         with gr.Row():
             for number, (path, text) in enumerate(page.examples):
@@ -285,14 +282,10 @@ def build_page(page: Page, note: str | None = None) -> Any:
                         alt_text=f"Example {number + 1}: {text}",
                     )  # fmt: skip
                     example = gr.Button(f"Try example {number + 1}", size="sm", elem_id=f"example-{number + 1}")
+                    chosen = (str(path), text)
                     example.click(
-                        lambda number=number: choose(number), outputs=[picture, phrases], show_progress="hidden"
-                    ).then(
-                        run,
-                        [picture, phrases, model, threshold, no_target],
-                        [result, verdicts, choice, visit, *downloads],
-                    )
-        inputs, outputs = [picture, phrases, model, threshold, no_target], [result, verdicts, choice, visit, *downloads]
+                        lambda chosen=chosen: chosen, outputs=[picture, phrases], show_progress="hidden"
+                    ).then(run, inputs, outputs)
         gr.on([button.click, phrases.submit], run, inputs, outputs)
         choice.input(show, [visit, choice], result, show_progress="hidden")
     blocks.queue(max_size=page.settings.waiting, default_concurrency_limit=1, api_open=False)
