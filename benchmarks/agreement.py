@@ -22,6 +22,7 @@ from rich.table import Table
 from refersam.data import ReferringImage, open_dataset
 from refersam.data.index import group_by_image
 from refersam.data.sceneref import SceneRefSettings, generate_scene
+from refersam.metrics.results import compare_masks
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.training.sources import scene_to_referring_image
 
@@ -38,8 +39,8 @@ class Tally:
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Of two masks; 1 where both are empty."""
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0
+    both, first, second = compare_masks(a, b)
+    return both / (first + second - both) if first or second else 1.0
 
 
 def compare(first: ReferSamPredictor, second: ReferSamPredictor, pictures: Iterator[ReferringImage]) -> Tally:

@@ -16,9 +16,12 @@ import json
 import multiprocessing
 import platform
 import resource
+import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,6 +30,17 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 NUM_TOKENS = 20
 MATRIX_SIDE = 2048
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def count_flop(model: torch.nn.Module, *inputs: torch.Tensor) -> float:
@@ -44,12 +58,7 @@ def count_flop(model: torch.nn.Module, *inputs: torch.Tensor) -> float:
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
     """The device's own rate of matrix products in GFLOP/s, the best of several."""
     a = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype)
-    rates = []
-    for _ in range(repeats):
-        start = _now(device)
-        a @ a
-        rates.append(2 * MATRIX_SIDE**3 / (_now(device) - start) / 1e9)
-    return max(rates)
+    return 2 * MATRIX_SIDE**3 / min(seconds(lambda: a @ a, device) for _ in range(repeats)) / 1e9
 
 
 def measure(preset: str, size: int, device_name: str, dtype_name: str, repeats: int) -> dict[str, float]:
@@ -67,17 +76,12 @@ def measure(preset: str, size: int, device_name: str, dtype_name: str, repeats: 
     gflop = count_flop(model, pixels, ids)
     with torch.inference_mode():
         rate = matrix_rate(device, dtype)
-        times = []
-        for _ in range(repeats):
-            start = _now(device)
-            model(pixels, ids)
-            times.append(_now(device) - start)
+        times = sorted(seconds(lambda: model(pixels, ids), device) for _ in range(repeats))
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    times.sort()
-    median = times[len(times) // 2]
+    median = statistics.median(times)
     return {
         "preset": preset,
         "px": size,
@@ -90,12 +94,6 @@ def measure(preset: str, size: int, device_name: str, dtype_name: str, repeats: 
         "weights MB": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20,
         "peak MB": peak,
     }
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> None:

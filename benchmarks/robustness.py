@@ -24,10 +24,11 @@ from rich.table import Table
 
 from refersam.data import open_dataset
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
-from refersam.drawing import draw_overlay
+from refersam.drawing import draw_overlay, mask_picture
 from refersam.evaluate import evaluate_model
 from refersam.evaluate.output import write_evaluation
 from refersam.metrics import PROTOCOLS
+from refersam.metrics.results import ratio
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 
 PHRASES = Path(__file__).parent / "phrases_by_hand.yaml"
@@ -49,7 +50,7 @@ def write_data(folder: Path) -> dict[int, Scene]:
                 line = {"image": f"{number}.png", "phrase": phrase, "tags": [kind], "id": str(len(lines))}
                 if targets:
                     mask = scene.masks[targets].any(axis=0)
-                    Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"mask_{len(lines)}.png")
+                    mask_picture(mask).save(folder / f"mask_{len(lines)}.png")
                     line["mask"] = f"mask_{len(lines)}.png"
                 else:
                     line["no_target"] = True
@@ -89,7 +90,8 @@ def main() -> None:
     scenes = write_data(args.out / "data")
     samples = list(open_dataset(args.out / "data", "jsonl", "test"))
     predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
-    evaluation = evaluate_model(predictor, samples, PROTOCOLS["sceneref"])
+    protocol = PROTOCOLS["sceneref"]
+    evaluation = evaluate_model(predictor, samples, protocol)
     source = {
         "model": args.model,
         "dataset": "phrases by hand",
@@ -104,12 +106,14 @@ def main() -> None:
 
     by_kind: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     rows = []
-    for sample in samples:
+    for sample, prediction, result in zip(samples, evaluation.predictions, evaluation.results, strict=True):
         picture = sample.image.load()
-        mask = predictor.predict(picture, sample.phrase).mask
-        truth = sample.load_mask() if sample.has_target else np.zeros_like(mask)
-        union = int((mask | truth).sum())
-        iou = int((mask & truth).sum()) / union if union else 1.0
+        mask = prediction.pixels(protocol, picture.height, picture.width) & result.judged_target
+        iou = (
+            ratio(protocol, result)
+            if result.judged_target and result.has_target
+            else float(result.judged_target == result.has_target)
+        )
         by_kind[sample.tags[0]].append((iou, iou >= WELL))
         rows.append((picture, mask, sample.phrase, iou >= WELL))
     draw_phrases(rows, args.out / "phrases.png")

@@ -19,7 +19,6 @@ import multiprocessing
 import platform
 import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,7 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from latency import count_flop, matrix_rate
+from latency import count_flop, matrix_rate, seconds
 from rich.console import Console
 from rich.table import Table
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
@@ -74,17 +73,6 @@ def build(preset: str, dtype: torch.dtype, device: torch.device) -> ReferSamMode
     """A random model."""
     torch.manual_seed(0)
     return ReferSamModel(ReferSamConfig.from_preset(preset)).eval().to(device, dtype)
-
-
-def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def take_turns(forms: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
