@@ -13,7 +13,8 @@ from typing import Any
 from refersam.config import PRESETS, ReferSamConfig
 from refersam.convert import authors_state_dict, read_checkpoint
 from refersam.errors import CheckpointError, first_line
-from refersam.predictor import load_config
+from refersam.onnx_model import read_settings
+from refersam.predictor import ONNX_SUFFIX, load_config
 from refersam.processor import ReferSamProcessor
 from refersam.registration import register
 
@@ -41,8 +42,8 @@ class Description:
         image_encoder: its sizes, in words.
         left_out: parts of ReferSAM that it does without, as in an ablation.
         heads: "no_target", "iou": whether it says that nothing matches, and how good its mask is.
-        parameters: by part, and "total".
-        number_formats: parameters stored in each.
+        parameters: by part, and "total"; of an exported model the total alone.
+        number_formats: parameters stored in each; of an exported model with the constants of its graph.
         file_bytes: of the weights.
         input_size: (height, width) in pixels; None without a processor.
         max_text_tokens: of a phrase; None without a processor.
@@ -67,11 +68,14 @@ def describe_model(name: str) -> Description:
     """Describe a model by its files.
 
     Args:
-        name: a folder or Hub id, or one of the authors' checkpoints (.pth).
+        name: a folder or Hub id, one of the authors' checkpoints (.pth), or an exported model (.onnx).
 
     Raises:
         CheckpointError: no such model, another kind of model, or files that cannot be read.
+        MissingExtraError: for an exported model, onnx is not installed.
     """
+    if name.endswith(ONNX_SUFFIX):
+        return _of_exported(Path(name))
     if Path(name).is_file():
         return _of_checkpoint(Path(name))
     register()
@@ -82,20 +86,28 @@ def describe_model(name: str) -> Description:
         processor = ReferSamProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception:  # of any kind, in a foreign folder; a converted model may have none
         processor = None
-    size = None if processor is None else processor.image_processor.size
     parameters, number_formats = _count(entry for file in files for entry in _read_header(file))
     return Description(
         model=name,
-        preset=next(
-            (preset for preset in PRESETS if _sizes(ReferSamConfig.from_preset(preset)) == _sizes(config)), None
-        ),
         **_describe_config(config),
         parameters=parameters,
         number_formats=number_formats,
         file_bytes=sum(file.stat().st_size for file in files),
-        input_size=None if size is None else (size["height"], size["width"]),
-        max_text_tokens=None if processor is None else processor.max_text_tokens,
+        **_describe_processor(processor),
         licence=_licence(folder / "README.md"),
+    )
+
+
+def _of_exported(path: Path) -> Description:
+    settings = read_settings(path)
+    return Description(
+        model=str(path),
+        **_describe_config(settings.config),
+        parameters={"total": settings.num_parameters},
+        number_formats=settings.number_formats,
+        file_bytes=sum(file.stat().st_size for file in settings.files),
+        **_describe_processor(settings.processor),
+        licence=None,
     )
 
 
@@ -114,6 +126,7 @@ def _of_checkpoint(path: Path) -> Description:
         _describe_config(presets[preset])
         if preset is not None
         else {
+            "preset": None,
             "text_encoder": "CLIP" if clip else "BERT",
             "image_encoder": f"ViT, {layers} layers of {width}",
             "left_out": (),
@@ -125,13 +138,11 @@ def _of_checkpoint(path: Path) -> Description:
     )
     return Description(
         model=str(path),
-        preset=preset,
         **described,
         parameters=parameters,
         number_formats=number_formats,
         file_bytes=path.stat().st_size,
-        input_size=None,
-        max_text_tokens=None,
+        **_describe_processor(None),
         licence=None,
     )
 
@@ -149,6 +160,7 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
         "dense prompt": config.use_dense_prompt,
     }
     return {
+        "preset": next((name for name in PRESETS if _sizes(ReferSamConfig.from_preset(name)) == _sizes(config)), None),
         "text_encoder": f"{config.text_encoder_kind.upper()}, {text.num_hidden_layers} layers of {text.hidden_size}, "
         f"{text.vocab_size:,} entries",
         "image_encoder": f"ViT, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
@@ -156,6 +168,13 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
         "left_out": tuple(part for part, used in switches.items() if not used),
         "heads": {"no_target": config.object_score_head, "iou": config.supervise_iou},
     }
+
+
+def _describe_processor(processor: ReferSamProcessor | None) -> dict[str, Any]:
+    if processor is None:
+        return {"input_size": None, "max_text_tokens": None}
+    size = processor.image_processor.size
+    return {"input_size": (size["height"], size["width"]), "max_text_tokens": processor.max_text_tokens}
 
 
 def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[dict[str, int], dict[str, int]]:

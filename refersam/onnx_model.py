@@ -7,8 +7,10 @@ folder, and loops are refused, so that the work is bounded by the graph and the 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,6 +34,7 @@ PROCESSOR_KEYS = ("processor_config.json", "tokenizer.json", "tokenizer_config.j
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 OUTPUTS = ("mask_logits", "low_res_mask_logits", "coarse_mask_logits", "iou_scores", "object_score_logits")
 
+_FORMATS = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "DOUBLE": "float64"}
 MAX_FILE_BYTES = 2**31
 """An ONNX file cannot be larger; weights beyond that lie in a second file beside it."""
 MAX_SETTINGS_BYTES = 64 * 2**20
@@ -151,14 +154,7 @@ def load_onnx(
         raise DeviceError(f"{path} is an exported model, whose number format is fixed: leave the format at float32.")
     runtime = require("onnxruntime", EXTRA, "Running an exported model")
     providers = _providers(device, runtime.get_available_providers())
-    metadata = read_metadata(path)
-    try:
-        config = ReferSamConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
-        parameters = int(metadata["parameters"])
-        processor = _read_processor(metadata)
-    except Exception as error:  # of any kind: the settings may hold anything
-        raise CheckpointError(f"The settings inside {path} cannot be read: {first_line(error)}.") from error
-    check_room(processor, config, str(path))
+    settings = read_settings(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
@@ -167,16 +163,55 @@ def load_onnx(
     except Exception as error:
         raise CheckpointError(f"ONNX Runtime cannot load {path}: {first_line(error)}.") from error
     _check_names(path, session)
-    return OnnxModel(session, config, parameters), processor
+    return OnnxModel(session, settings.config, settings.num_parameters), settings.processor
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The settings inside an exported file, which is looked through before anything runs it.
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What an exported file says about its model.
+
+    Attributes:
+        config: of the model that was exported.
+        processor: of that model.
+        num_parameters: of that model.
+        number_formats: values stored in each, in the exported file.
+        files: the file itself, and those beside it that hold weights.
+    """
+
+    config: ReferSamConfig
+    processor: ReferSamProcessor
+    num_parameters: int
+    number_formats: dict[str, int]
+    files: tuple[Path, ...]
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings inside an exported file, which is looked through and not run.
 
     Raises:
         CheckpointError: no such file, a broken or foreign one, or one that asks for more than a model needs.
         MissingExtraError: onnx is not installed.
     """
+    model = _read_graph(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        config = ReferSamConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+        parameters = int(metadata["parameters"])
+        processor = _read_processor(metadata)
+    except Exception as error:  # of any kind: the settings may hold anything
+        raise CheckpointError(f"The settings inside {path} cannot be read: {first_line(error)}.") from error
+    check_room(processor, config, str(path))
+    names = require("onnx", EXTRA, "Reading an exported model").TensorProto.DataType
+    formats = Counter[str]()
+    beside = set()
+    for tensor in model.graph.initializer:
+        formats[_FORMATS.get(name := names.Name(tensor.data_type), name.lower())] += math.prod(tensor.dims)
+        beside |= {path.parent / entry.value for entry in tensor.external_data if entry.key == "location"}
+    return Settings(config, processor, parameters, dict(formats), (path, *sorted(beside)))
+
+
+def _read_graph(path: Path) -> Any:
+    """onnx.ModelProto, looked through, without the weights beside it; errors as of `read_settings`."""
     onnx = require("onnx", EXTRA, "Reading an exported model")
     if not path.is_file():
         raise CheckpointError(f"No such model: {path} is not a file.")
@@ -200,7 +235,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         for entry in tensor.external_data:
             if entry.key == "location":
                 _check_location(path, entry.value)
-    return metadata
+    return model
 
 
 def _check_location(path: Path, location: str) -> None:

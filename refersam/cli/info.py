@@ -23,7 +23,8 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Folder or Hub id, or one of the authors' checkpoints (.pth). Without it: the model in the box.",
+            help="Folder or Hub id, one of the authors' checkpoints (.pth), or an exported model (.onnx). Without "
+            "it: the model in the box.",
             metavar="[MODEL]",
             show_default=False,
         ),

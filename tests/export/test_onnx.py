@@ -19,7 +19,7 @@ from refersam.errors import CheckpointError, DeviceError, MissingExtraError, Ref
 from refersam.export import onnx as export
 from refersam.export.graph import output_names
 from refersam.model.attention import Attention
-from refersam.onnx_model import OnnxModel, load_onnx, read_metadata
+from refersam.onnx_model import OnnxModel, load_onnx, read_settings
 from refersam.tokenizer import train_tokenizer
 
 onnx = pytest.importorskip("onnx")
@@ -203,13 +203,34 @@ def test_int8_is_smaller_and_agrees(exported: SimpleNamespace, original: ReferSa
     assert operators.count("MatMulInteger") == count > 8
     assert "MatMul" in operators
     assert path.stat().st_size < exported.path.stat().st_size
-    assert read_metadata(path).items() >= read_metadata(exported.path).items()
+    metadata = [{entry.key: entry.value for entry in onnx.load(each).metadata_props} for each in (path, exported.path)]
+    assert metadata[0].items() >= metadata[1].items()
+    before, after = (read_settings(each).number_formats for each in (exported.path, path))
+    assert after["int8"] > 0.9 * (before["float32"] - after["float32"]) > 50_000
     model, processor = load_onnx(path)
     inputs = processor(images=np.zeros((8, 8, 3), np.uint8), text=PHRASES)
     with torch.inference_mode():
         expected, got = original.model(**inputs).mask_logits, model(**inputs).mask_logits
     assert float((expected - got).square().mean().sqrt() / expected.std()) < 0.2
     assert not torch.equal(expected, got)
+
+
+def test_info_describes_the_file(
+    exported: SimpleNamespace, folder: Path, tmp_path: Path, run: Callable[..., SimpleNamespace]
+) -> None:
+    """As the model that was exported, but for what only the file has; a file that is none is a sentence."""
+    found = run("info", exported.path, "--json")
+    assert (found.code, found.err) == (0, "")
+    told, model = json.loads(found.out), json.loads(run("info", folder, "--json").out)
+    same = ("preset", "text_encoder", "image_encoder", "left_out", "heads", "input_size", "max_text_tokens")
+    assert {key: told[key] for key in same} == {key: model[key] for key in same}
+    assert told["parameters"] == {"total": model["parameters"]["total"]}
+    assert told["number_formats"]["float32"] > 0.9 * model["parameters"]["total"]
+    assert told["file_bytes"] == exported.path.stat().st_size
+    assert "64 px" in run("info", exported.path).out
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    assert "is not" in run("info", broken).err
 
 
 # ----------------------------------------------------------------------------------------------------- foreign files
