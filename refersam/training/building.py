@@ -37,6 +37,8 @@ def build_processor(settings: TrainSettings, source: PictureSource) -> ReferSamP
 def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
     """The model of a run: from scratch, on the weights of SAM and a text encoder, or a trained one.
 
+    A spatial prior that is to be taken over is left out where an ablation has no interactor.
+
     Raises:
         CheckpointError: weights that are missing, unsafe or of another model.
         SettingsError: sizes that do not fit together.
@@ -63,6 +65,8 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
             f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
         )
     prior = spatial_prior_of(model)
+    if prior is not None and asked.prior is not None:
+        _take_prior(prior, asked.prior)
     if prior is not None and settings.optimizer.prior_factor == 0:
         prior.requires_grad_(False)
     model.interactor.recompute = settings.recompute
@@ -72,6 +76,18 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
 def spatial_prior_of(model: ReferSamModel) -> SpatialPrior | None:
     """The model's spatial prior; None for an ablation without interactor."""
     return cast("SpatialPrior | None", getattr(model.interactor, "spatial_prior", None))
+
+
+def _take_prior(prior: SpatialPrior, name: str) -> None:
+    source = spatial_prior_of(load_model(name)[0])
+    if source is None:
+        raise SettingsError(f"model.prior: {name} has no interactor, and so no spatial prior.")
+    try:
+        prior.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise SettingsError(
+            f"model.prior: the spatial prior of {name} has other sizes; see model.config.spatial_prior_channels."
+        ) from error
 
 
 def _check_names(config: dict[str, object]) -> None:

@@ -27,6 +27,9 @@ class ModelSettings(_Section):
     sam: str | None = Field(None, description="Weights of SAM to start from: Hub id, folder or one of Meta's files.")
     text: str | None = Field(None, description="Weights of BERT or CLIP to start from, with sam: Hub id or folder.")
     start_from: str | None = Field(None, description="Folder or Hub id of a whole ReferSAM model to start from.")
+    prior: str | None = Field(
+        None, description="Folder or Hub id of a ReferSAM model whose spatial prior to start from, not pretraining one."
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="Other fields of ReferSamConfig.")
 
     @model_validator(mode="after")
@@ -35,21 +38,16 @@ class ModelSettings(_Section):
             raise ValueError("sam and text belong together: give both, or neither for a model from scratch")
         if self.sam is not None and self.start_from is not None:
             raise ValueError("a run starts from sam and text, or from start_from, not from both")
+        if self.start_from is not None and self.prior is not None:
+            raise ValueError("the model in start_from has a spatial prior already: leave out prior")
         if self.start_from is not None and self.config:
             raise ValueError("config is that of the model in start_from: it cannot be changed")
         return self
 
 
-class StageSettings(_Section):
-    """Difficulty of the scenes, and size of the input, up to a share of the training."""
+class SceneSettings(_Section):
+    """What drawn scenes and their phrases are like."""
 
-    until: float = Field(1.0, gt=0, le=1, description="Share of all steps at which the stage ends.")
-    image_size: int | None = Field(
-        None, ge=32, multiple_of=32, description="Side of the network's input in pixels; none for data.image_size."
-    )
-    review: float = Field(
-        0.0, ge=0, lt=1, description="Share of pictures that are as in the stage before, against forgetting."
-    )
     min_objects: int = Field(2, ge=2, le=10, description="Fewest objects in a picture.")
     max_objects: int = Field(10, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(1.0, ge=0, le=1, description="How busy the drawing is.")
@@ -59,15 +57,30 @@ class StageSettings(_Section):
     phenomena: dict[str, float] | None = Field(None, description="Share of each phenomenon; none for SceneRef's own.")
 
     @model_validator(mode="after")
-    def _can_be_drawn(self) -> StageSettings:
-        SceneRefSettings(
-            min_objects=self.min_objects,
-            max_objects=self.max_objects,
-            phenomena=self.phenomena,
-            named=self.named,
-            difficulty=self.difficulty,
-        )
+    def _can_be_drawn(self) -> SceneSettings:
+        self.scenes(256, 1)
         return self
+
+    def scenes(self, side: int, phrases: int) -> SceneRefSettings:
+        """Of square pictures of `side` pixels with `phrases` phrases each.
+
+        Raises:
+            ValueError: they cannot be drawn.
+        """
+        own = self.model_dump(include=set(SceneSettings.model_fields))
+        return SceneRefSettings(width=side, height=side, phrases_per_scene=phrases, **own)
+
+
+class StageSettings(SceneSettings):
+    """Difficulty of the scenes, and size of the input, up to a share of the training."""
+
+    until: float = Field(1.0, gt=0, le=1, description="Share of all steps at which the stage ends.")
+    image_size: int | None = Field(
+        None, ge=32, multiple_of=32, description="Side of the network's input in pixels; none for data.image_size."
+    )
+    review: float = Field(
+        0.0, ge=0, lt=1, description="Share of pictures that are as in the stage before, against forgetting."
+    )
 
 
 class AugmentSettings(_Section):
@@ -90,6 +103,9 @@ class DataSettings(_Section):
     split_by: str | None = Field(None, description="Published partition of the data set; none for the usual one.")
     validation_dataset: str | None = Field(None, description="Data set that validation runs on; none for dataset.")
     validation_split: str = Field("val", description="Split that validation runs on.")
+    validation_scenes: SceneSettings | None = Field(
+        None, description="What SceneRef's validation scenes are like; none for the benchmark's own."
+    )
     validation_pictures: int | None = Field(100, ge=1, description="First pictures of that split; none for all.")
     image_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="Side of the network's input in pixels.")
     picture_sizes: list[Annotated[int, Field(ge=32, le=4096)]] = Field(
@@ -119,8 +135,10 @@ class DataSettings(_Section):
                 raise ValueError("root is needed, the folder of the data sets (docs/datasets.md)")
             if self.no_target_share is not None:
                 raise ValueError("no_target_share is for data sets; a drawn SceneRef has stages.phenomena")
-        elif self.stages != [StageSettings()]:
-            raise ValueError("stages are SceneRef's, drawn while training: leave out root, or the stages")
+        elif self.stages != [StageSettings()] or self.validation_scenes is not None:
+            raise ValueError(
+                "stages and validation_scenes are SceneRef's, drawn while training: leave out root, or them"
+            )
         elif self.dataset == "mixed" and self.validation_dataset is None:
             raise ValueError("mixed has no val split: give validation_dataset, such as refcoco")
         return self
@@ -215,6 +233,8 @@ class TrainSettings(_Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
+        if self.pretraining is not None and self.model.prior is not None:
+            raise ValueError("pretraining teaches the spatial prior, and model.prior takes one over: leave out one")
         if self.pretraining is not None and not self.data.is_drawn:
             raise ValueError("pretraining teaches what drawn scenes show: leave it out for a data set")
         if self.epochs is not None and self.data.is_drawn:

@@ -60,17 +60,8 @@ class SceneSource:
         """See `PictureSource`."""
         data = self.settings.data
         side = data.picture_sizes[number % len(data.picture_sizes)]
-        scene_settings = SceneRefSettings(
-            width=side,
-            height=side,
-            min_objects=stage.min_objects,
-            max_objects=stage.max_objects,
-            phrases_per_scene=data.phrases_per_picture,
-            phenomena=stage.phenomena,
-            named=stage.named,
-            difficulty=stage.difficulty,
-        )
-        scene = generate_scene(scene_settings, "train", self.settings.seed, number)
+        scenes = stage.scenes(side, data.phrases_per_picture)
+        scene = generate_scene(scenes, "train", self.settings.seed, number)
         return augment(scene_to_referring_image(scene, f"scene_{number}"), data.augment, _rng(self.settings, number))
 
     def phrases(self) -> Iterable[str]:

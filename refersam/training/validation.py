@@ -11,7 +11,7 @@ from PIL import Image
 from refersam.data.datasets import open_dataset
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringImage, ReferringSample
-from refersam.data.sceneref import SceneRefSettings, generate_scene
+from refersam.data.sceneref import generate_scene
 from refersam.drawing import contact_sheet, draw_overlay
 from refersam.evaluate import evaluate_images, evaluate_model
 from refersam.evaluate.processes import Processes
@@ -22,7 +22,7 @@ from refersam.metrics.summary import sum_pixels
 from refersam.model.refersam import ReferSamModel
 from refersam.predictor import ReferSamPredictor
 from refersam.processor import ReferSamProcessor
-from refersam.training.settings import TrainSettings
+from refersam.training.settings import SceneSettings, TrainSettings
 from refersam.training.sources import scene_to_referring_image
 
 _SHOWN_PICTURES, _SHOWN_PHRASES = 4, 2
@@ -87,7 +87,7 @@ class Validator:
         return {**metrics, "pixels in common": common, "pixels in union": union}
 
     def _scenes(self) -> Iterator[ReferringImage]:
-        settings = SceneRefSettings(width=self.drawn_side, height=self.drawn_side, phrases_per_scene=6)
+        settings = (self.settings.data.validation_scenes or SceneSettings()).scenes(self.drawn_side, 6)
         for index in range(self.settings.data.validation_pictures or 100):
             yield scene_to_referring_image(generate_scene(settings, "val", 0, index), f"val_{index}")
 

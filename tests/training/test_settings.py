@@ -115,7 +115,7 @@ def test_changed_settings_by_hand() -> None:
         ("data: {dataset: refcoco}", "data: root is needed, the folder of the data sets"),
         ("data: {dataset: coco, root: x}", "data.dataset: should be one of refcoco, "),
         ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
-        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages are SceneRef's"),
+        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages and validation_scenes are SceneRef's"),
         ("data: {no_target_share: 0.1}", "data: no_target_share is for data sets"),
         ("epochs: 3", "epochs are passes over a data set"),
         ("model: {sam: x}", "model: sam and text belong together"),
