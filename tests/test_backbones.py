@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from transformers import BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPT
 from transformers.models.sam.configuration_sam import SamConfig
 from transformers.models.sam.modeling_sam import SamModel
 
-from refersam import ReferSamModel
+from refersam import ReferSamModel, ReferSamPredictor, ReferSamProcessor
 from refersam.convert import SAM_KEYS
 from refersam.errors import CheckpointError
 
@@ -352,3 +353,22 @@ def test_depth_that_four_does_not_divide(folders: dict[str, Path], small_config:
         ReferSamModel.from_backbones(tmp_path, folders["bert"], **SMALL)
     model = ReferSamModel.from_backbones(tmp_path, folders["bert"], **SMALL, layer_groups=[[0, 0], [1, 2]])
     assert len(model.interactor.interactions) == 2
+
+
+def test_taken_out_of_a_trained_model(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """`tools/backbones.py` writes checkpoints that a new model starts from with the same SAM and text encoder."""
+    spec = importlib.util.spec_from_file_location("backbones", Path(__file__).parents[1] / "tools" / "backbones.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.write_backbones(str(tiny_model_folder), tmp_path)
+    trained = ReferSamModel.from_pretrained(tiny_model_folder)
+    built = ReferSamModel.from_backbones(tmp_path / "sam", tmp_path / "text", object_score_head=True)
+    for name, tensor in trained.sam.state_dict().items():
+        assert torch.equal(tensor, built.sam.state_dict()[name]) or name.startswith("object_score_head"), name
+    for name, tensor in trained.text_encoder.state_dict().items():
+        assert torch.equal(tensor, built.text_encoder.state_dict()[name]), name
+    taken = ReferSamProcessor.from_text_encoder(tmp_path / "text")
+    own = ReferSamPredictor.from_pretrained(tiny_model_folder).processor
+    assert taken.tokenizer("the red dog")["input_ids"] == own.tokenizer("the red dog")["input_ids"]

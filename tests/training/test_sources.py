@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from refersam.data import ReferringSample, open_dataset
 from refersam.data.sample import ImageRecord
 from refersam.data.sceneref import SceneRefSettings, write_sceneref
+from refersam.evaluate.processes import Processes
 from refersam.training.settings import SettingsError, StageSettings, TrainSettings
 from refersam.training.sources import DatasetSource
 from refersam.training.trainer import Trainer, total_steps
+from refersam.training.validation import Validator
 
 Miniature = Callable[..., TrainSettings]
 
@@ -146,3 +149,16 @@ def test_steps_of_passes(miniature: Miniature) -> None:
     source = DatasetSource(samples(*[(2, 0)] * 40), settings)
     assert total_steps(settings, source, 1) == 30
     assert total_steps(settings, source, 2) == 15
+
+
+def test_validation_scenes_of_their_own() -> None:
+    """As few objects and as plain phrases as asked for; SceneRef's own without."""
+    own = {"max_objects": 3, "named": ["colour"], "phenomena": {"attribute": 1.0}, "difficulty": 0.0}
+    data = {"validation_scenes": own, "validation_pictures": 6}
+    words: dict[str, set[str]] = {}
+    for name, settings in (("own", TrainSettings.model_validate({"data": data})), ("usual", TrainSettings())):
+        validator = Validator(settings, None, Processes())  # type: ignore[arg-type]
+        phrases = [phrase for picture in islice(validator._scenes(), 6) for phrase in picture.phrases]
+        words[name] = {word for phrase in phrases for word in phrase.split()}
+    assert not words["own"] & {"left", "second", "star", "circle", "striped", "large"}
+    assert words["usual"] & {"left", "second", "star", "circle", "striped", "large"}

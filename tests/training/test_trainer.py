@@ -231,6 +231,25 @@ def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, 
         Trainer(miniature(model={"start_from": str(tmp_path), "config": {}}), tmp_path / "other")
 
 
+def test_a_spatial_prior_taken_over(
+    tiny_model_folder: Path, tmp_path: Path, miniature: Miniature, small_model: dict[str, Any]
+) -> None:
+    """That of the named model, frozen where its factor is 0; an ablation has none; a misfit is a sentence."""
+
+    def interactor(name: str, config: dict[str, Any]) -> Any:
+        model = {"prior": str(tiny_model_folder), "config": config}
+        settings = miniature(model=model, optimizer={"prior_factor": 0.0})
+        return Trainer(settings, tmp_path / name).engine.plain_model.interactor
+
+    taken = interactor("run", {}).spatial_prior
+    wanted = ReferSamModel.from_pretrained(tiny_model_folder).interactor.spatial_prior.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in taken.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in taken.parameters())
+    assert not hasattr(interactor("without", {"use_interactor": False}), "spatial_prior")
+    with pytest.raises(SettingsError, match=r"model\.prior: the spatial prior of .* has other sizes"):
+        interactor("other", small_model)
+
+
 # ---------------------------------------------------------------------------------------------------------- surviving
 
 
