@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny box bench clean
+.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny box bench score clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,9 +56,28 @@ train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny and runs/
 box: train-tiny  ## put the trained tiny model into the package
 	@$(BIN)/python tools/make_box.py runs/tiny_2/model
 
-bench: setup  ## latency of the model, and its score on SceneRef
-	@$(BIN)/python benchmarks/latency.py
-	@$(BIN)/python benchmarks/sceneref.py
+BENCH := $(BIN)/python benchmarks
+TABLES := out/bench
+bench: setup  ## measure all that docs/performance.md and serving.md show, and put the tables there (half an hour)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,serve]'
+	@$(BENCH)/steps.py --table $(TABLES)/steps.md
+	@$(BENCH)/steps.py --phrases 5 --tokens 20 --table $(TABLES)/phrases.md
+	@$(BENCH)/steps.py --memory 1024 --table $(TABLES)/memory.md
+	@$(BENCH)/latency.py --table $(TABLES)/latency.md
+	@$(BENCH)/dropped.py --table $(TABLES)/dropped.md
+	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md
+	@$(BENCH)/onnx_export.py --table $(TABLES)/onnx.md
+	@rm -f $(TABLES)/model_int8.onnx
+	@$(BIN)/refersam export onnx --int8 --out $(TABLES)/model_int8.onnx
+	@$(BENCH)/agreement.py --other $(TABLES)/model_int8.onnx --count 100 --table $(TABLES)/int8.md
+	@$(BENCH)/agreement.py --dtype bfloat16 --table $(TABLES)/bfloat16.md
+	@$(BENCH)/server.py --table $(TABLES)/server.md
+	@$(BENCH)/report.py docs $(TABLES)
+
+score: setup  ## score the model in the box on SceneRef, and on 200 phrases by hand (a quarter of an hour)
+	@$(BENCH)/sceneref.py
+	@$(BENCH)/sceneref.py --split compositional --count 250
+	@$(BENCH)/robustness.py --out out/robustness
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from report import add_option, machine, report
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from refersam.data import ReferringImage, open_dataset
 from refersam.data.index import group_by_image
@@ -67,13 +68,13 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--split", default="val")
+    add_option(parser)
     args = parser.parse_args()
 
     first = ReferSamPredictor.from_pretrained(args.model, device="cpu")
     second = ReferSamPredictor.from_pretrained(args.other or args.model, device="cpu", dtype=args.dtype)
     settings = SceneRefSettings(width=256, height=256, phrases_per_scene=6)
     console = Console(stderr=True)
-    table = Table("pictures", "phrases", "agreement", "no-target differs", "mIoU first", "mIoU second")
 
     def scenes() -> Iterator[ReferringImage]:
         for index in track(range(args.count), "SceneRef", console=console):
@@ -84,8 +85,8 @@ def main() -> None:
         groups = group_by_image(open_dataset(args.data_root, args.dataset, args.split))
         loaded = (ReferringImage.load(group) for group in track(groups, args.dataset, console=console))
         parts[f"{args.dataset} {args.split}"] = compare(first, second, loaded)
-    for name, tally in parts.items():
-        table.add_row(
+    rows = [
+        (
             name,
             str(len(tally.agreement)),
             f"{np.mean(tally.agreement):.4f}",
@@ -93,7 +94,14 @@ def main() -> None:
             f"{100 * np.mean(tally.first):.2f}",
             f"{100 * np.mean(tally.second):.2f}",
         )
-    Console().print(table)
+        for name, tally in parts.items()
+    ]
+    report(
+        f"{Path(args.model).name} against {Path(args.other or args.model).name} in {args.dtype}: {machine()}",
+        ("pictures", "phrases", "agreement", "no-target differs", "mIoU first", "mIoU second"),
+        rows,
+        args.table,
+    )
 
 
 if __name__ == "__main__":

@@ -12,20 +12,16 @@ random: neither time nor arithmetic depends on their values.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from report import add_option, machine, report
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 NUM_TOKENS = 20
@@ -104,7 +100,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    add_option(parser)
     args = parser.parse_args()
 
     context = multiprocessing.get_context("spawn")
@@ -114,13 +110,8 @@ def main() -> None:
             # A process of its own for each case: its peak memory is then the case's.
             with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                 rows.append(pool.submit(measure, preset, size, args.device, args.dtype, args.repeats).result())
-    table = Table(
-        *("preset", "px", "ms (median)", "ms (min)", "GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
-        title=f"One picture, one phrase of {NUM_TOKENS} tokens, {args.dtype}, {args.device}: {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}",
-    )
-    for row in rows:
-        table.add_row(
+    texts = [
+        (
             row["preset"],
             str(row["px"]),
             *(f"{row[key]:.0f}" for key in ("ms", "ms min")),
@@ -129,9 +120,14 @@ def main() -> None:
             f"{row['share']:.0%}",
             f"{row['peak MB']:.0f}",
         )
-    Console(width=120).print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+        for row in rows
+    ]
+    report(
+        f"One picture, one phrase of {NUM_TOKENS} tokens, {args.dtype}, {args.device}: {machine()}",
+        ("preset", "px", "ms (median)", "ms (min)", "GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
+        texts,
+        args.table,
+    )
 
 
 if __name__ == "__main__":

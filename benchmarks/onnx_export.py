@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import platform
 import resource
 import statistics
 import tempfile
@@ -22,8 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from report import add_option, machine, report
 from rich.console import Console
-from rich.table import Table
 
 from refersam.config import ReferSamConfig
 from refersam.export.onnx import export_onnx
@@ -108,13 +107,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--files", type=Path, help="folder for exported files; without it they are not kept")
+    add_option(parser)
     args = parser.parse_args()
 
     context = multiprocessing.get_context("spawn")
-    table = Table(
-        *("preset", "px", "tokens", "form", "ms", "of torch", "peak MB", "file MB"),
-        title=f"One picture, one phrase, {platform.machine()}, {args.threads} threads, torch {torch.__version__}",
-    )
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.files or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,8 +126,13 @@ def main() -> None:
                         peak = pool.submit(measure_memory, path, tokens, args.threads).result()
                     share = times[form] / times[FORMS[0]]
                     numbers = (f"{times[form]:.0f}", f"{share:.2f}", f"{peak:.0f}", f"{megabytes(path):.0f}")
-                    table.add_row(preset, str(side), str(tokens), form, *numbers)
-    Console(width=120).print(table)
+                    rows.append((preset, str(side), str(tokens), form, *numbers))
+    report(
+        f"One picture, one phrase: {machine(args.threads)}",
+        ("preset", "px", "tokens", "form", "ms", "of torch", "peak MB", "file MB"),
+        rows,
+        args.table,
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -28,8 +26,7 @@ from typing import Any
 import httpx2
 import numpy as np
 from pycocotools import mask as coco_mask
-from rich.console import Console
-from rich.table import Table
+from report import add_option, machine, report
 
 from refersam import ReferSamPredictor
 
@@ -101,17 +98,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=2000, help="in all")
     parser.add_argument("--url", help="of a server that already runs; else one is started")
+    add_option(parser)
     args = parser.parse_args()
 
     predictor = ReferSamPredictor.from_pretrained(device="cpu")
     pictures = sorted(EXAMPLES.glob("scene_*.png"))
     cases = [Case(path, PHRASES[: 1 + index % 3], predictor) for index, path in enumerate(pictures)]
     del predictor
-    table = Table(
-        *("clients", "requests", "requests/s", "phrases/s", "p50 ms", "p95 ms", "p99 ms", "MiB before", "MiB after"),
-        "answers",
-        title=f"refersam serve: {platform.machine()}, {os.cpu_count()} processors",
-    )
+    rows = []
     with running_server() if args.url is None else contextlib.nullcontext(args.url) as url:
         with httpx2.Client(base_url=url, timeout=120) as client:
             while client.get("/ready").status_code != 200:
@@ -119,11 +113,12 @@ def main() -> None:
             for case in cases:  # buffers are filled once
                 case.ask(client)
         for clients in args.clients:
-            measure(table, url, cases, clients, args.requests // len(args.clients))
-    Console(width=130).print(table)
+            rows.append(measure(url, cases, clients, args.requests // len(args.clients)))
+    numbers = ("requests/s", "phrases/s", "p50 ms", "p95 ms", "p99 ms", "MiB before", "MiB after")
+    report(f"refersam serve: {machine()}", ("clients", "requests", *numbers, "answers"), rows, args.table)
 
 
-def measure(table: Table, url: str, cases: list[Case], clients: int, requests: int) -> None:
+def measure(url: str, cases: list[Case], clients: int, requests: int) -> tuple[str, ...]:
     """A row of the table."""
     numbers = count()
 
@@ -142,7 +137,7 @@ def measure(table: Table, url: str, cases: list[Case], clients: int, requests: i
         wall, after = time.perf_counter() - start, memory(client)
     kinds = [kind for _, kind, _ in results]
     p50, p95, p99 = 1000 * np.percentile([seconds for seconds, _, _ in results], [50, 95, 99])
-    table.add_row(
+    return (
         str(clients),
         str(len(results)),
         f"{len(results) / wall:.1f}",

@@ -14,22 +14,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import multiprocessing
-import platform
 import resource
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from latency import count_flop, matrix_rate, seconds
-from rich.console import Console
-from rich.table import Table
+from report import add_option, machine, report
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
 from refersam.config import ReferSamConfig
@@ -183,10 +179,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--phrases", type=int, default=1, help="measure so many phrases about one picture instead")
     parser.add_argument("--memory", type=int, help="measure peak memory on a CPU at this size instead")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
+    add_option(parser)
     args = parser.parse_args()
 
-    where = f"{args.device}: {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    where = f"{args.device}: {machine()}"
     if args.memory:
         header = ("form", "peak MB", "of it in the pass")
         rows = []
@@ -208,12 +204,7 @@ def main() -> None:
             for row in measured(args, getattr(torch, dtype), tokens)
         ]
         title = f"{args.preset} at {args.size} px, {where}"
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
-    if args.json:
-        args.json.write_text(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
+    report(title, header, rows, args.table)
 
 
 if __name__ == "__main__":

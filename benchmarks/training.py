@@ -10,16 +10,12 @@ step of AdamW, and the averaged weights. Weights are random; neither time nor me
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from report import add_option, machine, report
 
 NUM_TOKENS = 20
 
@@ -81,7 +77,7 @@ def main() -> None:
         "--precisions", nargs="+", choices=["no", "bf16", "fp16"], help="default: all that the device has"
     )
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    add_option(parser)
     args = parser.parse_args()
     precisions = args.precisions or ["no", "bf16", *(["fp16"] if torch.cuda.is_available() else [])]
 
@@ -93,17 +89,16 @@ def main() -> None:
                 case = (preset, args.size, args.pictures, args.phrases, precision, recompute, args.steps)
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                     rows.append(pool.submit(measure, *case).result())
-    table = Table(
-        *("preset", "precision", "recompute", "s/step", "samples/s", "peak GB"),
-        title=f"{args.pictures} pictures of {args.size} px with {args.phrases} phrases each, {rows[0]['device']}: "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    numbers = ("s/step", "samples/s", "peak GB")
+    report(
+        f"{args.pictures} pictures of {args.size} px, {args.phrases} phrases each, {rows[0]['device']}: {machine()}",
+        ("preset", "precision", "recompute", *numbers),
+        [
+            (row["preset"], row["precision"], "yes" if row["recompute"] else "no", *(f"{row[n]:.2f}" for n in numbers))
+            for row in rows
+        ],
+        args.table,
     )
-    for row in rows:
-        numbers = (f"{row[name]:.2f}" for name in ("s/step", "samples/s", "peak GB"))
-        table.add_row(row["preset"], row["precision"], "yes" if row["recompute"] else "no", *numbers)
-    Console(width=110).print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

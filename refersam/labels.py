@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from refersam.inference import Answer
 from refersam.optional import require
@@ -42,6 +43,12 @@ def label_map(answers: Iterable[Answer]) -> np.ndarray:
     if labels is None:
         raise ValueError("A label map needs at least one answer, but none came.")
     return labels
+
+
+def label_picture(answers: Sequence[Answer]) -> Image.Image:
+    """`label_map` as a picture whose grey values are the numbers: of 8 bits, or of 16 for more than 255 phrases."""
+    labels = label_map(answers)
+    return Image.fromarray(labels.astype(np.uint8) if len(answers) <= np.iinfo(np.uint8).max else labels)
 
 
 def to_supervision(answers: Sequence[Answer]) -> supervision.Detections:

@@ -131,13 +131,11 @@ def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[
 
 def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     """8 bits a pixel, or 16 where the phrases are more than 255."""
-    from PIL import Image
 
     from refersam.files import write_atomically
-    from refersam.labels import label_map
+    from refersam.labels import label_picture
 
-    labels = label_map(results)
-    picture = Image.fromarray(labels.astype("uint8") if len(results) <= 255 else labels)
+    picture = label_picture(results)
     write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
 

@@ -18,6 +18,7 @@ from refersam.drawing import draw_overlays, mask_picture
 from refersam.errors import PhraseError
 from refersam.files import write_atomically
 from refersam.inference import Answer
+from refersam.labels import label_picture
 
 COLOURS = (
     (214, 39, 104),
@@ -31,7 +32,7 @@ COLOURS = (
 )
 """Of the phrases, in turn: dark enough for white text."""
 
-MASK_FILE, CUTOUT_FILE, COCO_FILE = "mask.png", "cutout.png", "answers.json"
+MASK_FILE, LABELS_FILE, CUTOUT_FILE, COCO_FILE = "mask.png", "labels.png", "cutout.png", "answers.json"
 
 
 def split_phrases(text: str, most: int) -> list[str]:
@@ -92,10 +93,11 @@ def legend(answers: Sequence[Answer]) -> str:
 
 
 def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -> dict[str, Path]:
-    """Mask, cut-out and COCO file of the answers together.
+    """Mask, label map, cut-out and COCO file of the answers together.
 
-    The mask is white where any phrase's is; the cut-out is the picture, transparent elsewhere; the JSON file has an
-    annotation for each phrase that has a mask, and lists those that match nothing.
+    The mask is white where any phrase's is; the label map has the number of the phrase, 1 for the first; the cut-out is
+    the picture, transparent elsewhere; the JSON file has an annotation for each phrase that has a mask, and lists those
+    that match nothing.
 
     Args:
         picture: W x H, RGB.
@@ -111,6 +113,7 @@ def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -
     cutout.putalpha(alpha)
     contents = {
         MASK_FILE: _png(alpha),
+        LABELS_FILE: _png(label_picture(answers)),
         CUTOUT_FILE: _png(cutout),
         COCO_FILE: json.dumps(coco_document(picture, answers), indent=1).encode(),
     }

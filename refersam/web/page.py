@@ -19,13 +19,29 @@ from refersam.errors import ReferSamError
 from refersam.image import load_image
 from refersam.optional import require
 from refersam.predictor import EncodedImage, ReferSamPredictor, Segmentation
-from refersam.web.answers import COCO_FILE, CUTOUT_FILE, MASK_FILE, legend, overlay, split_phrases, write_files
+from refersam.web.answers import (
+    COCO_FILE,
+    CUTOUT_FILE,
+    LABELS_FILE,
+    MASK_FILE,
+    legend,
+    overlay,
+    split_phrases,
+    write_files,
+)
 from refersam.web.examples import draw_examples
 
 logger = logging.getLogger(__name__)
 
 TITLE = "ReferSAM: say what to cut out"
 ALL = "All"
+DOWNLOADS = {
+    MASK_FILE: ("mask", "Mask PNG"),
+    LABELS_FILE: ("labels", "Label map"),
+    CUTOUT_FILE: ("cutout", "Cut-out PNG"),
+    COCO_FILE: ("coco", "COCO JSON"),
+}
+"""For each file to take home, its button's name in the page and what it says."""
 KEEP_SECONDS = 3600
 """Files and remembered pictures of a visit are deleted after this time."""
 
@@ -164,11 +180,11 @@ class Page:
         return last[1]
 
     def files(self, answers: list[Segmentation]) -> list[str]:
-        """Mask, cut-out and COCO file of all phrases, for the download buttons."""
+        """What `write_files` writes of all phrases, for the download buttons, in their order."""
         self._tidy()
         folder = Path(tempfile.mkdtemp(dir=self.folder / "answers"))
         written = write_files(answers[0].image, answers, folder)
-        return [str(written[name]) for name in (MASK_FILE, CUTOUT_FILE, COCO_FILE)]
+        return [str(written[name]) for name in DOWNLOADS]
 
     def _tidy(self) -> None:
         """Delete what nobody will fetch any more."""
@@ -270,7 +286,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
                 with gr.Row():
                     downloads = [
                         gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
-                        for text, name in (("Mask PNG", "mask"), ("Cut-out PNG", "cutout"), ("COCO JSON", "coco"))
+                        for name, text in DOWNLOADS.values()
                     ]
         inputs, outputs = [picture, phrases, model, threshold, no_target], [result, verdicts, choice, visit, *downloads]
         gr.Markdown("### Examples")

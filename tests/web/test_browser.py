@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refersam import ReferSamPredictor
+from refersam.labels import label_map
 
 pytestmark = pytest.mark.browser
 
@@ -93,6 +95,9 @@ def test_a_visit(address: str, browser: Any, tmp_path: Path) -> None:
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#answers .legend li")
     assert time.perf_counter() - start < 10  # with room for a machine that is busy
+    told = re.search(r"answered in ([\d.]+) s", page.inner_text("#answers"))
+    assert told is not None
+    assert float(told[1]) < 2
 
     expected = ReferSamPredictor.from_pretrained(device="cpu").predict(SCENE, PHRASES.splitlines())
     lines = page.locator("#answers .legend li").all_inner_texts()
@@ -104,6 +109,8 @@ def test_a_visit(address: str, browser: Any, tmp_path: Path) -> None:
     union = np.logical_or.reduce([answer.mask for answer in expected])
     (tmp_path / "mask.png").write_bytes(download(page, "mask"))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")) > 0, union)
+    (tmp_path / "labels.png").write_bytes(download(page, "labels"))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels.png")), label_map(expected))
     (tmp_path / "cutout.png").write_bytes(download(page, "cutout"))
     cutout = np.asarray(Image.open(tmp_path / "cutout.png"))
     np.testing.assert_array_equal(cutout[..., 3] > 0, union)

@@ -42,7 +42,7 @@ def test_answers_are_the_predictors(page: Page, predictor: ReferSamPredictor) ->
     for ours, theirs in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
     assert len(text.splitlines()) == 3
-    assert [Path(file).name for file in page.files(answers)] == ["mask.png", "cutout.png", "answers.json"]
+    assert [Path(file).name for file in page.files(answers)] == ["mask.png", "labels.png", "cutout.png", "answers.json"]
 
 
 def test_what_is_shown_again_is_what_was_answered(page: Page, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from refersam.errors import PhraseError
 from refersam.inference import Answer
+from refersam.labels import label_map
 from refersam.web.answers import COLOURS, coco_document, legend, overlay, split_phrases, write_files
 
 PICTURE = Image.new("RGB", (6, 4), (10, 20, 30))
@@ -65,6 +66,9 @@ def test_files_to_take_home(tmp_path: Path) -> None:
     files = write_files(PICTURE, ANSWERS, tmp_path)
     union = ANSWERS[0].mask | ANSWERS[2].mask
     np.testing.assert_array_equal(np.asarray(Image.open(files["mask.png"])) > 0, union)
+    labels = np.asarray(Image.open(files["labels.png"]))
+    np.testing.assert_array_equal(labels, label_map(ANSWERS))
+    assert {1, 3} <= set(labels.flat) <= {0, 1, 3}
     cutout = np.asarray(Image.open(io.BytesIO(files["cutout.png"].read_bytes())))
     np.testing.assert_array_equal(cutout[..., 3] > 0, union)
     assert tuple(cutout[0, 1, :3]) == (10, 20, 30)

@@ -1,0 +1,103 @@
+"""What was tried for speed and is not used, against what is: the shapes of base at 448 px, on a CPU.
+
+    python benchmarks/dropped.py
+
+Each pair takes turns within one process; the median of the repeats counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from latency import seconds
+from report import add_option, machine, report
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.models.sam.modeling_sam import SamVisionAttention
+
+from refersam.config import ReferSamConfig
+from refersam.model.refersam import ReferSamModel
+
+Form = tuple[str, Callable[[], Tensor]]
+VIT_TOKENS, PYRAMID_TOKENS, WIDTH = 784, 4116, 768
+
+
+def split_product(x: Tensor, weight: Tensor) -> Tensor:
+    """A float32 product as three of bfloat16: high parts, and high times low."""
+    high_x, high_w = x.bfloat16(), weight.bfloat16()
+    low_x, low_w = (x - high_x).bfloat16(), (weight - high_w).bfloat16()
+    parts = ((high_x, high_w), (high_x, low_w), (low_x, high_w))
+    return torch.stack([F.linear(a, b).float() for a, b in parts]).sum(0)
+
+
+def feed_forward(x: Tensor, up: Tensor, down: Tensor, block: int) -> Tensor:
+    """A feed-forward net on `block` tokens at a time."""
+    return torch.cat([F.linear(F.gelu(F.linear(part, up)), down) for part in x.split(block)])
+
+
+def fused_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """oneDNN's linear layer with GELU in one."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
+
+
+def global_attention(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Base's global attention: relative positions as further channels, and as a dense bias."""
+    layer = ReferSamModel(ReferSamConfig.from_preset("base")).eval().to(dtype).sam.vision_encoder.layers[2]
+    side = int(VIT_TOKENS**0.5)
+    patches = torch.randn(1, side, side, WIDTH).to(dtype)
+    return lambda: layer.attn(patches)[0], lambda: SamVisionAttention.forward(layer.attn, patches)[0]
+
+
+def pairs() -> dict[str, tuple[Form, Form]]:
+    """For each attempt: what is used, and what was tried."""
+    torch.manual_seed(0)
+    x, tokens = torch.randn(VIT_TOKENS, WIDTH), torch.randn(PYRAMID_TOKENS, WIDTH)
+    up, bias = torch.randn(4 * WIDTH, WIDTH) / WIDTH**0.5, torch.randn(4 * WIDTH)
+    wide, narrow = torch.randn(2 * WIDTH, WIDTH) / WIDTH**0.5, torch.randn(WIDTH, 2 * WIDTH) / WIDTH**0.5
+    found: dict[str, tuple[Form, Form]] = {
+        "float32 product in bfloat16 parts": (
+            ("one product", lambda: F.linear(x, up)),
+            ("three products", lambda: split_product(x, up)),
+        )
+    }
+    for block in (128, 1024):
+        found[f"feed-forward net in blocks of {block}"] = (
+            ("all tokens", lambda: feed_forward(tokens, wide, narrow, PYRAMID_TOKENS)),
+            ("blocks", lambda block=block: feed_forward(tokens, wide, narrow, block)),
+        )
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        y, weight, offset = x.to(dtype), up.to(dtype), bias.to(dtype)
+        found[f"linear layer with GELU, {name}"] = (
+            ("two kernels", lambda y=y, weight=weight, offset=offset: F.gelu(F.linear(y, weight, offset))),
+            ("one kernel", lambda y=y, weight=weight, offset=offset: fused_gelu(y, weight, offset)),
+        )
+        used, tried = global_attention(dtype)
+        found[f"relative positions in global attention, {name}"] = (("channels", used), ("dense bias", tried))
+    return found
+
+
+def main() -> None:
+    """Measure all pairs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    add_option(parser)
+    args = parser.parse_args()
+    device, rows = torch.device("cpu"), []
+    with torch.inference_mode():
+        for what, forms in pairs().items():
+            times: dict[str, list[float]] = {name: [] for name, _ in forms}
+            for _ in range(args.repeats + 1):
+                for name, call in forms:
+                    times[name].append(1000 * seconds(call, device))
+            used, tried = (statistics.median(some[1:]) for some in times.values())
+            names = [name for name, _ in forms]
+            rows.append((what, f"{names[0]}: {used:.1f}", f"{names[1]}: {tried:.1f}", f"{tried / used:.2f}"))
+    report(f"Shapes of base at 448 px, cpu: {machine()}", ("what", "used, ms", "tried, ms", "ratio"), rows, args.table)
+
+
+if __name__ == "__main__":
+    main()
