@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny box bench score clean
+.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny box bench bench-gpu score clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,13 @@ bench: setup  ## measure all that docs/performance.md and serving.md show, and p
 	@$(BENCH)/agreement.py --dtype bfloat16 --table $(TABLES)/bfloat16.md
 	@$(BENCH)/server.py --table $(TABLES)/server.md
 	@$(BENCH)/report.py docs $(TABLES)
+
+bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu (ten minutes)
+	@$(BENCH)/latency.py --presets tiny base huge --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5 --repeats 30 --table $(TABLES)-gpu/latency.md
+	@$(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --compile --repeats 30 --table $(TABLES)-gpu/compiled.md
+	@REFERSAM_TRITON=1 $(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --repeats 30 --table $(TABLES)-gpu/triton.md
+	@$(BENCH)/steps.py --device cuda --repeats 30 --table $(TABLES)-gpu/steps.md
+	@$(BENCH)/training.py --presets base --size 448 --pictures 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
 
 score: setup  ## score the model in the box on SceneRef, and on 200 phrases by hand (a quarter of an hour)
 	@$(BENCH)/sceneref.py

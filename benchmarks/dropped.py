@@ -96,7 +96,7 @@ def main() -> None:
             used, tried = (statistics.median(some[1:]) for some in times.values())
             names = [name for name, _ in forms]
             rows.append((what, f"{names[0]}: {used:.1f}", f"{names[1]}: {tried:.1f}", f"{tried / used:.2f}"))
-    report(f"Shapes of base at 448 px, cpu: {machine()}", ("what", "used, ms", "tried, ms", "ratio"), rows, args.table)
+    report(f"Shapes of base at 448 px, {machine()}", ("what", "used, ms", "tried, ms", "ratio"), rows, args.table)
 
 
 if __name__ == "__main__":

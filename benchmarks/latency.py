@@ -1,12 +1,13 @@
-"""Latency, arithmetic and memory of one forward pass: one picture, one phrase of 20 tokens.
+"""Latency, arithmetic and memory of a forward pass, with phrases of 20 tokens.
 
     python benchmarks/latency.py                      # tiny and base at 320, 448, 512 px
     python benchmarks/latency.py --presets base --sizes 448 --repeats 10
+    python benchmarks/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5
 
-The matrix rate is the machine's own: the best of several products of two 2048 x 2048 matrices in the same number
-format, measured before each case, so that the share says how far from the machine's limit a case runs even where the
-machine is noisy. Each case runs in a process of its own, whose peak memory is the process's own peak. Weights are
-random: neither time nor arithmetic depends on their values.
+The matrix rate is the machine's own: the best of several products of two square matrices in the same number format,
+measured before each case, so that the share says how far from the machine's limit a case runs even where the machine is
+noisy. Each case runs in a process of its own, whose peak memory is the process's own peak. Weights are random: neither
+time nor arithmetic depends on their values.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -25,7 +28,7 @@ from report import add_option, machine, report
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 NUM_TOKENS = 20
-MATRIX_SIDE = 2048
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
@@ -53,43 +56,71 @@ def count_flop(model: torch.nn.Module, *inputs: torch.Tensor) -> float:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
     """The device's own rate of matrix products in GFLOP/s, the best of several."""
-    a = torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=device).to(dtype)
-    return 2 * MATRIX_SIDE**3 / min(seconds(lambda: a @ a, device) for _ in range(repeats)) / 1e9
+    side = MATRIX_SIDE[device.type]
+    a = torch.randn(side, side, device=device).to(dtype)
+    return 2 * side**3 / min(seconds(lambda: a @ a, device) for _ in range(repeats)) / 1e9
 
 
-def measure(preset: str, size: int, device_name: str, dtype_name: str, repeats: int) -> dict[str, float]:
-    """One case."""
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        preset: sizes of the model.
+        size: side of the pictures in pixels.
+        pictures: in a batch.
+        phrases: about each picture.
+        device: "cpu" or "cuda".
+        dtype: number format.
+        compiled: by torch.compile, with CUDA graphs on a GPU.
+        repeats: the median of which counts.
+    """
+
+    preset: str
+    size: int
+    pictures: int
+    phrases: int
+    device: str
+    dtype: str
+    compiled: bool
+    repeats: int
+
+
+def measure(case: Case) -> tuple[str, ...]:
+    """A row of the table."""
     from refersam.config import ReferSamConfig
     from refersam.model.refersam import ReferSamModel
 
-    device, dtype = torch.device(device_name), getattr(torch, dtype_name)
+    device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    config = ReferSamConfig.from_preset(preset)
-    model = ReferSamModel(config).eval().to(device=device, dtype=dtype)
-    pixels = torch.randn(1, 3, size, size, device=device, dtype=dtype)
-    ids = torch.randint(5, 100, (1, NUM_TOKENS), device=device)
+    model = ReferSamModel(ReferSamConfig.from_preset(case.preset)).eval().to(device=device, dtype=dtype)
+    pixels = torch.randn(case.pictures, 3, case.size, case.size, device=device, dtype=dtype)
+    ids = torch.randint(5, 100, (case.pictures * case.phrases, NUM_TOKENS), device=device)
     gflop = count_flop(model, pixels, ids)
+    call = torch.compile(model, mode="reduce-overhead") if case.compiled else model
     with torch.inference_mode():
+        for _ in range(3 if case.compiled else 1):
+            call(pixels, ids)
         rate = matrix_rate(device, dtype)
-        times = sorted(seconds(lambda: model(pixels, ids), device) for _ in range(repeats))
+        times = [seconds(lambda: call(pixels, ids), device) for _ in range(case.repeats)]
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     median = statistics.median(times)
-    return {
-        "preset": preset,
-        "px": size,
-        "ms": 1000 * median,
-        "ms min": 1000 * times[0],
-        "GFLOP": gflop,
-        "GFLOP/s": gflop / median,
-        "matrix GFLOP/s": rate,
-        "share": gflop / median / rate,
-        "weights MB": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20,
-        "peak MB": peak,
-    }
+    return (
+        case.preset,
+        str(case.size),
+        f"{case.pictures} x {case.phrases}",
+        f"{1000 * median:.0f}" if median > 0.1 else f"{1000 * median:.1f}",
+        f"{len(ids) / median:.1f}",
+        f"{gflop:.1f}",
+        f"{gflop / median:.0f}",
+        f"{rate:.0f}",
+        f"{gflop / median / rate:.0%}",
+        f"{peak:.0f}",
+    )
 
 
 def main() -> None:
@@ -97,35 +128,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["tiny", "base"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[320, 448, 512])
+    parser.add_argument("--pictures", nargs="+", type=int, default=[1], help="in a batch")
+    parser.add_argument("--phrases", nargs="+", type=int, default=[1], help="about each picture")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile, with CUDA graphs on a GPU")
     parser.add_argument("--repeats", type=int, default=5)
     add_option(parser)
     args = parser.parse_args()
 
     context = multiprocessing.get_context("spawn")
     rows = []
-    for preset in args.presets:
-        for size in args.sizes:
-            # A process of its own for each case: its peak memory is then the case's.
-            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-                rows.append(pool.submit(measure, preset, size, args.device, args.dtype, args.repeats).result())
-    texts = [
-        (
-            row["preset"],
-            str(row["px"]),
-            *(f"{row[key]:.0f}" for key in ("ms", "ms min")),
-            f"{row['GFLOP']:.1f}",
-            *(f"{row[key]:.0f}" for key in ("GFLOP/s", "matrix GFLOP/s")),
-            f"{row['share']:.0%}",
-            f"{row['peak MB']:.0f}",
-        )
-        for row in rows
-    ]
+    for preset, size, pictures, phrases in product(args.presets, args.sizes, args.pictures, args.phrases):
+        case = Case(preset, size, pictures, phrases, args.device, args.dtype, args.compile, args.repeats)
+        # A process of its own for each case: its peak memory is then the case's.
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            rows.append(pool.submit(measure, case).result())
+    how = f"{args.dtype}{', compiled' if args.compile else ''}"
     report(
-        f"One picture, one phrase of {NUM_TOKENS} tokens, {args.dtype}, {args.device}: {machine()}",
-        ("preset", "px", "ms (median)", "ms (min)", "GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
-        texts,
+        f"A forward pass, phrases of {NUM_TOKENS} tokens, {how}, {machine(args.device)}",
+        (
+            *("preset", "px", "pictures x phrases", "ms", "phrases/s"),
+            *("GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
+        ),
+        rows,
         args.table,
     )
 

@@ -128,7 +128,7 @@ def main() -> None:
                     numbers = (f"{times[form]:.0f}", f"{share:.2f}", f"{peak:.0f}", f"{megabytes(path):.0f}")
                     rows.append((preset, str(side), str(tokens), form, *numbers))
     report(
-        f"One picture, one phrase: {machine(args.threads)}",
+        f"One picture, one phrase: {machine(threads=args.threads)}",
         ("preset", "px", "tokens", "form", "ms", "of torch", "peak MB", "file MB"),
         rows,
         args.table,

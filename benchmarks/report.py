@@ -24,9 +24,12 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="also write the table here, as Markdown")
 
 
-def machine(threads: int | None = None) -> str:
-    """Where it was measured, in words."""
-    return f"{platform.machine()}, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
+def machine(device: str = "cpu", threads: int | None = None) -> str:
+    """What it was measured on, in words."""
+    where = f"cpu ({platform.machine()}, {threads or torch.get_num_threads()} threads)"
+    if device.startswith("cuda"):
+        where = torch.cuda.get_device_name()
+    return f"{where}, torch {torch.__version__}"
 
 
 def report(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], path: Path | None) -> None:

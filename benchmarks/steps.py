@@ -182,7 +182,7 @@ def main() -> None:
     add_option(parser)
     args = parser.parse_args()
 
-    where = f"{args.device}: {machine()}"
+    where = machine(args.device)
     if args.memory:
         header = ("form", "peak MB", "of it in the pass")
         rows = []

@@ -91,7 +91,7 @@ def main() -> None:
                     rows.append(pool.submit(measure, *case).result())
     numbers = ("s/step", "samples/s", "peak GB")
     report(
-        f"{args.pictures} pictures of {args.size} px, {args.phrases} phrases each, {rows[0]['device']}: {machine()}",
+        f"{args.pictures} pictures of {args.size} px, {args.phrases} phrases each, {machine(rows[0]['device'])}",
         ("preset", "precision", "recompute", *numbers),
         [
             (row["preset"], row["precision"], "yes" if row["recompute"] else "no", *(f"{row[n]:.2f}" for n in numbers))

@@ -1,14 +1,23 @@
-"""Multi-scale deformable attention in plain PyTorch: runs on CPU, CUDA and MPS, nothing to compile."""
+"""Multi-scale deformable attention in plain PyTorch: runs on CPU, CUDA and MPS, nothing to compile.
+
+On CUDA a Triton kernel of deformops (extra `gpu`) can take its place: by `REFERSAM_TRITON=1` in the environment.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refersam.model.pyramid import level_extents
+from refersam.optional import require
+
+TRITON_SWITCH = "REFERSAM_TRITON"
+"""Environment variable, read where a model is built: 1 for deformops' kernel on CUDA; 0 or nothing for torch alone."""
 
 
 class DeformableAttention(nn.Module):
@@ -20,6 +29,9 @@ class DeformableAttention(nn.Module):
         num_levels: maps the values come from.
         num_points: points per head and level.
         value_ratio: width of the projected values as a share of hidden_size.
+
+    Raises:
+        MissingExtraError: `REFERSAM_TRITON=1` without deformops.
     """
 
     def __init__(
@@ -32,6 +44,7 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(hidden_size, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(hidden_size, value_size)
         self.output_proj = nn.Linear(value_size, hidden_size)
+        self._kernel = triton_kernel()
 
     def forward(
         self, query: Tensor, value: Tensor, reference_points: Tensor, level_sizes: tuple[tuple[int, int], ...]
@@ -57,10 +70,36 @@ class DeformableAttention(nn.Module):
         # In half precision cells would be missed: places are computed in float32.
         extents = level_extents(level_sizes, query.device)
         locations = reference_points[:, None, None, None] + offsets.float() / extents[:, None]
+        if self._kernel is not None and values.device.type == "cuda" and not torch.compiler.is_exporting():
+            return self.output_proj(run_kernel(self._kernel, values, locations, weights, level_sizes))
         # Looking cells up is fastest on a CPU, where nothing has to be learned from it or compiled.
         on_cpu = values.device.type == "cpu" and not torch.is_grad_enabled()
         mix = look_up if on_cpu and not torch.compiler.is_compiling() else sample_maps
         return self.output_proj(mix(values, locations, weights, level_sizes))
+
+
+def triton_kernel() -> Callable[..., Tensor] | None:
+    """deformops' multi-scale deformable attention if `REFERSAM_TRITON` asks for it, else None.
+
+    Raises:
+        MissingExtraError: deformops is not installed.
+    """
+    if os.environ.get(TRITON_SWITCH, "0") in ("", "0"):
+        return None
+    return require("deformops.registry", "gpu", f"{TRITON_SWITCH}={os.environ[TRITON_SWITCH]}").msda
+
+
+def run_kernel(
+    kernel: Callable[..., Tensor],
+    values: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    level_sizes: tuple[tuple[int, int], ...],
+) -> Tensor:
+    """As `sample_maps`, by a kernel that takes the sizes of the levels and where each begins as tensors."""
+    sizes = torch.tensor(level_sizes, device=values.device)
+    cells = sizes.prod(dim=1)
+    return kernel(values, sizes, cells.cumsum(0) - cells, locations, weights)
 
 
 def sample_maps(values: Tensor, locations: Tensor, weights: Tensor, level_sizes: tuple[tuple[int, int], ...]) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +16,17 @@ from transformers.models.sam.configuration_sam import SamConfig
 from transformers.models.sam.modeling_sam import SamModel
 
 from refersam import ReferSamModel
+from refersam.errors import MissingExtraError
 from refersam.model.adapter import Extractor, Injector
 from refersam.model.attention import Attention, LevelAttention
-from refersam.model.deformable_attention import DeformableAttention, compass_offsets
+from refersam.model.deformable_attention import (
+    TRITON_SWITCH,
+    DeformableAttention,
+    compass_offsets,
+    run_kernel,
+    sample_maps,
+    triton_kernel,
+)
 from refersam.model.interactor import MaskFeatures, repeat_per_phrase
 from refersam.model.pyramid import PyramidGeometry, PyramidPositions, cell_centres, sine_positions, tokens_to_map
 from refersam.model.sam import Sam
@@ -127,6 +137,47 @@ def test_deformable_attention_in_half_precision_stays_near() -> None:
     assert broken[0, 0].isnan().all()
     assert broken[0, 1:].isfinite().all()
     assert broken[1].isfinite().all()
+
+
+@torch.no_grad()
+def test_a_kernel_gets_what_it_needs_to_sample_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In deformops' layout: sizes and beginnings of the levels as tensors; the switch chooses it, on CUDA alone."""
+    sizes = ((4, 6), (2, 3), (1, 2))
+    seen = []
+
+    def msda(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        """As deformops documents it, level by level."""
+        seen.append((shapes.tolist(), starts.tolist(), locations.shape, weights.shape))
+        parts = []
+        for level, ((height, width), start) in enumerate(zip(shapes.tolist(), starts.tolist(), strict=True)):
+            cells, one = value[:, start : start + height * width], slice(level, level + 1)
+            parts.append(sample_maps(cells, locations[:, :, :, one], weights[:, :, :, one], ((height, width),)))
+        return torch.stack(parts).sum(dim=0)
+
+    registry = SimpleNamespace(msda=msda)
+    monkeypatch.setitem(sys.modules, "deformops", SimpleNamespace(registry=registry))
+    monkeypatch.setitem(sys.modules, "deformops.registry", registry)
+    monkeypatch.setenv(TRITON_SWITCH, "0")
+    assert triton_kernel() is None
+    monkeypatch.setenv(TRITON_SWITCH, "1")
+    assert triton_kernel() is msda
+    values, weights = torch.randn(2, 32, 3, 4), torch.rand(2, 5, 3, 3, 2)
+    locations = torch.rand(2, 5, 3, 3, 2, 2)
+    torch.testing.assert_close(
+        run_kernel(msda, values, locations, weights, sizes), sample_maps(values, locations, weights, sizes)
+    )
+    assert seen == [([[4, 6], [2, 3], [1, 2]], [0, 24, 30], locations.shape, weights.shape)]
+    layer = DeformableAttention(hidden_size=12, num_heads=3, num_levels=3, num_points=2, value_ratio=0.5)
+    layer(torch.randn(1, 2, 12), torch.randn(1, 32, 12), torch.rand(2, 2), sizes)
+    assert len(seen) == 1  # not on a CPU
+
+
+def test_the_switch_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is named."""
+    monkeypatch.setenv(TRITON_SWITCH, "1")
+    monkeypatch.setitem(sys.modules, "deformops", None)
+    with pytest.raises(MissingExtraError, match=r"REFERSAM_TRITON=1 needs the package deformops.*refersam\[gpu\]"):
+        DeformableAttention(hidden_size=12, num_heads=3, num_levels=1, num_points=2, value_ratio=0.5)
 
 
 @torch.no_grad()
