@@ -59,9 +59,8 @@ def serve(
         api_key=api_key,
     )
     with open_socket(host, port) as listening:
-        predictor = load_predictor(model, device, dtype.value)
         address = f"[{host}]" if ":" in host else host
         say(f"Serving on http://{address}:{listening.getsockname()[1]} (its pages: /docs). Ctrl-C stops it.")
         if model is None:
             say(NOT_FOR_PHOTOGRAPHS, style="dim")
-        run(create_app(predictor, settings), listening, settings)
+        run(create_app(lambda: load_predictor(model, device, dtype.value), settings), listening, settings)

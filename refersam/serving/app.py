@@ -29,7 +29,7 @@ from refersam.labels import label_map
 from refersam.model.refersam import ReferSamOutput
 from refersam.predictor import ReferSamPredictor
 from refersam.serving.batcher import Batcher
-from refersam.serving.gate import Gate
+from refersam.serving.gate import NOT_READY, Gate
 from refersam.serving.metrics import Metrics
 from refersam.serving.settings import ServerSettings
 from refersam.version import __version__
@@ -83,11 +83,14 @@ _PROBLEMS = {
 }
 
 
-def create_app(predictor: ReferSamPredictor, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    predictor: ReferSamPredictor | Callable[[], ReferSamPredictor], settings: ServerSettings | None = None
+) -> FastAPI:
     """An ASGI application around a model.
 
     Args:
-        predictor: the model.
+        predictor: the model, or what loads it: the application then answers at once, that it is not ready. Where
+            loading fails, `app.state.failure` is the error, and `app.state.give_up()` is called.
         settings: limits; None for the usual ones.
     """
     limits = settings or ServerSettings()
@@ -96,10 +99,23 @@ def create_app(predictor: ReferSamPredictor, settings: ServerSettings | None = N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
-        app.state.ready = True
+        async def start() -> None:
+            await service.start()
+            app.state.ready = True
+
+        async def start_beside() -> None:
+            try:
+                await start()
+            except Exception as error:  # whoever runs the application has to say it
+                app.state.failure = error
+                app.state.give_up()
+
+        starting = asyncio.create_task(start_beside() if callable(predictor) else start())
+        if not callable(predictor):
+            await starting
         yield
         app.state.ready = False
+        starting.cancel()
         await service.stop()
 
     app = FastAPIOffline(
@@ -112,6 +128,7 @@ def create_app(predictor: ReferSamPredictor, settings: ServerSettings | None = N
         lifespan=lifespan,
     )
     app.state.ready = app.state.draining = False
+    app.state.failure, app.state.give_up = None, lambda: None
     app.add_middleware(Gate, settings=limits, metrics=metrics, guarded=("/v1/segment",))
     _handle_errors(app)
 
@@ -151,7 +168,7 @@ def create_app(predictor: ReferSamPredictor, settings: ServerSettings | None = N
     async def ready(request: Request) -> dict[str, str]:
         state = request.app.state
         if not state.ready or state.draining:
-            raise HTTPException(503, "The server is starting or shutting down.", {"Retry-After": "5"})
+            raise HTTPException(503, NOT_READY, {"Retry-After": "5"})
         return {"status": "ready"}
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)
@@ -168,13 +185,18 @@ def create_app(predictor: ReferSamPredictor, settings: ServerSettings | None = N
 class _Service:
     """A picture's way through decoding, the model, and encoding."""
 
-    def __init__(self, predictor: ReferSamPredictor, limits: ServerSettings, metrics: Metrics) -> None:
-        self.predictor, self.limits, self.metrics = predictor, limits, metrics
+    predictor: ReferSamPredictor
+
+    def __init__(
+        self, source: ReferSamPredictor | Callable[[], ReferSamPredictor], limits: ServerSettings, metrics: Metrics
+    ) -> None:
+        self.source, self.limits, self.metrics = source, limits, metrics
         self.batcher = Batcher(self._run, limits.batch_size, metrics.batch_phrases.observe)
         self.readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="reader")
 
     async def start(self) -> None:
-        """The first run is slower than the others: it is done before anyone asks."""
+        """Load the model; its first run, slower than the others, is done before anyone asks."""
+        self.predictor = await asyncio.to_thread(self.source) if callable(self.source) else self.source
         self.batcher.start()
         picture = Image.new("RGB", (64, 64))
         await self.batcher.ask(Query.prepare(self.predictor.processor, picture, ["everything"]))

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refersam.serving.metrics import Metrics
 from refersam.serving.settings import ServerSettings
 
+NOT_READY = "The server is loading its model or shutting down: ask again later."
+
 _DRAIN_SECONDS = 5.0
 """A client that is turned away may go on sending for so long: else it would see a broken connection, not the reason."""
 
@@ -46,7 +48,7 @@ class Gate:
             await send(message)
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refuse(headers, getattr(scope["app"].state, "draining", False))
+        refusal = self._refuse(headers, scope["app"].state.ready and not scope["app"].state.draining)
         try:
             if refusal is not None:
                 await self._drain(receive, headers)
@@ -63,14 +65,14 @@ class Gate:
             self.metrics.requests.labels(status=str(status)).inc()
             self.metrics.seconds.observe(time.monotonic() - start)
 
-    def _refuse(self, headers: Mapping[str, str], draining: bool) -> JSONResponse | None:
+    def _refuse(self, headers: Mapping[str, str], ready: bool) -> JSONResponse | None:
         key = self.settings.api_key
         if key is not None:
             sent = headers.get("authorization", "")
             if not hmac.compare_digest(sent.encode("latin-1"), b"Bearer " + key.encode()):
                 return _error(401, "Send the API key as 'Authorization: Bearer KEY'.", {"WWW-Authenticate": "Bearer"})
-        if draining:
-            return _error(503, "The server is shutting down: ask again later.", {"Retry-After": "5"})
+        if not ready:
+            return _error(503, NOT_READY, {"Retry-After": "5"})
         if self.open >= self.settings.max_requests:
             return _error(429, f"{self.open} requests are waiting: ask again later.", {"Retry-After": "1"})
         if not headers.get("content-type", "").lower().startswith("multipart/form-data"):

@@ -36,6 +36,9 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
         app: of `create_app`.
         listening: of `open_socket`.
         settings: the same as the app's.
+
+    Raises:
+        Exception: the model could not be loaded.
     """
     config = uvicorn.Config(
         app,
@@ -45,11 +48,19 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
         limit_concurrency=settings.max_requests + _SPARE_CONNECTIONS,
         timeout_graceful_shutdown=round(settings.upload_seconds + settings.answer_seconds),
     )
-    _Server(config).run(sockets=[listening])
+    server = _Server(config)
+    app.state.give_up = server.give_up
+    server.run(sockets=[listening])
+    if app.state.failure is not None:
+        raise app.state.failure
 
 
 class _Server(uvicorn.Server):
     """Ends with the process's own exit code: uvicorn's would send itself the signal again."""
+
+    def give_up(self) -> None:
+        """End, since there is no model."""
+        self.should_exit = True
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self.config.app.state.draining = True  # type: ignore[union-attr]

@@ -212,6 +212,27 @@ def test_too_many_requests(serve: Callable[..., TestClient], monkeypatch: pytest
         assert [reply.result().status_code for reply in waiting] == [200, 200, 200]
 
 
+def test_while_the_model_is_loaded(predictor: ReferSamPredictor) -> None:
+    """Alive, not ready; requests are told to come again. Then as usual."""
+    go_on = threading.Event()
+
+    def load() -> ReferSamPredictor:
+        assert go_on.wait(20)
+        return predictor
+
+    with TestClient(create_app(load)) as client:
+        assert client.get("/health").status_code == 200
+        refused = ask(client, png(), ["x"])
+        assert client.get("/ready").status_code == refused.status_code == 503
+        assert (refused.headers["retry-after"], "loading its model" in refused.text) == ("5", True)
+        go_on.set()
+        end = time.monotonic() + 20
+        while client.get("/ready").status_code == 503:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert ask(client, png(), ["x"]).status_code == 200
+
+
 def test_too_slow_and_shutting_down(serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
     """503; the client that gave up does not stand in the others' way."""
     run = app_module.run_queries

@@ -98,6 +98,13 @@ def test_a_port_that_is_taken(run: Callable[..., SimpleNamespace]) -> None:
     assert run("serve", "--api-key", " x").code == 2
 
 
+def test_no_model(run: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
+    """One sentence, exit code 1: the server does not stay up without one."""
+    done = run("serve", "--port", "0", "--model", tmp_path)
+    assert (done.code, "Traceback" in done.err) == (1, False)
+    assert "holds no ReferSAM model" in done.err
+
+
 def test_without_its_packages_the_extra_is_named(
     run: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
