@@ -72,7 +72,7 @@ bench: setup  ## measure all that docs/performance.md and serving.md show, and p
 	@$(BENCH)/agreement.py --other $(TABLES)/model_int8.onnx --count 100 --table $(TABLES)/int8.md
 	@$(BENCH)/agreement.py --dtype bfloat16 --table $(TABLES)/bfloat16.md
 	@$(BENCH)/server.py --table $(TABLES)/server.md
-	@$(BENCH)/report.py docs $(TABLES)
+	@$(BENCH)/report.py $(TABLES) README.md docs/*.md
 
 bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu (ten minutes)
 	@$(BENCH)/latency.py --presets tiny base huge --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5 --repeats 30 --table $(TABLES)-gpu/latency.md

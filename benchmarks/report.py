@@ -1,6 +1,6 @@
 """Tables of measurements: shown, and put into the documentation.
 
-    python benchmarks/report.py docs out/bench    # what `make bench` does last
+    python benchmarks/report.py out/bench README.md docs/*.md    # what `make bench` does last
 
 Benchmarks with `--table FILE.md` write their table there as Markdown. Called by itself, this puts each FOLDER/NAME.md
 between the lines `<!-- NAME -->` and `<!-- /NAME -->` of the pages that have them.
@@ -59,12 +59,12 @@ def fill(page: str, tables: Path) -> str:
 
 
 def main() -> None:
-    """Fill all pages of a folder."""
+    """Fill pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", type=Path)
-    parser.add_argument("tables", type=Path)
+    parser.add_argument("tables", type=Path, help="folder")
+    parser.add_argument("pages", type=Path, nargs="+")
     args = parser.parse_args()
-    for path in sorted(args.pages.rglob("*.md")):
+    for path in args.pages:
         text = path.read_text(encoding="utf-8")
         filled = fill(text, args.tables)
         if filled != text:
