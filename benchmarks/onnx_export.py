@@ -26,6 +26,7 @@ from rich.console import Console
 
 from refersam.config import ReferSamConfig
 from refersam.export.onnx import export_onnx
+from refersam.export.quantization import quantize
 from refersam.model.refersam import ReferSamModel
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
@@ -53,11 +54,13 @@ def make_files(preset: str, folder: Path) -> dict[str, Path]:
     """Where each form of the preset's model is; exports what is missing."""
     source = make_model(preset, folder)
     files = {FORMS[0]: source, FORMS[1]: folder / f"{preset}.onnx", FORMS[2]: folder / f"{preset}_int8.onnx"}
-    predictor = ReferSamPredictor.from_pretrained(source, device="cpu")
-    for form in FORMS[1:]:
-        if not files[form].exists():
-            report = export_onnx(predictor.model, predictor.processor, files[form], int8=form == FORMS[2])
-            Console(stderr=True).print(f"{files[form].name}: {report}")
+    if not files[FORMS[1]].exists():
+        predictor = ReferSamPredictor.from_pretrained(source, device="cpu")
+        found = export_onnx(predictor.model, predictor.processor, files[FORMS[1]])
+        worst = max(case.error for case in found.cases)
+        Console(stderr=True).print(f"{files[FORMS[1]].name}: within {worst:.0e} of the model's outputs")
+    if not files[FORMS[2]].exists():
+        quantize(files[FORMS[1]], files[FORMS[2]])
     return files
 
 

@@ -19,6 +19,7 @@ from refersam.errors import CheckpointError, DeviceError, MissingExtraError, Ref
 from refersam.export import onnx as export
 from refersam.export.graph import output_names
 from refersam.model.attention import Attention
+from refersam.model.refersam import ReferSamOutput
 from refersam.onnx_model import OnnxModel, load_onnx, read_settings
 from refersam.tokenizer import train_tokenizer
 
@@ -114,6 +115,22 @@ def test_the_report_holds_every_comparison(exported: SimpleNamespace) -> None:
     assert all(case.error <= export.TOLERANCE for case in exported.report.cases)
     assert exported.report.megabytes == pytest.approx(exported.path.stat().st_size / 1e6)
     assert [file.name for file in exported.path.parent.iterdir() if file.suffix == ".onnx"] == ["small.onnx"]
+
+
+def test_errors_everywhere_and_at_one_place_are_seen() -> None:
+    """Of 1e-3 at all places, of five times the largest value at one of a million; not of rounding at one place."""
+    values = torch.randn(1, 1000, 1000)
+
+    def error(change: torch.Tensor) -> float:
+        outputs = (ReferSamOutput(mask_logits=each) for each in (values, values + change))
+        return export.relative_error(*outputs, "mask_logits")
+
+    assert error(0.001 * torch.randn_like(values)) > export.TOLERANCE
+    place = torch.zeros_like(values)
+    place[0, 7, 7] = values.abs().max()
+    assert error(5 * place) > 10 * export.TOLERANCE
+    assert error(1e-3 * place) < export.TOLERANCE
+    assert error(place * torch.nan) == float("inf")
 
 
 def test_an_export_that_differs_is_not_written(
