@@ -119,8 +119,10 @@ def main() -> None:
         folder = args.files or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for preset in args.presets:
-            files = make_files(preset, folder)
-            side = ReferSamPredictor.from_pretrained(files[FORMS[0]]).processor.image_processor.size["height"]
+            # In a process of its own, for the peak memory of a child starts at its parent's.
+            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                files = pool.submit(make_files, preset, folder).result()
+            side = ReferSamProcessor.from_pretrained(files[FORMS[0]]).image_processor.size["height"]
             for tokens in CASES[preset]:
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                     times = pool.submit(measure_times, files, tokens, args.repeats, args.threads).result()
