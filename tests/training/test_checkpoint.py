@@ -110,6 +110,7 @@ def test_checkpoints_are_sorted_by_number(tmp_path: Path) -> None:
     assert state["step"] == 10_000_000
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     """A pickle that would create a file: refused, and not run."""
     import pickle
