@@ -58,7 +58,7 @@ box: train-tiny  ## put the trained tiny model into the package
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench
-bench: setup  ## measure all that docs/performance.md and serving.md show, and put the tables there (half an hour)
+bench: setup  ## measure all that docs/performance.md and serving.md show, and put the tables there
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,serve]'
 	@$(BENCH)/steps.py --table $(TABLES)/steps.md
 	@$(BENCH)/steps.py --phrases 5 --tokens 20 --table $(TABLES)/phrases.md
@@ -66,22 +66,22 @@ bench: setup  ## measure all that docs/performance.md and serving.md show, and p
 	@$(BENCH)/latency.py --table $(TABLES)/latency.md
 	@$(BENCH)/dropped.py --table $(TABLES)/dropped.md
 	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md
-	@$(BENCH)/onnx_export.py --table $(TABLES)/onnx.md
+	@$(BENCH)/onnx_export.py --repeats 5 --table $(TABLES)/onnx.md
 	@rm -f $(TABLES)/model_int8.onnx
 	@$(BIN)/refersam export onnx --int8 --out $(TABLES)/model_int8.onnx
 	@$(BENCH)/agreement.py --other $(TABLES)/model_int8.onnx --count 100 --table $(TABLES)/int8.md
-	@$(BENCH)/agreement.py --dtype bfloat16 --table $(TABLES)/bfloat16.md
+	@$(BENCH)/agreement.py --dtype bfloat16 --count 100 --table $(TABLES)/bfloat16.md
 	@$(BENCH)/server.py --table $(TABLES)/server.md
 	@$(BENCH)/report.py $(TABLES) README.md docs/*.md
 
-bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu (ten minutes)
+bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu
 	@$(BENCH)/latency.py --presets tiny base huge --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5 --repeats 30 --table $(TABLES)-gpu/latency.md
 	@$(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --compile --repeats 30 --table $(TABLES)-gpu/compiled.md
 	@REFERSAM_TRITON=1 $(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --repeats 30 --table $(TABLES)-gpu/triton.md
 	@$(BENCH)/steps.py --device cuda --repeats 30 --table $(TABLES)-gpu/steps.md
 	@$(BENCH)/training.py --presets base --size 448 --pictures 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
 
-score: setup  ## score the model in the box on SceneRef, and on 200 phrases by hand (a quarter of an hour)
+score: setup  ## score the model in the box on SceneRef, and on 200 phrases by hand
 	@$(BENCH)/sceneref.py
 	@$(BENCH)/sceneref.py --split compositional --count 250
 	@$(BENCH)/robustness.py --out out/robustness

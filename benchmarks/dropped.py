@@ -8,12 +8,11 @@ Each pair takes turns within one process; the median of the repeats counts.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
-from latency import seconds
 from report import add_option, machine, report
+from steps import take_turns
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.sam.modeling_sam import SamVisionAttention
@@ -86,16 +85,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     add_option(parser)
     args = parser.parse_args()
-    device, rows = torch.device("cpu"), []
+    rows = []
     with torch.inference_mode():
         for what, forms in pairs().items():
-            times: dict[str, list[float]] = {name: [] for name, _ in forms}
-            for _ in range(args.repeats + 1):
-                for name, call in forms:
-                    times[name].append(1000 * seconds(call, device))
-            used, tried = (statistics.median(some[1:]) for some in times.values())
-            names = [name for name, _ in forms]
-            rows.append((what, f"{names[0]}: {used:.1f}", f"{names[1]}: {tried:.1f}", f"{tried / used:.2f}"))
+            found = take_turns(dict(forms), args.repeats, torch.device("cpu"))
+            (used, fast), (tried, slow) = ((name, 1000 * found[name]) for name, _ in forms)
+            rows.append((what, f"{used}: {fast:.1f}", f"{tried}: {slow:.1f}", f"{slow / fast:.2f}"))
     report(f"Shapes of base at 448 px, {machine()}", ("what", "used, ms", "tried, ms", "ratio"), rows, args.table)
 
 

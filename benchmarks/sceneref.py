@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from refersam.data.sceneref import SceneRefSettings, blind_guess_scores, generate_scene
+from refersam.data.sceneref import blind_guess_scores, generate_scene
 from refersam.evaluate import evaluate_images
 from refersam.metrics import calibration, sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.training.recipe import read_settings
+from refersam.training.settings import SceneSettings
 from refersam.training.sources import scene_to_referring_image
 
 
@@ -32,13 +34,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
     parser.add_argument("--phrases", type=int, default=6, help="phrases per picture")
+    parser.add_argument("--recipe", type=Path, help="whose validation scenes to draw, in place of the benchmark's own")
     parser.add_argument("--no-target-threshold", type=float, default=0.5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
 
     predictor = ReferSamPredictor.from_pretrained(args.model, device=args.device)
-    settings = SceneRefSettings(width=args.size, height=args.size, phrases_per_scene=args.phrases)
+    own = read_settings(args.recipe).data.validation_scenes if args.recipe else None
+    settings = (own or SceneSettings()).scenes(args.size, args.phrases)
     console = Console(stderr=True)
 
     drawn = [generate_scene(settings, args.split, args.seed, index) for index in range(args.count)]

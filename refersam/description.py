@@ -13,7 +13,7 @@ from typing import Any
 from refersam.config import PRESETS, ReferSamConfig
 from refersam.convert import authors_state_dict, read_checkpoint
 from refersam.errors import CheckpointError, first_line
-from refersam.onnx_model import read_settings
+from refersam.onnx_model import read_contents
 from refersam.predictor import ONNX_SUFFIX, load_config
 from refersam.processor import ReferSamProcessor
 from refersam.registration import register
@@ -99,13 +99,13 @@ def describe_model(name: str) -> Description:
 
 
 def _of_exported(path: Path) -> Description:
-    settings = read_settings(path)
+    settings, contents = read_contents(path)
     return Description(
         model=str(path),
         **_describe_config(settings.config),
         parameters={"total": settings.num_parameters},
-        number_formats=settings.number_formats,
-        file_bytes=sum(file.stat().st_size for file in settings.files),
+        number_formats=contents.number_formats,
+        file_bytes=sum(file.stat().st_size for file in contents.files),
         **_describe_processor(settings.processor),
         licence=None,
     )

@@ -34,7 +34,6 @@ PROCESSOR_KEYS = ("processor_config.json", "tokenizer.json", "tokenizer_config.j
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 OUTPUTS = ("mask_logits", "low_res_mask_logits", "coarse_mask_logits", "iou_scores", "object_score_logits")
 
-_FORMATS = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "DOUBLE": "float64"}
 MAX_FILE_BYTES = 2**31
 """An ONNX file cannot be larger; weights beyond that lie in a second file beside it."""
 MAX_SETTINGS_BYTES = 64 * 2**20
@@ -174,13 +173,22 @@ class Settings:
         config: of the model that was exported.
         processor: of that model.
         num_parameters: of that model.
-        number_formats: values stored in each, in the exported file.
-        files: the file itself, and those beside it that hold weights.
     """
 
     config: ReferSamConfig
     processor: ReferSamProcessor
     num_parameters: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an exported file holds.
+
+    Attributes:
+        number_formats: values stored in each.
+        files: the file itself, and those beside it that hold weights.
+    """
+
     number_formats: dict[str, int]
     files: tuple[Path, ...]
 
@@ -192,7 +200,31 @@ def read_settings(path: Path) -> Settings:
         CheckpointError: no such file, a broken or foreign one, or one that asks for more than a model needs.
         MissingExtraError: onnx is not installed.
     """
+    return _settings_of(path, _read_graph(path))
+
+
+def read_contents(path: Path) -> tuple[Settings, Contents]:
+    """The settings inside an exported file, and what it holds; nothing is run.
+
+    Raises:
+        CheckpointError: as of `read_settings`.
+        MissingExtraError: onnx is not installed.
+    """
     model = _read_graph(path)
+    settings = _settings_of(path, model)
+    name_of = require("onnx", EXTRA, "Reading an exported model").helper.tensor_dtype_to_np_dtype
+    formats = Counter[str]()
+    beside = set()
+    for tensor in model.graph.initializer:
+        try:
+            formats[name_of(tensor.data_type).name] += math.prod(tensor.dims)
+        except KeyError as error:
+            raise CheckpointError(f"{path} holds weights of an unknown number format.") from error
+        beside |= {path.parent / entry.value for entry in tensor.external_data if entry.key == "location"}
+    return settings, Contents(dict(formats), (path, *sorted(beside)))
+
+
+def _settings_of(path: Path, model: Any) -> Settings:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     try:
         config = ReferSamConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
@@ -201,13 +233,7 @@ def read_settings(path: Path) -> Settings:
     except Exception as error:  # of any kind: the settings may hold anything
         raise CheckpointError(f"The settings inside {path} cannot be read: {first_line(error)}.") from error
     check_room(processor, config, str(path))
-    names = require("onnx", EXTRA, "Reading an exported model").TensorProto.DataType
-    formats = Counter[str]()
-    beside = set()
-    for tensor in model.graph.initializer:
-        formats[_FORMATS.get(name := names.Name(tensor.data_type), name.lower())] += math.prod(tensor.dims)
-        beside |= {path.parent / entry.value for entry in tensor.external_data if entry.key == "location"}
-    return Settings(config, processor, parameters, dict(formats), (path, *sorted(beside)))
+    return Settings(config, processor, parameters)
 
 
 def _read_graph(path: Path) -> Any:

@@ -131,7 +131,6 @@ def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[
 
 def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     """8 bits a pixel, or 16 where the phrases are more than 255."""
-
     from refersam.files import write_atomically
     from refersam.labels import label_picture
 

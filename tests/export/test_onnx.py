@@ -20,7 +20,7 @@ from refersam.export import onnx as export
 from refersam.export.graph import output_names
 from refersam.model.attention import Attention
 from refersam.model.refersam import ReferSamOutput
-from refersam.onnx_model import OnnxModel, load_onnx, read_settings
+from refersam.onnx_model import OnnxModel, load_onnx, read_contents
 from refersam.tokenizer import train_tokenizer
 
 onnx = pytest.importorskip("onnx")
@@ -222,7 +222,7 @@ def test_int8_is_smaller_and_agrees(exported: SimpleNamespace, original: ReferSa
     assert path.stat().st_size < exported.path.stat().st_size
     metadata = [{entry.key: entry.value for entry in onnx.load(each).metadata_props} for each in (path, exported.path)]
     assert metadata[0].items() >= metadata[1].items()
-    before, after = (read_settings(each).number_formats for each in (exported.path, path))
+    before, after = (read_contents(each)[1].number_formats for each in (exported.path, path))
     assert after["int8"] > 0.9 * (before["float32"] - after["float32"]) > 50_000
     model, processor = load_onnx(path)
     inputs = processor(images=np.zeros((8, 8, 3), np.uint8), text=PHRASES)
@@ -245,6 +245,14 @@ def test_info_describes_the_file(
     assert told["number_formats"]["float32"] > 0.9 * model["parameters"]["total"]
     assert told["file_bytes"] == exported.path.stat().st_size
     assert "64 px" in run("info", exported.path).out
+
+    def unknown_format(model: Any) -> None:
+        model.graph.initializer[0].data_type = 99
+
+    foreign = change(exported.path, tmp_path / "foreign.onnx", unknown_format)
+    assert "unknown number format" in run("info", foreign).err
+    with pytest.raises(CheckpointError):
+        load_onnx(foreign)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     assert "is not" in run("info", broken).err

@@ -63,7 +63,7 @@ def test_published_suites_are_valid(path: Path) -> None:
     """All of their runs build settings, each other than the rest, and a configuration."""
     runs = read_suite(path).runs
     dumped = [settings.model_dump_json() for settings in runs.values()]
-    assert len(set(dumped)) == len(dumped) >= 6
+    assert len(set(dumped)) == len(dumped) >= 9
     for settings in runs.values():
         ReferSamConfig.from_preset("tiny", **settings.model.config)
 
