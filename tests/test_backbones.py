@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from backbones import write_backbones
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
@@ -357,12 +357,7 @@ def test_depth_that_four_does_not_divide(folders: dict[str, Path], small_config:
 
 def test_taken_out_of_a_trained_model(tiny_model_folder: Path, tmp_path: Path) -> None:
     """`tools/backbones.py` writes checkpoints that a new model starts from with the same SAM and text encoder."""
-    spec = importlib.util.spec_from_file_location("backbones", Path(__file__).parents[1] / "tools" / "backbones.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.write_backbones(str(tiny_model_folder), tmp_path)
+    write_backbones(str(tiny_model_folder), tmp_path)
     trained = ReferSamModel.from_pretrained(tiny_model_folder)
     built = ReferSamModel.from_backbones(tmp_path / "sam", tmp_path / "text", object_score_head=True)
     for name, tensor in trained.sam.state_dict().items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docs_hooks
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -150,12 +150,7 @@ def test_the_site_shows_every_page() -> None:
 
 def test_every_setting_is_in_the_table() -> None:
     """Of the page on the API: each name that a recipe has, with the default that a recipe without it gets."""
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "tools" / "docs_hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    page = hooks.on_page_markdown((ROOT / "docs" / "api.md").read_text())
+    page = docs_hooks.on_page_markdown((ROOT / "docs" / "api.md").read_text())
     rows = dict(re.findall(r"^\| `([a-z0-9_.\[\]]+)` \| `(.*?)` \| \S.+ \|$", page, re.MULTILINE))
 
     def leaves(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

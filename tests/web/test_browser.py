@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,22 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from shoot_demo import CHROMIUM, FLAGS, running_demo
 
 from refersam import ReferSamPredictor
 from refersam.labels import label_map
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 SCENE = Path(__file__).parents[2] / "examples" / "scene_1.png"
 PHRASES = "the orange star\nthe green elephant\nevery red object"
 
@@ -43,23 +28,8 @@ PHRASES = "the orange star\nthe green elephant\nevery red object"
 def address() -> Iterator[str]:
     """Of `refersam demo` in a process of its own."""
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'refersam[demo]'")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "refersam", "demo", "--port", str(port)], env=os.environ)
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(url, timeout=2).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server has ended"
-                time.sleep(0.5)
+    with running_demo() as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture(scope="module")
