@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -89,6 +88,7 @@ def measure(case: Case) -> tuple[str, ...]:
     """A row of the table."""
     from refersam.config import ReferSamConfig
     from refersam.model.refersam import ReferSamModel
+    from refersam.training.memory import peak_memory
 
     device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     torch.set_flush_denormal(True)
@@ -103,10 +103,7 @@ def measure(case: Case) -> tuple[str, ...]:
             call(pixels, ids)
         rate = matrix_rate(device, dtype)
         times = [seconds(lambda: call(pixels, ids), device) for _ in range(case.repeats)]
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = 1024 * peak_memory(device)
     median = statistics.median(times)
     return (
         case.preset,

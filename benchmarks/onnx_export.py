@@ -13,28 +13,33 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from report import add_option, machine, report
 from rich.console import Console
+from steps import take_turns
 
+from refersam import onnx_model
 from refersam.config import ReferSamConfig
 from refersam.export.onnx import export_onnx
 from refersam.export.quantization import quantize
 from refersam.model.refersam import ReferSamModel
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+from refersam.training.memory import peak_memory
 
 CASES = {"tiny": [6], "base": [20, 6]}
 """Tokens of the phrase."""
 
 FORMS = ("torch float32", "onnx float32", "onnx int8")
+FUSED = "all fusions"
+"""ONNX Runtime's own choice, in place of leaving out `SLOW_FUSIONS`."""
 
 
 def make_model(preset: str, folder: Path) -> Path:
@@ -73,19 +78,18 @@ def inputs_of(predictor: ReferSamPredictor, tokens: int) -> tuple[torch.Tensor, 
 
 
 def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: int) -> dict[str, float]:
-    """Median milliseconds of each form, taking turns."""
+    """Median seconds of each form, taking turns, and of a unit."""
     torch.set_num_threads(threads)
-    predictors = {form: ReferSamPredictor.from_pretrained(path, device="cpu") for form, path in files.items()}
-    times: dict[str, list[float]] = {form: [] for form in files}
+
+    def form(path: Path, fusions: list[str] | None) -> Callable[[], Any]:
+        with patch.object(onnx_model, "SLOW_FUSIONS", fusions):
+            predictor = ReferSamPredictor.from_pretrained(path, device="cpu")
+        return lambda: predictor.model(*inputs_of(predictor, tokens))
+
+    forms = {name: form(path, onnx_model.SLOW_FUSIONS) for name, path in files.items()}
+    forms |= {f"{name}, {FUSED}": form(path, None) for name, path in files.items() if path.suffix == ".onnx"}
     with torch.inference_mode():
-        for repeat in range(repeats + 1):
-            for form, predictor in predictors.items():
-                pixels, ids = inputs_of(predictor, tokens)
-                start = time.perf_counter()
-                predictor.model(pixels, ids)
-                if repeat:  # the first call makes ready
-                    times[form].append(1000 * (time.perf_counter() - start))
-    return {form: statistics.median(some) for form, some in times.items()}
+        return take_turns(forms, repeats, torch.device("cpu"))
 
 
 def measure_memory(path: Path, tokens: int, threads: int) -> float:
@@ -95,7 +99,7 @@ def measure_memory(path: Path, tokens: int, threads: int) -> float:
     with torch.inference_mode():
         for _ in range(2):
             predictor.model(*inputs_of(predictor, tokens))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return 1024 * peak_memory(torch.device("cpu"))
 
 
 def megabytes(path: Path) -> float:
@@ -129,12 +133,16 @@ def main() -> None:
                 for form, path in files.items():
                     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                         peak = pool.submit(measure_memory, path, tokens, args.threads).result()
-                    share = times[form] / times[FORMS[0]]
-                    numbers = (f"{times[form]:.0f}", f"{share:.2f}", f"{peak:.0f}", f"{megabytes(path):.0f}")
-                    rows.append((preset, str(side), str(tokens), form, *numbers))
+                    sizes = f"{peak:.0f}", f"{megabytes(path):.0f}"
+                    for name, more in ((form, sizes), (f"{form}, {FUSED}", ("", ""))):
+                        if name in times:
+                            shares = f"{times[name] / times['U']:.2f}", f"{times[name] / times[FORMS[0]]:.2f}"
+                            rows.append(
+                                (preset, str(side), str(tokens), name, f"{1000 * times[name]:.0f}", *shares, *more)
+                            )
     report(
         f"One picture, one phrase: {machine(threads=args.threads)}",
-        ("preset", "px", "tokens", "form", "ms", "of torch", "peak MB", "file MB"),
+        ("preset", "px", "tokens", "form", "ms", "U", "of torch", "peak MB", "file MB"),
         rows,
         args.table,
     )

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
-import resource
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +31,7 @@ from refersam.config import ReferSamConfig
 from refersam.model import attention, deformable_attention, sam
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
+from refersam.training.memory import peak_memory
 
 UNIT_GFLOP = 460.0
 
@@ -157,15 +157,15 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
     return rows
 
 
-def peak_memory(preset: str, size: int, off: list[str]) -> tuple[float, float]:
+def memory_of_pass(preset: str, size: int, off: list[str]) -> tuple[float, float]:
     """MB of a process with the model before, and at the peak of, a forward pass."""
     device = torch.device("cpu")
     model = build(preset, torch.float32, device)
     pixels, ids = torch.randn(1, 3, size, size), torch.randint(5, 100, (1, 20))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    before = 1024 * peak_memory(torch.device("cpu"))
     with torch.inference_mode(), plain_forms(off):
         model(pixels, ids)
-    return before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return before, 1024 * peak_memory(torch.device("cpu"))
 
 
 def main() -> None:
@@ -189,7 +189,7 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")
         for label, off in (("formulas as they stand", list(PLAIN)), ("default", [])):
             with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-                before, peak = pool.submit(peak_memory, args.preset, args.memory, off).result()
+                before, peak = pool.submit(memory_of_pass, args.preset, args.memory, off).result()
             rows.append((label, f"{peak:.0f}", f"{peak - before:.0f}"))
         title = f"{args.preset} at {args.memory} px, one phrase, float32, {where}"
     else:

@@ -38,6 +38,8 @@ MAX_FILE_BYTES = 2**31
 """An ONNX file cannot be larger; weights beyond that lie in a second file beside it."""
 MAX_SETTINGS_BYTES = 64 * 2**20
 OPERATOR_SETS = frozenset({"", "ai.onnx", "com.microsoft"})
+SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
+"""What ONNX Runtime puts together by itself, and then runs slower on a CPU than apart (docs/performance.md)."""
 REFUSED_OPERATORS = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 
 
@@ -158,7 +160,12 @@ def load_onnx(
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     try:
-        session = runtime.InferenceSession(os.fspath(path), options, providers=providers)
+        session = runtime.InferenceSession(
+            os.fspath(path),
+            options,
+            providers=providers,
+            disabled_optimizers=SLOW_FUSIONS if providers == ["CPUExecutionProvider"] else None,
+        )
     except Exception as error:
         raise CheckpointError(f"ONNX Runtime cannot load {path}: {first_line(error)}.") from error
     _check_names(path, session)

@@ -158,10 +158,17 @@ class LevelAttention(Attention):
         heads, num_queries = self.num_heads, query.shape[1]
         key_weight = self.k_proj.weight.unflatten(0, (heads, -1))  # (heads, head width, key_size)
         folded = (self._heads(self.q_proj(query)) * self.scale) @ key_weight  # (B, heads, Nq, key_size)
-        scores = (folded.flatten(1, 2) @ key.transpose(1, 2)).unflatten(1, (heads, num_queries))
+        scores = _scores(folded.flatten(1, 2), key).unflatten(1, (heads, num_queries))
         mixing = self._mixing(query).split(1, dim=-1)
         levels = scores.split(level_lengths, dim=-1)
         mixed = torch.cat([level.softmax(dim=-1) * share for level, share in zip(levels, mixing, strict=True)], dim=-1)
         seen = (mixed.flatten(1, 2) @ value).unflatten(1, (heads, num_queries))  # (B, heads, Nq, key_size)
         value_weight = self.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (heads, key_size, head width)
         return seen @ value_weight + self.v_proj.bias.unflatten(0, (heads, 1, -1))
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """(B, Nq, D) and (B, Nk, D) -> (B, Nq, Nk). A single picture goes without the copy that a batched product makes."""
+    if query.shape[0] == 1 and not torch.compiler.is_exporting():
+        return F.linear(query[0], key[0]).unsqueeze(0)
+    return query @ key.transpose(1, 2)

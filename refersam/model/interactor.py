@@ -17,7 +17,7 @@ from refersam.model.depth import layer_rates, run_layers
 from refersam.model.fusion import Fusion
 from refersam.model.pyramid import PyramidGeometry, PyramidPositions, tokens_to_map
 from refersam.model.sam import Sam
-from refersam.model.spatial_prior import SpatialPrior, group_norm
+from refersam.model.spatial_prior import MapNorm, SpatialPrior
 
 NORM_EPS = 1e-6
 
@@ -95,9 +95,9 @@ class MaskFeatures(nn.Module):
     def __init__(self, *, prior_channels: int, hidden_size: int) -> None:
         super().__init__()
         self.lateral = nn.Conv2d(prior_channels, hidden_size, kernel_size=1, bias=False)
-        self.lateral_norm = group_norm(hidden_size)
+        self.lateral_norm = MapNorm(hidden_size)
         self.smooth = nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1, bias=False)
-        self.smooth_norm = group_norm(hidden_size)
+        self.smooth_norm = MapNorm(hidden_size)
         self.output = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
 
     def detail(self, prior: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from refersam.model.interactor import (
 )
 from refersam.model.pyramid import PyramidGeometry, map_to_tokens
 from refersam.model.sam import Sam
-from refersam.model.spatial_prior import group_norm
+from refersam.model.spatial_prior import MapNorm
 
 
 class PlainEncoder(nn.Module):
@@ -43,7 +43,7 @@ class PlainEncoder(nn.Module):
         )
         self.mask_features = nn.Sequential(
             nn.Conv2d(prompt_size, prompt_size, kernel_size=3, padding=1, bias=False),
-            group_norm(prompt_size),
+            MapNorm(prompt_size),
             nn.GELU(),
             nn.Conv2d(prompt_size, prompt_size, kernel_size=1),
         )

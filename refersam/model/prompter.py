@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from refersam.model.attention import Attention, LevelAttention
 from refersam.model.fusion import FeedForward
-from refersam.model.pyramid import PyramidGeometry, PyramidPositions
+from refersam.model.pyramid import PyramidGeometry, PyramidPositions, map_to_tokens
 
 NORM_EPS = 1e-6
 
@@ -132,7 +132,8 @@ class Prompter(nn.Module):
         if self.dense_embedding is None or self.mask_scaling is None:
             return PrompterOutput(tokens, coarse_mask_logits=None, dense_prompt=None, sparse_prompts=sparse)
         dense = self.dense_embedding(tokens[:, :1])  # (B, 1, C)
-        coarse = (dense @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])  # (B, 1, H/4, W/4)
+        coarse = (map_to_tokens(mask_features) @ dense.transpose(1, 2)).squeeze(2)  # (B, H/4 * W/4)
+        coarse = coarse.unflatten(1, mask_features.shape[2:]).unsqueeze(1)  # (B, 1, H/4, W/4)
         return PrompterOutput(
             tokens=tokens,
             coarse_mask_logits=coarse.squeeze(1),

@@ -10,14 +10,34 @@ from refersam.model.pyramid import map_to_tokens
 NORM_EPS = 1e-6
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of one group: statistics over the whole map, whatever the batch."""
-    return nn.GroupNorm(1, channels, eps=NORM_EPS)
+class MapNorm(nn.GroupNorm):
+    """GroupNorm of one group: statistics over the whole map, whatever the batch.
+
+    Args:
+        channels: of the map.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels, eps=NORM_EPS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, normalised."""
+        if not torch.compiler.is_exporting():
+            return super().forward(input)
+        # ONNX Runtime's own operator adds up millions of numbers in a row, and loses digits: here axis after axis.
+        centred = input - _mean_of_map(input)
+        scale = self.weight[:, None, None] * torch.rsqrt(_mean_of_map(centred.square()) + self.eps)
+        return centred * scale + self.bias[:, None, None]
+
+
+def _mean_of_map(values: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 1, 1, 1)."""
+    return values.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
 
 
 def _conv_block(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
-    return [convolution, group_norm(out_channels), nn.ReLU(inplace=True)]
+    return [convolution, MapNorm(out_channels), nn.ReLU(inplace=True)]
 
 
 class SpatialPrior(nn.Module):
