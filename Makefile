@@ -81,10 +81,12 @@ bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu
 	@$(BENCH)/steps.py --device cuda --repeats 30 --table $(TABLES)-gpu/steps.md
 	@$(BENCH)/training.py --presets base --size 448 --pictures 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
 
-score: setup  ## score the model in the box on SceneRef, and on 200 phrases by hand
-	@$(BENCH)/sceneref.py
-	@$(BENCH)/sceneref.py --split compositional --count 250
-	@$(BENCH)/robustness.py --out out/robustness
+SCORES := out/score
+score: setup  ## score the model in the box on SceneRef, other wordings and other drawings, and put the tables into the pages
+	@$(BENCH)/sceneref.py --table $(SCORES)/scores.md
+	@$(BENCH)/robustness.py --out $(SCORES)/robustness --table $(SCORES)/wordings.md
+	@$(BENCH)/other_drawings.py --table $(SCORES)/drawings.md
+	@$(BENCH)/report.py $(SCORES) README.md docs/models.md
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image, ImageDraw
-from rich.console import Console
-from rich.table import Table
+from report import add_option, machine, report
 
 from refersam.data import open_dataset
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
@@ -85,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
     parser.add_argument("--out", type=Path, required=True)
+    add_option(parser)
     args = parser.parse_args()
 
     scenes = write_data(args.out / "data")
@@ -118,12 +118,13 @@ def main() -> None:
         rows.append((picture, mask, sample.phrase, iou >= WELL))
     draw_phrases(rows, args.out / "phrases.png")
 
-    table = Table("kind", "phrases", "mean IoU", "answered well", title=f"{len(samples)} phrases, {len(scenes)} scenes")
     every = [pair for pairs in by_kind.values() for pair in pairs]
+    table = []
     for kind, pairs in [*by_kind.items(), ("all", every)]:
         ious, good = zip(*pairs, strict=True)
-        table.add_row(kind, str(len(pairs)), f"{100 * np.mean(ious):.1f}", f"{sum(good)}")
-    Console().print(table)
+        table.append((kind, str(len(pairs)), f"{100 * np.mean(ious):.1f}", str(sum(good))))
+    title = f"{len(samples)} phrases about {len(scenes)} scenes, {machine()}"
+    report(title, ("wording", "phrases", "mean IoU", "answered well"), table, args.table)
 
 
 if __name__ == "__main__":

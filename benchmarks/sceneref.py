@@ -1,7 +1,7 @@
 """Score a model on SceneRef: mIoU, oIoU, Pr@X, the no-target decision, every phenomenon, and a phrase-blind guess.
 
-    python benchmarks/sceneref.py                                  # the model in the box on 500 val pictures
-    python benchmarks/sceneref.py --model runs/tiny/model --split compositional --count 200
+    python benchmarks/sceneref.py                                  # the model in the box, 500 val + 250 compositional
+    python benchmarks/sceneref.py --model runs/tiny/model --split val --count 200
 
 Scenes are drawn from the seed while it runs, the same as `refersam data scenes` writes.
 """
@@ -12,11 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
+from report import add_option, machine, report
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from refersam.data.sceneref import blind_guess_scores, generate_scene
+from refersam.data.sceneref import SceneRefSettings, blind_guess_scores, generate_scene
 from refersam.evaluate import evaluate_images
 from refersam.metrics import calibration, sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
@@ -25,43 +25,58 @@ from refersam.training.settings import SceneSettings
 from refersam.training.sources import scene_to_referring_image
 
 
+def score(
+    predictor: ReferSamPredictor, settings: SceneRefSettings, split: str, seed: int, count: int, threshold: float
+) -> dict[str, float]:
+    """All numbers of one split, in percent."""
+    drawn = [generate_scene(settings, split, seed, index) for index in range(count)]
+    images = (
+        scene_to_referring_image(scene, f"{split}_{index}")
+        for index, scene in enumerate(track(drawn, split, console=Console(stderr=True)))
+    )
+    results = list(evaluate_images(predictor.model, predictor.processor, images, threshold))
+    metrics = sceneref_metrics(results)
+    reliability = calibration(results)
+    if reliability is not None:
+        metrics["expected calibration error of the score"] = 100 * reliability.error
+    return metrics | {f"blind guess: {name}": score for name, score in blind_guess_scores(drawn).items()}
+
+
 def main() -> None:
     """Score and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--count", type=int, default=500, help="pictures")
+    parser.add_argument("--split", nargs="+", default=["val", "compositional"])
+    parser.add_argument("--count", nargs="+", type=int, default=[500, 250], help="pictures of each split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
     parser.add_argument("--phrases", type=int, default=6, help="phrases per picture")
     parser.add_argument("--recipe", type=Path, help="whose validation scenes to draw, in place of the benchmark's own")
     parser.add_argument("--no-target-threshold", type=float, default=0.5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--json", type=Path, help="also write the numbers here, by split")
+    add_option(parser)
     args = parser.parse_args()
+    if len(args.split) != len(args.count):
+        parser.error(f"give one --count for each --split; there are {len(args.count)} and {len(args.split)}")
 
     predictor = ReferSamPredictor.from_pretrained(args.model, device=args.device)
     own = read_settings(args.recipe).data.validation_scenes if args.recipe else None
     settings = (own or SceneSettings()).scenes(args.size, args.phrases)
-    console = Console(stderr=True)
-
-    drawn = [generate_scene(settings, args.split, args.seed, index) for index in range(args.count)]
-    images = (
-        scene_to_referring_image(scene, f"{args.split}_{index}")
-        for index, scene in enumerate(track(drawn, "evaluating", console=console))
-    )
-    results = list(evaluate_images(predictor.model, predictor.processor, images, args.no_target_threshold))
-    metrics = sceneref_metrics(results)
-    reliability = calibration(results)
-    if reliability is not None:
-        metrics["expected calibration error of the score"] = 100 * reliability.error
-    metrics |= {f"blind guess: {name}": score for name, score in blind_guess_scores(drawn).items()}
-    table = Table("metric", "value", title=f"SceneRef {args.split}, seed {args.seed}, {args.count} pictures")
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.1f}")
-    Console().print(table)
+    scores = {
+        split: score(predictor, settings, split, args.seed, count, args.no_target_threshold)
+        for split, count in zip(args.split, args.count, strict=True)
+    }
+    names = dict.fromkeys(name for found in scores.values() for name in found if not name.startswith("phrases"))
+    rows = [("phrases", *(f"{found['phrases']:.0f}" for found in scores.values()))]
+    rows += [
+        (name, *(f"{found[name]:.1f}" if name in found else "" for found in scores.values()))
+        for name in sorted(names, key=lambda name: name.startswith(("expected", "blind")))
+    ]
+    columns = (f"{split}, {count} pictures" for split, count in zip(args.split, args.count, strict=True))
+    report(f"SceneRef, seed {args.seed}, in percent, {machine(args.device)}", ("metric", *columns), rows, args.table)
     if args.json:
-        args.json.write_text(json.dumps(metrics, indent=1))
+        args.json.write_text(json.dumps(scores, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
