@@ -138,7 +138,7 @@ def _text_encoder(name: str) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
 
 def _read_config(name: str) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"No model configuration could be read from {name}: expected a folder, a Hub id, or for SAM one of Meta's "

@@ -333,10 +333,10 @@ def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
             num_sparse_tokens=ours["num_sparse_tokens"],
             num_prompter_layers=ours["num_prompt_layers"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
-            f'The configuration needs the sections "sam", "refersam" and "text" with their sizes; wrong or missing: '
-            f"{error}."
+            'The configuration needs the sections "sam", "refersam" and "text" with their sizes; wrong or missing: '
+            f"{first_line(error)}."
         ) from error
 
 

@@ -6,7 +6,10 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -31,3 +34,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def save_png(image: Image, path: Path, **options: Any) -> None:
+    """Write a picture as a PNG, at once or not at all.
+
+    Args:
+        image: any mode that a PNG can have.
+        path: where; its folder is made if missing.
+        options: of Pillow, such as compress_level.
+    """
+    write_atomically(path, lambda file: image.save(file, format="PNG", **options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from refersam.drawing import mask_picture
 from refersam.errors import PhraseError, ReferSamError
-from refersam.files import write_atomically
+from refersam.files import save_png
 from refersam.model.interactor import ImageFeatures
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.onnx_model import OnnxModel, Pictures
@@ -43,6 +43,7 @@ class Answer:
         probability: (H, W) float32 in [0, 1], before the no-target decision.
         score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
         no_target: the model says that nothing matches the phrase.
+        left_out: the end of a phrase that is longer than the model reads; empty where all of it was read.
     """
 
     phrase: str
@@ -50,6 +51,7 @@ class Answer:
     probability: np.ndarray
     score: float
     no_target: bool
+    left_out: str = field(default="", kw_only=True)
 
     @property
     def area(self) -> int:
@@ -67,21 +69,20 @@ class Answer:
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask as a black and white PNG, at once or not at all."""
         target = Path(path)
-        image = mask_picture(self.mask)
-        write_atomically(target, lambda file: image.save(file, format="PNG"))
+        save_png(mask_picture(self.mask), target)
         return target
 
     def to_rle(self) -> dict[str, Any]:
         """COCO run-length encoding: {"size": [H, W], "counts": str}."""
-        from pycocotools import mask as coco_mask
+        from refersam.metrics.masks import encode_mask
 
-        encoded = coco_mask.encode(np.asfortranarray(self.mask.astype(np.uint8)))
-        return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+        return encode_mask(self.mask)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: phrase, score (4 digits), no_target, box, area and rle."""
+        """For JSON: phrase, score (4 digits), no_target, box, area and rle; left_out where the phrase was too long."""
         return {
             "phrase": self.phrase,
+            **({"left_out": self.left_out} if self.left_out else {}),
             "score": round(self.score, 4),
             "no_target": self.no_target,
             "box": self.box,
@@ -103,6 +104,7 @@ class Query:
         attention_mask: (P, S).
         pad_token: id that fills a shorter phrase up.
         image_features: what the model made of `pixel_values` before; None to compute it.
+        left_out: P, the end of each phrase that is longer than the model reads.
     """
 
     phrases: tuple[str, ...]
@@ -113,6 +115,7 @@ class Query:
     attention_mask: Tensor
     pad_token: int
     image_features: Features | None = None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -137,6 +140,9 @@ class Query:
             raise PhraseError("At least one phrase is needed, but the list is empty.")
         with _ONE_TOKENIZER:
             text = processor.encode_phrases(phrases)
+            lengths = zip(phrases, text["attention_mask"].sum(dim=1).tolist(), strict=True)
+            most = processor.max_text_tokens
+            left_out = tuple(processor.cut_off(phrase) if length >= most else "" for phrase, length in lengths)
         return cls(
             phrases=tuple(phrases),
             height=picture.height,
@@ -144,6 +150,7 @@ class Query:
             pixel_values=processor(images=picture)["pixel_values"] if image_features is None else None,
             pad_token=processor.tokenizer.pad_token_id or 0,
             image_features=image_features,
+            left_out=left_out,
             **text,
         )
 
@@ -219,6 +226,7 @@ def read_answers(
     has_target = target_probability(output)
     if not (torch.isfinite(output.mask_logits).all() and torch.isfinite(has_target).all()):
         raise ReferSamError("The model's output holds values that are not numbers: use the number format float32.")
+    no_ends = ("",) * len(query.phrases)
     for index, phrase in enumerate(query.phrases):
         row = ReferSamOutput(**{name: value[index : index + 1] for name, value in output.items()})
         probabilities = processor.resize_logits(row.mask_logits, query.height, query.width).sigmoid()
@@ -226,7 +234,7 @@ def read_answers(
         probability = probabilities[0].cpu().numpy()
         mask = (probability >= threshold) & (not no_target)
         score = float(confidence(row, probabilities, model.config.supervise_iou))
-        yield Answer(phrase, mask, probability, score, no_target)
+        yield Answer(phrase, mask, probability, score, no_target, left_out=(query.left_out or no_ends)[index])
 
 
 def target_probability(output: ReferSamOutput) -> Tensor:

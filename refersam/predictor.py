@@ -176,7 +176,7 @@ class ReferSamPredictor:
         query = Query.prepare(self.processor, picture, phrases, features)
         (output,) = run_queries(self.model, [query])
         results = [
-            Segmentation(answer.phrase, answer.mask, answer.probability, answer.score, answer.no_target, picture)
+            Segmentation(**vars(answer), image=picture)
             for answer in read_answers(self.model, self.processor, output, query, threshold, no_target_threshold)
         ]
         return results[0] if isinstance(phrase, str) else results

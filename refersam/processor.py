@@ -17,6 +17,7 @@ from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, PhraseError, first_line
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
+from refersam.phrases import check_phrases
 
 MAX_SIDE = 4096
 """Longest side of the network's input in pixels: a settings file from elsewhere must not exhaust the machine."""
@@ -113,7 +114,7 @@ class ReferSamProcessor(ProcessorMixin):
             CheckpointError: no tokenizer there.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(os.fspath(text))
+            tokenizer = AutoTokenizer.from_pretrained(os.fspath(text), trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"No tokenizer could be read from {text}: {first_line(error)}.") from error
         return cls(ReferSamImageProcessor(size={"height": image_size, "width": image_size}), tokenizer)
@@ -150,7 +151,7 @@ class ReferSamProcessor(ProcessorMixin):
         Raises:
             PhraseError: a phrase without a word.
         """
-        _check_phrases(phrases)
+        check_phrases(phrases)
         encoded = self.tokenizer(
             list(phrases),
             padding=True,
@@ -170,7 +171,7 @@ class ReferSamProcessor(ProcessorMixin):
         Raises:
             PhraseError: a phrase without a word.
         """
-        _check_phrases([phrase])
+        check_phrases([phrase])
         encoded = self.tokenizer(phrase, add_special_tokens=False, return_offsets_mapping=True)
         room = self.max_text_tokens - self.tokenizer.num_special_tokens_to_add()
         offsets = encoded["offset_mapping"]
@@ -201,11 +202,3 @@ def check_room(processor: ReferSamProcessor, config: ReferSamConfig, name: str) 
     ):
         if needed > room:
             raise CheckpointError(f"The tokenizer of {name} has {needed} {what}, but its model has room for {room}.")
-
-
-def _check_phrases(phrases: Sequence[str]) -> None:
-    for phrase in phrases:
-        if not isinstance(phrase, str) or not phrase.strip():
-            raise PhraseError(f"A phrase must have at least one word, but got {phrase!r}.")
-        if any("\ud800" <= character <= "\udfff" for character in phrase):  # the tokenizer would fail on them
-            raise PhraseError(f"A phrase is not valid Unicode text: {phrase!r}.")

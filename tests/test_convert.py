@@ -470,6 +470,15 @@ def test_missing_or_unknown_sizes_are_named(parity: dict) -> None:
         config_from_authors(sizes)
 
 
+@pytest.mark.parametrize(("name", "value"), [("interaction_indexes", [[0, 2], [3, 5]]), ("deform_num_heads", 0)])
+def test_sizes_that_do_not_fit_together(parity: dict, name: str, value: object) -> None:
+    """What the configuration itself refuses is one sentence, too."""
+    sizes = json.loads(json.dumps(parity["bert_tiny"].sizes))
+    sizes["refersam"][name] = value
+    with pytest.raises(CheckpointError, match="needs the sections"):
+        config_from_authors(sizes)
+
+
 def test_missing_configuration_file(tmp_path: Path) -> None:
     """No such file is said."""
     with pytest.raises(CheckpointError, match=r"nothing\.json is not a JSON file that can be read"):

@@ -17,8 +17,8 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
 from refersam.data.records import RecordType, as_list
-from refersam.data.refs import is_phrase
 from refersam.errors import DataError
+from refersam.phrases import is_phrase
 
 PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".dib", ".tif", ".tiff"),

@@ -13,7 +13,7 @@ import numpy as np
 from refersam.bulk.items import Item, item_key
 from refersam.drawing import mask_picture
 from refersam.errors import DataError
-from refersam.files import write_atomically
+from refersam.files import save_png, write_atomically
 
 RESULTS, FAILURES, SETTINGS = "results.jsonl", "failures.jsonl", "settings.json"
 _PART = ".part"
@@ -156,8 +156,7 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:
-    image = mask_picture(decode_rle(rle))
-    write_atomically(path, lambda file: image.save(file, format="PNG"))
+    save_png(mask_picture(decode_rle(rle)), path)
 
 
 def _encode(line: Line) -> bytes:

@@ -136,4 +136,5 @@ def _parts(query: Query, most: int) -> Iterator[Query]:
             phrases=query.phrases[rows],
             input_ids=query.input_ids[rows],
             attention_mask=query.attention_mask[rows],
+            left_out=query.left_out[rows],
         )

@@ -105,19 +105,23 @@ def segment_many(
             todo = [item.key not in folder.done for item in source()]
         if not todo:
             raise DataError(f"No picture was found in {images or phrases[0]}.")
+        cut = 0
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
             if any(todo):
                 try:
                     for line in _open_engine(engine, settings)(folder.missing(source())):
                         folder.add(line)
+                        cut += sum("left_out" in answer for answer in line.get("results", ()))
                         progress.advance(bar)
                 except KeyboardInterrupt:
                     progress.stop()
                     say(f"Stopped. The same command goes on with what is missing in {out}/")
                     raise typer.Exit(1) from None
         folder.finish()
-        _report(folder, formats or (), len(todo) - todo.count(True))
+        _report(folder, formats or (), todo.count(False))
+        if cut:
+            say(f"{cut} phrases are longer than the model reads: their results say what was left out.", style="yellow")
     if model is None:
         say(NOT_FOR_PHOTOGRAPHS, style="dim")
     if folder.failures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -94,6 +94,19 @@ def progress_bar(transient: bool = False) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=err_console, transient=transient)
+
+
+def warn_of_cut_phrases(left_out: Iterable[str], most: int) -> None:
+    """Say what was left out of phrases that have more than `most` tokens."""
+    for end in left_out:
+        if end:
+            err_console.print(
+                f"Warning: the phrase is longer than {most} tokens; left out: {end!r}",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:

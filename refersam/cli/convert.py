@@ -34,7 +34,9 @@ def convert_official(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     preset: Annotated[Preset | None, typer.Option(help="Sizes of the model.")] = None,
-    text: Annotated[TextEncoder, typer.Option(help="Text encoder of the model, with --preset.")] = TextEncoder.bert,
+    text: Annotated[
+        TextEncoder | None, typer.Option(help="Text encoder of the model, with --preset. Without it: bert.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with sizes instead of a preset.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id of the text encoder's tokenizer.")] = None,
     image_size: Annotated[
@@ -44,6 +46,8 @@ def convert_official(
     """Convert the authors' ReferSAM weights; nothing in the file is ever executed."""
     if (preset is None) == (config is None):
         raise typer.BadParameter("Give either --preset or --config.")
+    if config is not None and text is not None:
+        raise typer.BadParameter("--text goes with --preset; a --config names the text encoder itself.")
     if image_size % 32:
         raise typer.BadParameter(f"--image-size must be a multiple of 32, but is {image_size}.")
     check_folder(out)
@@ -53,9 +57,10 @@ def convert_official(
     with waiting("Converting"):
         from refersam.config import ReferSamConfig
 
-        sizes = (
-            read_authors_config(config) if config else ReferSamConfig.from_preset(preset.value, text.value)  # type: ignore[union-attr]
-        )
+        if config is not None:
+            sizes = read_authors_config(config)
+        else:
+            sizes = ReferSamConfig.from_preset(preset.value, (text or TextEncoder.bert).value)  # type: ignore[union-attr]
         count = convert_official_checkpoint(weights, sizes, out, tokenizer, image_size)
     say(f"{count} weights converted into {out}/")
     if tokenizer is None:

@@ -139,7 +139,7 @@ def data_show(
 
     from refersam.data import open_dataset
     from refersam.drawing import contact_sheet, draw_overlay
-    from refersam.files import write_atomically
+    from refersam.files import save_png
 
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"--out must end in .png, but is {out}.")
@@ -152,7 +152,7 @@ def data_show(
         caption = sample.phrase if sample.has_target else f"{sample.phrase} (no target)"
         tiles.append((caption, draw_overlay(sample.image.load(), sample.load_mask())))
     sheet = contact_sheet(tiles)
-    write_atomically(out, lambda file: sheet.save(file, format="PNG"))
+    save_png(sheet, out)
     say(f"{out} shows {len(tiles)} of {len(samples)} phrases.")
 
 

@@ -58,7 +58,8 @@ def demo(
         predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
         page.warm_up()
-        say(f"The page is at http://{host}:{port}. Ctrl-C stops it.")
+        address = f"[{host}]" if ":" in host else host
+        say(f"The page is at http://{address}:{port}. Ctrl-C stops it.")
         if not model:
             say(NOT_FOR_PHOTOGRAPHS, style="dim")
         build_page(page, None if model else BOX_NOTE).launch(

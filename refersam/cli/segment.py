@@ -24,16 +24,16 @@ from refersam.cli.console import (
     NoTargetOption,
     ThresholdOption,
     check_folder,
-    err_console,
     load_predictor,
     out_console,
     say,
     waiting,
+    warn_of_cut_phrases,
 )
-from refersam.errors import PhraseError
+from refersam.phrases import check_phrases
 
 if TYPE_CHECKING:
-    from refersam.predictor import ReferSamPredictor, Segmentation
+    from refersam.predictor import Segmentation
 
 
 def _check_png(path: Path | None) -> Path | None:
@@ -66,7 +66,7 @@ def segment(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
-    _refuse_empty(phrases)
+    check_phrases(phrases)
     check_folder(out)
     if label_map is not None:
         check_folder(label_map.parent)
@@ -74,11 +74,11 @@ def segment(
 
     picture = load_image(image)
     predictor = load_predictor(model, device, dtype.value)
-    _warn_of_cut_phrases(predictor, phrases)
     start = time.perf_counter()
     with waiting("Segmenting"):
         results = predictor.predict(picture, phrases, threshold, no_target_threshold)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
+    warn_of_cut_phrases((result.left_out for result in results), predictor.processor.max_text_tokens)
     files = save_results(results, out, image.stem)
     if label_map is not None:
         _save_label_map(results, label_map)
@@ -113,7 +113,7 @@ def add_result(table: Table, picture: str, result: Segmentation, milliseconds: f
 
 def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[tuple[Path, Path]]:
     """Write mask and overlay of each result; returns their paths."""
-    from refersam.files import write_atomically
+    from refersam.files import save_png
 
     files: list[tuple[Path, Path]] = []
     taken: set[str] = set()
@@ -123,19 +123,17 @@ def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[
         taken.add(name)
         mask, overlay = out / f"{name}_mask.png", out / f"{name}_overlay.png"
         result.save(mask)
-        picture = result.overlay()
-        write_atomically(overlay, lambda file, picture=picture: picture.save(file, format="PNG"))  # type: ignore[misc]
+        save_png(result.overlay(), overlay)
         files.append((mask, overlay))
     return files
 
 
 def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     """8 bits a pixel, or 16 where the phrases are more than 255."""
-    from refersam.files import write_atomically
+    from refersam.files import save_png
     from refersam.labels import label_picture
 
-    picture = label_picture(results)
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    save_png(label_picture(results), path)
 
 
 def _slug(phrase: str) -> str:
@@ -149,22 +147,3 @@ def _short(name: str, most: int = 80) -> str:
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:
     return {**result.as_dict(), "mask": str(mask), "overlay": str(overlay)}
-
-
-def _refuse_empty(phrases: Sequence[str]) -> None:
-    for phrase in phrases:
-        if not phrase.strip():
-            raise PhraseError("A phrase must have at least one word, but one is empty.")
-
-
-def _warn_of_cut_phrases(predictor: ReferSamPredictor, phrases: Sequence[str]) -> None:
-    for phrase in phrases:
-        rest = predictor.processor.cut_off(phrase)
-        if rest:
-            err_console.print(
-                f"Warning: the phrase is longer than {predictor.processor.max_text_tokens} tokens; left out: {rest!r}",
-                style="yellow",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )

@@ -24,7 +24,9 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    warn_of_cut_phrases,
 )
+from refersam.phrases import check_phrases
 
 if TYPE_CHECKING:
     from refersam.video.run import VideoResult
@@ -57,6 +59,7 @@ def video(
 
     if last is not None and last < first:
         raise typer.BadParameter(f"--last is {last}, before --first, {first}.")
+    check_phrases(phrases)
     check_folder(out)
     with VideoReader(file, max_frames=max_frames) as reader:
         predictor = load_predictor(model, device, dtype.value)
@@ -81,6 +84,7 @@ def video(
                 progress.stop()
                 say("Stopped: nothing was written.")
                 raise typer.Exit(1) from None
+    warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
     _report(phrases, result)
     if model is None:
         say(NOT_FOR_PHOTOGRAPHS, style="dim")

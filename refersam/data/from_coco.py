@@ -15,9 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from refersam.data.coco import read_instances
 from refersam.data.findings import Finding, Severity, raise_errors
 from refersam.data.records import RecordType, as_text
-from refersam.data.refs import is_phrase
 from refersam.errors import DataError
 from refersam.files import write_atomically
+from refersam.phrases import is_phrase
 
 
 class _PhraseRow(BaseModel):

@@ -14,11 +14,11 @@ from refersam.data.coco import CocoIndex, read_instances, size_problem
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex
 from refersam.data.records import RecordType, as_list, as_text
-from refersam.data.refs import is_phrase
 from refersam.data.regions import Region, clean_region
 from refersam.data.sample import ImageRecord, ReferringSample
 from refersam.errors import DataError, ImageError
 from refersam.image import read_size
+from refersam.phrases import is_phrase
 
 
 class JsonlHead(BaseModel):
@@ -41,7 +41,7 @@ class JsonlLine(BaseModel):
     Attributes:
         image: file of the picture; may be left out with `ann_ids`.
         phrase: the text.
-        mask: picture file of the mask: black, and anything else where the target is.
+        mask: picture file of the mask: the target is where it is brighter than half of its brightest.
         rle: one or several COCO run-length encodings.
         polygons: of one or several objects: [x0, y0, x1, y1, ...] in pixels.
         ann_ids: of the head's `instances`.

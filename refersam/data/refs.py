@@ -23,6 +23,7 @@ from refersam.data.pickles import read_plain_pickle
 from refersam.data.records import RecordType, as_list
 from refersam.data.sample import ImageRecord, ReferringSample
 from refersam.errors import DataError
+from refersam.phrases import is_phrase
 
 TextField: TypeAlias = Literal["sent", "raw"]
 """Which text of a sentence is the phrase: "sent", cleaned and in small letters, or "raw", as it was typed."""
@@ -129,13 +130,6 @@ def _phrase(sentence: _SentenceRow, text_field: TextField, where: str) -> str:
     if wanted is None:
         raise DataError(f'{where}: sentence {sentence.sent_id} has no text "{text_field}".')
     return next((text.strip() for text in (wanted, *texts.values()) if text and is_phrase(text)), "")
-
-
-def is_phrase(text: str) -> bool:
-    """Whether something can be read in a text, and all of it is valid Unicode."""
-    if text.isprintable():  # the common case, and quick; surrogates are not printable
-        return bool(text.strip())
-    return any(map(str.isprintable, "".join(text.split()))) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def read_benchmark(

@@ -21,12 +21,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from refersam.data.refs import is_phrase
-from refersam.errors import ImageFormatError, ImageSizeError, ReferSamError
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError
 from refersam.image import load_image
 from refersam.inference import Answer, Query, read_answers, run_queries
 from refersam.labels import label_map
 from refersam.model.refersam import ReferSamOutput
+from refersam.phrases import is_phrase
 from refersam.predictor import ReferSamPredictor
 from refersam.serving.batcher import Batcher
 from refersam.serving.gate import NOT_READY, Gate
@@ -50,6 +50,7 @@ class PhraseResult(BaseModel):
     """The answer to one phrase."""
 
     phrase: str
+    left_out: str = Field("", description="The end of a phrase that is longer than the model reads; only then.")
     score: float = Field(description="The IoU that the model expects its mask to have, 0 to 1.")
     no_target: bool = Field(description="Nothing in the picture matches the phrase; the mask is empty.")
     box: tuple[int, int, int, int] | None = Field(description="Left, top, right, bottom in pixels.")
@@ -260,8 +261,9 @@ def _handle_errors(app: FastAPI) -> None:
         status = 422 if error.status_code == 400 else error.status_code  # a body that is no form
         return JSONResponse({"detail": error.detail}, status, error.headers)
 
-    @app.exception_handler(ReferSamError)
-    async def unreadable(_request: Request, error: ReferSamError) -> JSONResponse:
+    @app.exception_handler(ImageError)
+    @app.exception_handler(PhraseError)
+    async def unreadable(_request: Request, error: ImageError | PhraseError) -> JSONResponse:
         status = 413 if isinstance(error, ImageSizeError) else 415 if isinstance(error, ImageFormatError) else 422
         return JSONResponse({"detail": str(error)}, status)
 

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from refersam.files import write_atomically
+from refersam.files import save_png, write_atomically
 from refersam.training.charts import range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.recipe import (
@@ -102,7 +102,7 @@ class Summary:
         values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
         title = f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}"
         chart = range_chart(title, values)
-        write_atomically(out / "ablation.png", lambda file: chart.save(file, format="PNG"))
+        save_png(chart, out / "ablation.png")
 
 
 def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
@@ -120,6 +120,8 @@ def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise SettingsError(f"{path}: {problems}.") from error
+    if any(split_change(change)[0] == "seed" for change in changes):
+        raise SettingsError(f"The seeds are those of {path}: leave out --set seed.")
     base = read_recipe(path.parent / plan.recipe)
     runs = {}
     for name, own in plan.runs.items():

@@ -53,7 +53,8 @@ class StepGuard:
             TrainingError: one too many; it names the samples.
         """
         self.skipped = [old for old in self.skipped if old > step - WINDOW] + [step]
-        names = ", ".join(samples[:_MOST_NAMES]) + (f" and {len(samples) - _MOST_NAMES} more" * (len(samples) > 8))
+        names, further = ", ".join(samples[:_MOST_NAMES]), len(samples) - _MOST_NAMES
+        names += f" and {further} more" if further > 0 else ""
         what = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, at step {step}, with the samples {names}"
         if len(self.skipped) <= self.max_skipped:
             logger.warning("A step is skipped: %s.", what)

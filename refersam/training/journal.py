@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from refersam.files import write_atomically
+from refersam.files import save_png, write_atomically
 from refersam.training.charts import grid, line_chart
 from refersam.training.settings import TrainSettings
 from refersam.training.trackers import Tracker, open_trackers
@@ -80,7 +80,7 @@ class Journal:
     def show(self, step: int, sheet: Image.Image) -> None:
         """A sheet of validation samples, into pictures/ and to the trackers."""
         path = self.folder / "pictures" / f"step_{step:07d}.png"
-        write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+        save_png(sheet, path)
         for tracker in self._trackers:
             tracker.show("validation", np.asarray(sheet), step)
 
@@ -111,7 +111,7 @@ class Journal:
         charts = [line_chart(title, series) for title, series in panels.items() if series]
         if charts:
             sheet = grid(charts)
-            write_atomically(self.folder / "curves.png", lambda file: sheet.save(file, format="PNG"))
+            save_png(sheet, self.folder / "curves.png")
 
 
 def _is_kept(line: bytes, step: int, pretrained: int) -> bool:

@@ -22,12 +22,17 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
         changes: "a.b=c", c in YAML.
 
     Raises:
-        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
+        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once; or
+            steps of a recipe that counts epochs.
     """
     content = read_recipe(path)
-    for change in changes:
-        apply_change(content, *split_change(change))
-    return check_settings(content, str(path))
+    wanted = [split_change(change) for change in changes]
+    for change in wanted:
+        apply_change(content, *change)
+    settings = check_settings(content, str(path))
+    if settings.epochs is not None and "steps" in dict(wanted):
+        raise SettingsError(f"{path} counts epochs, not steps: add --set epochs=null, or set epochs instead.")
+    return settings
 
 
 def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

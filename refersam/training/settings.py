@@ -106,7 +106,9 @@ class DataSettings(_Section):
     validation_scenes: SceneSettings | None = Field(
         None, description="What SceneRef's validation scenes are like; none for the benchmark's own."
     )
-    validation_pictures: int | None = Field(100, ge=1, description="First pictures of that split; none for all.")
+    validation_pictures: int | None = Field(
+        100, ge=1, description="First pictures of that split; none for all, of a drawn SceneRef 100."
+    )
     image_size: int = Field(128, ge=32, le=4096, multiple_of=32, description="Side of the network's input in pixels.")
     picture_sizes: list[Annotated[int, Field(ge=32, le=4096)]] = Field(
         [128], min_length=1, description="Sides of SceneRef's drawn pictures, in turn."

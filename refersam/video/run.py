@@ -58,6 +58,7 @@ class VideoResult:
         frames: that were segmented.
         found: for each phrase, in how many of them something matches.
         broken: frames that could not be read, or that have another size than the first.
+        left_out: the end of each phrase that is longer than the model reads.
     """
 
     lines: Path
@@ -66,6 +67,7 @@ class VideoResult:
     frames: int = 0
     found: list[int] = field(default_factory=list)
     broken: list[BrokenFrame] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()
 
 
 def segment_video(
@@ -116,6 +118,7 @@ def segment_video(
                 layers = zip((answer.mask for answer in answers), cycle(COLOURS), strict=False)
                 writer.add(draw_overlays(frame.picture, layers), frame.time - start)
                 result.frames += 1
+                result.left_out = tuple(answer.left_out for answer in answers)
                 result.found = [count + (not a.no_target) for count, a in zip(result.found, answers, strict=True)]
                 on_frame()
         if not result.frames:

@@ -85,6 +85,8 @@ def legend(answers: Sequence[Answer]) -> str:
                 f'<span class="verdict">score {answer.score:.2f}</span>'
                 f'<span class="share">{share:.1f} % of the picture</span>'
             )
+        if answer.left_out:
+            verdict += f'<span class="share">too long, not read: {html.escape(answer.left_out)}</span>'
         lines.append(
             f'<li><span class="swatch" style="background:{colour}"></span>'
             f'<span class="phrase">{html.escape(answer.phrase)}</span>{verdict}</li>'

@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from pycocotools import mask as coco_mask
 
 from refersam import ReferSamPredictor
+from refersam.errors import DataError, ReferSamError
 from refersam.labels import label_map
 from refersam.serving import app as app_module
 from refersam.serving.app import create_app
@@ -76,6 +77,12 @@ def test_answers_are_the_predictors(serve: Callable[..., TestClient], predictor:
     for result, answer in zip(body["results"], expected, strict=True):
         assert result == {**answer.as_dict(), "box": None if answer.box is None else list(answer.box)}
         assert np.array_equal(coco_mask.decode(result["rle"]).astype(bool), answer.mask)
+
+
+def test_what_a_long_phrase_leaves_out_is_told(serve: Callable[..., TestClient]) -> None:
+    """With the answer to that phrase alone."""
+    results = ask(serve(), png(), ["red " * 18 + "Circle, not blue", "star"]).json()["results"]
+    assert [result.get("left_out") for result in results] == ["Circle, not blue", None]
 
 
 def test_png(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
@@ -248,14 +255,15 @@ def test_too_slow_and_shutting_down(serve: Callable[..., TestClient], monkeypatc
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("error", [RuntimeError, ReferSamError, DataError])
 def test_a_model_that_fails_says_nothing_of_itself(
-    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """500, one sentence, and the next one is answered."""
+    """500, one sentence, and the next one is answered; whether the package or another has the words for it."""
     client, run = serve(), app_module.run_queries
 
     def fail(*_: object) -> Any:
-        raise RuntimeError("a secret path")
+        raise error("a secret path")
 
     monkeypatch.setattr(app_module, "run_queries", fail)
     reply = ask(client, png(), ["x"])

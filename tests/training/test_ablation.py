@@ -48,6 +48,8 @@ def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path]) -> None:
     changed = whole.model_dump()
     changed["loss"]["dice_weight"] = 0
     assert other.model_dump() == changed
+    with pytest.raises(SettingsError, match="leave out --set seed"):
+        read_suite(suite_file(), ["seed=7"])
 
 
 def test_a_suite_ends_with_table_and_plot(

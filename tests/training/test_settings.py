@@ -88,6 +88,15 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
         read_settings(recipe(tmp_path, "extends: nowhere.yaml"))
 
 
+def test_steps_of_a_recipe_that_counts_epochs() -> None:
+    """They would be without effect."""
+    path, root = RECIPES / "own_data.yaml", "data.root=somewhere"
+    with pytest.raises(SettingsError, match="counts epochs, not steps: add --set epochs=null"):
+        read_settings(path, [root, "steps=100"])
+    settings = read_settings(path, [root, "steps=100", "epochs=null"])
+    assert (settings.steps, settings.epochs) == (100, None)
+
+
 def test_settings_of_an_older_version(tmp_path: Path) -> None:
     """What it did not know has its default, which is no change; what is known no more is one."""
     content = TrainSettings().model_dump(mode="json")

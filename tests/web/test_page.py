@@ -17,7 +17,7 @@ from refersam import ReferSamPredictor
 from refersam.errors import ReferSamError
 from refersam.web.answers import colour_of
 from refersam.web.guard import MAX_BYTES, RefuseLinks
-from refersam.web.page import ALL, KEEP_SECONDS, Page, PageSettings, Visit, build_page, label
+from refersam.web.page import ALL, DOWNLOADS, KEEP_SECONDS, Page, PageSettings, Visit, build_page, label
 
 
 @pytest.fixture(scope="module")
@@ -148,5 +148,5 @@ def test_the_page_can_be_built(page: Page) -> None:
     pytest.importorskip("gradio")
     blocks = build_page(page, "a note")
     kinds = [type(block).__name__ for block in blocks.blocks.values()]
-    assert kinds.count("DownloadButton") == 3
+    assert kinds.count("DownloadButton") == len(DOWNLOADS)
     assert kinds.count("Image") == 2 + len(page.examples)

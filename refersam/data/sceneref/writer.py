@@ -25,7 +25,7 @@ from refersam.data.sceneref.objects import SHAPES
 from refersam.data.sceneref.phrases import ScenePhrase
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
 from refersam.data.sceneref.words import tokenize
-from refersam.files import write_atomically
+from refersam.files import save_png
 
 REFS_FILE = "grefs(unc).json"
 INSTANCES_FILE = "instances.json"
@@ -230,7 +230,7 @@ def _temporary(path: Path) -> Path:
 
 def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
     image = Image.fromarray(pixels)
-    write_atomically(path, lambda file: image.save(file, format="PNG", compress_level=4))
+    save_png(image, path, compress_level=4)
 
 
 def _replace_files(contents: dict[Path, bytes]) -> None:
