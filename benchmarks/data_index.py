@@ -94,7 +94,7 @@ def measure(root: str, splits: tuple[str, ...] | None) -> dict[str, float]:
     return {
         "phrases": count,
         "seconds": time.perf_counter() - start,
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
     }
 
 
@@ -112,11 +112,11 @@ def main() -> None:
             with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                 pool.submit(write_data_set, root, args.coordinates).result()
         size = (root / "refcoco" / "instances.json").stat().st_size / 2**20
-        table = Table("", "phrases", "seconds", "peak MB", title=f"RefCOCO's index, instances.json of {size:.0f} MB")
+        table = Table("", "phrases", "seconds", "peak MiB", title=f"RefCOCO's index, instances.json of {size:.0f} MB")
         for name, splits in (("before", ()), ("train", ("train",)), ("val", ("val",)), ("all splits", None)):
             with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                 row = pool.submit(measure, str(root), splits).result()
-            table.add_row(name, f"{row['phrases']:,}", f"{row['seconds']:.1f}", f"{row['peak MB']:.0f}")
+            table.add_row(name, f"{row['phrases']:,}", f"{row['seconds']:.1f}", f"{row['peak MiB']:.0f}")
         Console().print(table)
 
 

@@ -145,7 +145,7 @@ def main() -> None:
         f"A forward pass, phrases of {NUM_TOKENS} tokens, {how}, {machine(args.device)}",
         (
             *("preset", "px", "pictures x phrases", "ms", "phrases/s"),
-            *("GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MB"),
+            *("GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MiB"),
         ),
         rows,
         args.table,

@@ -93,7 +93,7 @@ def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: in
 
 
 def measure_memory(path: Path, tokens: int, threads: int) -> float:
-    """Peak memory of this process in MB, which loads one form and calls it twice."""
+    """Peak memory of this process in MiB, which loads one form and calls it twice."""
     torch.set_num_threads(threads)
     predictor = ReferSamPredictor.from_pretrained(path, device="cpu")
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def main() -> None:
                             )
     report(
         f"One picture, one phrase: {machine(threads=args.threads)}",
-        ("preset", "px", "tokens", "form", "ms", "U", "of torch", "peak MB", "file MB"),
+        ("preset", "px", "tokens", "form", "ms", "U", "of torch", "peak MiB", "file MB"),
         rows,
         args.table,
     )

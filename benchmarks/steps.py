@@ -184,7 +184,7 @@ def main() -> None:
 
     where = machine(args.device)
     if args.memory:
-        header = ("form", "peak MB", "of it in the pass")
+        header = ("form", "peak MiB", "of it in the pass")
         rows = []
         context = multiprocessing.get_context("spawn")
         for label, off in (("formulas as they stand", list(PLAIN)), ("default", [])):

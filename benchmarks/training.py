@@ -61,7 +61,7 @@ def measure(preset: str, size: int, pictures: int, phrases: int, precision: str,
         "recompute": recompute,
         "s/step": seconds,
         "samples/s": count / seconds,
-        "peak GB": peak_memory(accelerator.device),
+        "peak GiB": peak_memory(accelerator.device),
         "device": str(accelerator.device),
     }
 
@@ -89,7 +89,7 @@ def main() -> None:
                 case = (preset, args.size, args.pictures, args.phrases, precision, recompute, args.steps)
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                     rows.append(pool.submit(measure, *case).result())
-    numbers = ("s/step", "samples/s", "peak GB")
+    numbers = ("s/step", "samples/s", "peak GiB")
     report(
         f"{args.pictures} pictures of {args.size} px, {args.phrases} phrases each, {machine(rows[0]['device'])}",
         ("preset", "precision", "recompute", *numbers),

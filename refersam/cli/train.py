@@ -24,7 +24,7 @@ _SHOWN = (
     "object",
     "rate",
     "samples/s",
-    "memory GB",
+    "memory GiB",
     "mIoU",
     "gIoU",
     "oIoU",

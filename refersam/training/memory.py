@@ -13,7 +13,7 @@ from refersam.training.errors import TrainingError
 
 
 def peak_memory(device: torch.device) -> float:
-    """Highest use of the GPU's memory so far, or of the process's on a CPU; in GB."""
+    """Highest use of the GPU's memory so far, or of the process's on a CPU; in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

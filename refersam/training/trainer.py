@@ -156,7 +156,7 @@ class Trainer:
                 line = {name: value / taken for name, value in sums.items()}
                 pace = seen * self._samples_per_step / (time.monotonic() - started)
                 line |= {"rate": factor * settings.optimizer.learning_rate, "samples/s": pace}
-                line |= {"memory GB": peak_memory(self.accelerator.device), "skipped": float(seen - taken)}
+                line |= {"memory GiB": peak_memory(self.accelerator.device), "skipped": float(seen - taken)}
                 self._log("train", line)
                 if progress is not None:
                     progress(self.step, line | self.validations.get(max(self.validations, default=0), {}))

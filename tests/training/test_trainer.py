@@ -91,7 +91,7 @@ def test_a_run_leaves_log_settings_checkpoints_and_model(undisturbed: Path, mini
     assert [(line["kind"], line["step"]) for line in lines] == [*(("train", i) for i in range(1, 6)), ("validation", 5)]
     assert [line["samples"] for line in lines[:5]] == [2, 4, 6, 8, 10]
     terms = ("mask", "dice", "coarse_mask", "coarse_dice", "iou", "object", "total", "grad norm", "rate", "samples/s")
-    assert {*terms, "memory GB", "skipped"} <= set(lines[0])
+    assert {*terms, "memory GiB", "skipped"} <= set(lines[0])
     for line in lines[:5]:
         four = sum(line[name] for name in ("mask", "dice", "coarse_mask", "coarse_dice"))
         assert line["total"] == pytest.approx(four + 0.5 * line["iou"] + 0.5 * line["object"], abs=1e-3)
