@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_vision_config
-from refersam.errors import CheckpointError, first_line
+from refersam.errors import CheckpointError, first_line, first_of
 
 # Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything; a name must match
 # exactly one line.
@@ -206,7 +206,7 @@ def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed, unknown = rename_keys(cleaned, AUTHORS_KEYS)
     if unknown:
         raise CheckpointError(
-            f"{len(unknown)} of {len(cleaned)} names are not those of the authors' ReferSAM: {_some(unknown)}."
+            f"{len(unknown)} of {len(cleaned)} names are not those of the authors' ReferSAM: {first_of(unknown)}."
         )
     # The authors keep the fusion's gates as (1, 1, n).
     return {
@@ -224,16 +224,16 @@ def check_state_dict(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]
     problems = []
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     if missing:
-        problems.append(f"{len(missing)} missing ({_some(missing)})")
+        problems.append(f"{len(missing)} missing ({first_of(missing)})")
     if unexpected:
-        problems.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+        problems.append(f"{len(unexpected)} unexpected ({first_of(unexpected)})")
     shapes = [
         f"{name}: {tuple(given[name].shape)} where {tuple(tensor.shape)} is expected"
         for name, tensor in expected.items()
         if name in given and given[name].shape != tensor.shape
     ]
     if shapes:
-        problems.append(f"{len(shapes)} of another shape ({_some(shapes)})")
+        problems.append(f"{len(shapes)} of another shape ({first_of(shapes)})")
     if problems:
         raise CheckpointError(f"{what} does not fit this configuration: {'; '.join(problems)}.")
 
@@ -351,10 +351,6 @@ def read_authors_config(path: Path) -> ReferSamConfig:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a JSON file that can be read: {error}.") from error
     return config_from_authors(sizes)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def convert_official_checkpoint(

@@ -1,5 +1,9 @@
 """Errors whose message is meant for the user: one sentence saying what was expected, what came, what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class ReferSamError(Exception):
     """Base of the errors below; the command line prints the message and exits with code 1."""
@@ -47,3 +51,8 @@ def first_line(error: Exception) -> str:
     if isinstance(error, OSError | ValueError | RuntimeError) and line:
         return line
     return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"
+
+
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """ "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

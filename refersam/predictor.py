@@ -13,19 +13,9 @@ from PIL import Image
 
 from refersam.config import ReferSamConfig
 from refersam.drawing import OVERLAY_COLOUR, draw_overlay
-from refersam.errors import CheckpointError, DeviceError, first_line
+from refersam.errors import CheckpointError, DeviceError, first_line, first_of
 from refersam.image import ImageSource, load_image
-from refersam.inference import (  # noqa: F401  (the last two are found here by those who score a model)
-    Answer,
-    Features,
-    Model,
-    Query,
-    check_thresholds,
-    confidence,
-    read_answers,
-    run_queries,
-    target_probability,
-)
+from refersam.inference import Answer, Features, Model, Query, check_thresholds, read_answers, run_queries
 from refersam.model.refersam import ReferSamModel
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
@@ -301,8 +291,7 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return wanted
 
 
-def _some(what: str, names: Iterable[object], most: int = 3) -> str:
+def _some(what: str, names: Iterable[object]) -> str:
     """How many, and the first of them: "2 missing (a, b)"."""
     listed = sorted(str(name[0] if isinstance(name, tuple) else name) for name in names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return f"{len(listed)} {what} ({', '.join(listed[:most])}{more})"
+    return f"{len(listed)} {what} ({first_of(listed, 3)})"

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from refersam import ReferSamPredictor, Segmentation
 from refersam.errors import CheckpointError, DeviceError, ImageError, PhraseError
+from refersam.inference import confidence, target_probability
 from refersam.model.refersam import ReferSamOutput
-from refersam.predictor import confidence, load_model, resolve_device, resolve_dtype, target_probability
+from refersam.predictor import load_model, resolve_device, resolve_dtype
 
 PHRASES = ["the red circle on the left", "star", "a zebra, far away"]
 

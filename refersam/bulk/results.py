@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-import numpy as np
-
 from refersam.bulk.items import Item, item_key
 from refersam.drawing import mask_picture
 from refersam.errors import DataError
 from refersam.files import save_png, write_atomically
+from refersam.metrics.masks import decode_mask
 
 RESULTS, FAILURES, SETTINGS = "results.jsonl", "failures.jsonl", "settings.json"
 _PART = ".part"
@@ -147,16 +146,8 @@ def mask_path(image: str, phrase: str, index: int) -> Path:
     return Path("masks", *parts, f"{index}_{slug or 'phrase'}.png")
 
 
-def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
-    """(H, W) uint8, 0 or 1, of `Answer.to_rle()`."""
-    from pycocotools import mask as coco_mask
-
-    mask: np.ndarray = coco_mask.decode(dict(rle))
-    return mask
-
-
 def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:
-    save_png(mask_picture(decode_rle(rle)), path)
+    save_png(mask_picture(decode_mask(rle)), path)
 
 
 def _encode(line: Line) -> bytes:

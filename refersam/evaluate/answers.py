@@ -11,10 +11,10 @@ from torch import Tensor
 
 from refersam.data.sample import ReferringImage
 from refersam.errors import ReferSamError
+from refersam.inference import confidence, target_probability
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
-from refersam.predictor import confidence, target_probability
 from refersam.processor import ReferSamProcessor
 
 
@@ -23,7 +23,7 @@ class EvaluationError(ReferSamError, RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProtocolAnswer:
     """What a model says of one phrase about a picture of H x W pixels.
 
     Attributes:
@@ -41,14 +41,14 @@ class Answer:
     target_probability: float | None
 
 
-def read_answers(
+def protocol_answers(
     output: ReferSamOutput,
     sizes: Iterable[tuple[int, int]],
     processor: ReferSamProcessor,
     protocol: Protocol,
     supervise_iou: bool,
     no_target_threshold: float,
-) -> Iterator[Answer]:
+) -> Iterator[ProtocolAnswer]:
     """One answer for each of the output's B phrases.
 
     Args:
@@ -80,7 +80,7 @@ def read_answers(
             )
         size = protocol.size(height, width)
         compared = logits if size == (height, width) else processor.resize_logits(output.mask_logits[row], *size)
-        yield Answer(
+        yield ProtocolAnswer(
             mask=(logits[0] >= 0).cpu().numpy(),
             protocol_mask=_cut(compared[0], protocol).cpu().numpy(),
             no_target=probability < no_target_threshold if decides else None,
@@ -128,7 +128,7 @@ def evaluate_images(
             inputs["attention_mask"].to(device),
         )
         sizes = [item.masks.shape[1:]] * len(item.phrases)
-        answers = read_answers(output, sizes, processor, protocol, model.config.supervise_iou, no_target_threshold)
+        answers = protocol_answers(output, sizes, processor, protocol, model.config.supervise_iou, no_target_threshold)
         for answer, truth, tags in zip(answers, item.masks, item.tags, strict=True):
             intersection, predicted, true = compare_masks(answer.protocol_mask, truth)
             judged = judge_target(answer.no_target, predicted)

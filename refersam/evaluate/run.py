@@ -15,7 +15,7 @@ from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringSample
 from refersam.errors import DataError
-from refersam.evaluate.answers import read_answers
+from refersam.evaluate.answers import protocol_answers
 from refersam.evaluate.batches import (
     PREDICTIONS_PER_BATCH,
     ModelBatch,
@@ -193,7 +193,7 @@ def _run_batch(
     chosen = [samples[position] for position in batch.positions]
     sizes = [(sample.image.height, sample.image.width) for sample in chosen]
     supervised = model.config.supervise_iou
-    answers = read_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold)
+    answers = protocol_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold)
     for position, sample, answer, truth, cut in zip(
         batch.positions, chosen, answers, batch.truths, batch.cut, strict=True
     ):

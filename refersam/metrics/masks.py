@@ -60,3 +60,9 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) bool -> COCO run lengths as JSON takes them: {"size": [H, W], "counts": str}."""
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
+    """(H, W) bool, of what `encode_mask` gave."""
+    mask: np.ndarray = coco_mask.decode(dict(rle)).astype(bool)
+    return mask

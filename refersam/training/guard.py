@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 
+from refersam.errors import first_of
 from refersam.training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,7 @@ class StepGuard:
             TrainingError: one too many; it names the samples.
         """
         self.skipped = [old for old in self.skipped if old > step - WINDOW] + [step]
-        names, further = ", ".join(samples[:_MOST_NAMES]), len(samples) - _MOST_NAMES
-        names += f" and {further} more" if further > 0 else ""
+        names = first_of(samples, _MOST_NAMES)
         what = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, at step {step}, with the samples {names}"
         if len(self.skipped) <= self.max_skipped:
             logger.warning("A step is skipped: %s.", what)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pycocotools import mask as mask_utils
 
 from refersam.errors import ReferSamError
 from refersam.image import load_image
+from refersam.metrics.masks import decode_mask
 from refersam.optional import require
 from refersam.predictor import EncodedImage, ReferSamPredictor, Segmentation
 from refersam.web.answers import (
@@ -167,7 +167,7 @@ class Page:
             ReferSamError: the picture has been deleted since.
         """
         picture = load_image(visit.file, max_pixels=self.settings.max_pixels)
-        masks = [mask_utils.decode(rle).astype(bool) for rle in visit.masks]
+        masks = [decode_mask(rle) for rle in visit.masks]
         return overlay(picture, masks, visit.shown(choice))
 
     def _look_at(self, content: bytes, name: str) -> EncodedImage:

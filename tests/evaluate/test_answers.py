@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from refersam.data.sample import ReferringImage
 from refersam.evaluate import EvaluationError, evaluate_images
-from refersam.evaluate.answers import read_answers
+from refersam.evaluate.answers import protocol_answers
 from refersam.metrics import PROTOCOLS, SampleResult
 from refersam.model.refersam import ReferSamOutput
 from refersam.processor import ReferSamProcessor
@@ -133,7 +133,7 @@ def test_positive_pixels(name: str, positive: str) -> None:
     sizes = [(1, 6)] if side is None else [(side, side)]
     logits = row[None, None] if side is None else row.repeat_interleave(80)[:side].expand(side, side)[None]
     output = ReferSamOutput(mask_logits=logits, iou_scores=torch.tensor([0.5]))
-    (answer,) = read_answers(output, sizes, KnownProcessor(), PROTOCOLS[name], True, 0.5)  # type: ignore[arg-type]
+    (answer,) = protocol_answers(output, sizes, KnownProcessor(), PROTOCOLS[name], True, 0.5)  # type: ignore[arg-type]
     expected = np.array([character == "#" for character in positive])
     seen = answer.protocol_mask[0] if side is None else answer.protocol_mask[0, ::80]
     assert seen.tolist() == expected.tolist()
@@ -145,7 +145,7 @@ def test_logits_are_resized_before_they_are_cut() -> None:
     """At 480 x 480 the edge lies where the resized logits change sign, not where the mask's pixels end."""
     logits = torch.tensor([[[-1.0, 3.0]]])
     output = ReferSamOutput(mask_logits=logits, iou_scores=torch.tensor([0.5]))
-    (answer,) = read_answers(output, [(1, 2)], KnownProcessor(), PROTOCOLS["lavt"], True, 0.5)  # type: ignore[arg-type]
+    (answer,) = protocol_answers(output, [(1, 2)], KnownProcessor(), PROTOCOLS["lavt"], True, 0.5)  # type: ignore[arg-type]
     assert answer.mask.tolist() == [[False, True]]
     # Between the pixels' centres, at columns 119.5 and 359.5, the logit is -1 + 4 * (x - 119.5) / 240: 0 at 179.5.
     assert answer.protocol_mask.shape == (480, 480)
@@ -162,6 +162,6 @@ def test_outputs_that_are_not_numbers(field: str) -> None:
         "object_score_logits": torch.ones(1),
     }
     fields[field] = fields[field] * math.nan
-    answers = read_answers(ReferSamOutput(**fields), [(2, 2)], KnownProcessor(), PROTOCOLS["evf"], True, 0.5)  # type: ignore[arg-type]
+    answers = protocol_answers(ReferSamOutput(**fields), [(2, 2)], KnownProcessor(), PROTOCOLS["evf"], True, 0.5)  # type: ignore[arg-type]
     with pytest.raises(EvaluationError, match="--dtype float32"):
         list(answers)
