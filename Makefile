@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny box bench bench-gpu score clean
+.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny train-gpu box bench bench-gpu score clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ format: setup  ## let ruff rewrite what it can
 train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny and runs/tiny_2 (resumes)
 	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
 	@$(BIN)/refersam train recipes/tiny_sceneref_2.yaml --out runs/tiny_2 --resume
+
+train-gpu: setup  ## the same on a CUDA device, six million phrases, into runs/tiny_gpu (resumes; not run yet)
+	@$(BIN)/refersam train recipes/tiny_sceneref_gpu.yaml --out runs/tiny_gpu --resume
 
 box: train-tiny  ## put the trained tiny model into the package
 	@$(BIN)/python tools/make_box.py runs/tiny_2/model

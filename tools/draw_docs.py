@@ -6,6 +6,7 @@ python tools/draw_docs.py          # into docs/images
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -17,10 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from refersam.drawing import contact_sheet, draw_overlay
+from refersam.files import save_png
 from refersam.image import load_image
 from refersam.model.attention import LevelAttention
 from refersam.model.prompter import Prompter
 from refersam.predictor import ReferSamPredictor
+from refersam.training.charts import grid, line_chart
 
 SCENE, PHRASE = "examples/scene_1.png", "the orange star"
 INK, PAPER, TEXT, PICTURE, OURS = "#1d2733", "#ffffff", "#dcebfb", "#e4f3e2", "#fbe3ea"
@@ -175,11 +178,27 @@ def looks(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.Image]:
     return contact_sheet(tiles, columns=4, side=230), contact_sheet([("the picture", picture), *masks], 3, 300)
 
 
+def training_curve(log: Path) -> Image.Image:
+    """Loss and validation of a run's log.jsonl, by phrases seen."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    charts = []
+    for title, kind, name in (
+        ("total loss, by thousands of phrases", "train", "total"),
+        ("mIoU on validation scenes, %", "validation", "mIoU"),
+    ):
+        points = [(line["samples"] / 1000, line[name]) for line in lines if line["kind"] == kind]
+        charts.append(line_chart(title, {"": points}))
+    return grid(charts)
+
+
 def main() -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--log", type=Path, help="log.jsonl of the last recipe's run, to draw its curve as well")
     args = parser.parse_args()
+    if args.log is not None:
+        save_png(training_curve(args.log), args.out / "training_curve_3.png")
     (args.out / "model.svg").write_text(data_flow() + "\n")
     attention, masks = looks(ReferSamPredictor.from_pretrained(device="cpu"))
     attention.quantize(128).save(args.out / "attention.png", optimize=True)
