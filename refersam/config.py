@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
@@ -173,6 +174,9 @@ class ReferSamConfig(PreTrainedConfig):
             raise ValueError(f"Unknown preset {name!r}: choose one of {', '.join(PRESETS)}.")
         if text_encoder not in TEXT_ENCODERS:
             raise ValueError(f"Unknown text encoder {text_encoder!r}: choose one of {', '.join(TEXT_ENCODERS)}.")
+        unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"Unknown field {unknown[0]!r} of a configuration.")
         fields = _tiny_fields(text_encoder) if name == "tiny" else _published_fields(name, text_encoder)
         return cls(**{**fields, **overrides})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_vision_config
-from refersam.errors import CheckpointError, first_line, first_of
+from refersam.errors import CheckpointError, first_line, first_of, why_unreadable
 
 # Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything; a name must match
 # exactly one line.
@@ -276,10 +277,12 @@ def _read_pickle(path: Path) -> Any:
         except ValueError:  # the format before zip files: only what training scripts commonly store is replaced
             foreign = ["argparse.Namespace"]
         stand_ins: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in foreign]
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise CheckpointError(f"{path} is not a checkpoint that can be read safely: {first_line(error)}.") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely: {why_unreadable(error)}."
+        ) from error
 
 
 def _read_safetensors(path: Path) -> Any:

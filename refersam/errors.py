@@ -56,3 +56,10 @@ def first_line(error: Exception) -> str:
 def first_of(names: Sequence[str], most: int = 5) -> str:
     """ "a, b and 3 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def why_unreadable(error: Exception) -> str:
+    """Of a file of torch's: not in torch's words, which advise to run what is in it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "it is no file of PyTorch's, is cut off or damaged, or asks for code to be run"

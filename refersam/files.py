@@ -31,8 +31,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, name):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name
         raise
 
 

@@ -59,6 +59,8 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         )
     name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
     image = source if isinstance(source, Image.Image) else _open(source, name)
+    if not (image.width and image.height):
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
     if image.width * image.height > max_pixels:
         raise ImageSizeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
@@ -103,7 +105,9 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageSizeError(f"{name} is too large to be decoded safely: {error}") from error
+        raise ImageSizeError(
+            f"{name} is too large to be decoded safely: it has more than {MAX_PIXELS:,} pixels."
+        ) from error
     except PermissionError as error:
         raise ImageError(f"{name} may not be read: permission denied.") from error
     except Exception as error:  # Pillow's readers raise many kinds for broken files
@@ -137,7 +141,10 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
         raise ImageSizeError(f"The array has {array.shape[1]} x {array.shape[0]} pixels, more than {max_pixels:,}.")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ImageError("An array of floats must hold finite values in [0, 1].")
+            low, high = array.min(), array.max()
+            raise ImageError(
+                f"An array of floats must hold finite values in [0, 1], but holds {low:g} to {high:g}: scale them."
+            )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
         raise ImageError(f"An array must be uint8, or float in [0, 1], but is {array.dtype}.")

@@ -134,12 +134,16 @@ class Query:
             image_features: what the model made of the picture before, which then is not resized again.
 
         Raises:
-            PhraseError: no phrase, or one without a word.
+            PhraseError: no phrase, one without a word, or one of signs that the tokenizer does not know.
         """
         if not phrases:
             raise PhraseError("At least one phrase is needed, but the list is empty.")
         with _ONE_TOKENIZER:
             text = processor.encode_phrases(phrases)
+            special = set(processor.tokenizer.all_special_ids)
+            for phrase, row in zip(phrases, text["input_ids"].tolist(), strict=True):
+                if special.issuperset(row):
+                    raise PhraseError(f"The model knows no sign of the phrase {phrase[:40]!r}: say it in other words.")
             lengths = zip(phrases, text["attention_mask"].sum(dim=1).tolist(), strict=True)
             most = processor.max_text_tokens
             left_out = tuple(processor.cut_off(phrase) if length >= most else "" for phrase, length in lengths)
@@ -225,7 +229,10 @@ def read_answers(
     """
     has_target = target_probability(output)
     if not (torch.isfinite(output.mask_logits).all() and torch.isfinite(has_target).all()):
-        raise ReferSamError("The model's output holds values that are not numbers: use the number format float32.")
+        raise ReferSamError(
+            "The model's output holds values that are not numbers: use the number format float32; if it was, its "
+            "weights or the image processor's mean and deviation are broken."
+        )
     no_ends = ("",) * len(query.phrases)
     for index, phrase in enumerate(query.phrases):
         row = ReferSamOutput(**{name: value[index : index + 1] for name, value in output.items()})

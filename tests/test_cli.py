@@ -152,6 +152,23 @@ def test_segment_says_that_nothing_matches(run: Run, tiny_model_folder: Path, pi
         assert not np.asarray(image).any()
 
 
+def test_what_is_read_is_never_written_over(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """A picture by its label map; a folder is no file."""
+    before = Path(picture).read_bytes()
+    for target, told in ((picture, "is what is read, and would be lost"), ("folder.png", "")):
+        Path("folder.png").mkdir(exist_ok=True)
+        result = run("segment", picture, "star", "--label-map", target, "--model", tiny_model_folder)
+        assert result.code != 0
+        assert told in result.err
+    assert Path(picture).read_bytes() == before
+
+
+def test_signs_that_the_model_does_not_know(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """No mask is made up for them."""
+    result = run("segment", picture, "\N{DOG FACE}", "--model", tiny_model_folder)
+    assert (result.code, "knows no sign of the phrase" in result.err) == (2, True)
+
+
 def test_a_long_phrase_is_cut_with_a_warning(run: Run, tiny_model_folder: Path, picture: Path) -> None:
     """18 words fit beside two special tokens; what was left out is shown as it was written."""
     phrase = " ".join(["red"] * 18) + " Circle, [not] blue"
@@ -200,11 +217,11 @@ def test_segment_label_map(run: Run, tiny_model_folder: Path, picture: Path) -> 
         "/etc/passwd",
         "..",
         "a\\b",
-        "日本語 の 赤い",
+        "a 日本語 の 赤い",
         "CON",
         "red\nstar",
-        "x" * 3000,
-        "日" * 300,
+        "a " + "x" * 3000,
+        "a " + "日" * 300,
         "[/red] [bold]",
     ],
 )

@@ -43,24 +43,25 @@ def write_coco(lines: Iterable[Line], path: Path) -> int:
     Returns:
         How many annotations it has.
     """
-    images: list[dict[str, Any]] = []
+    images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
     count = 0
 
     def write(file: IO[bytes]) -> None:
         nonlocal count
         file.write(b'{"annotations": [')
-        for number, line in enumerate(lines, 1):
-            images.append({"id": number, "file_name": line["image"], "width": line["width"], "height": line["height"]})
+        for line in lines:
+            size = {"width": line["width"], "height": line["height"]}
+            image = images.setdefault(line["image"], {"id": len(images) + 1, "file_name": line["image"], **size})
             for result in line["results"]:
                 category = categories.setdefault(result["phrase"], len(categories) + 1)
                 if result["box"] is None:
                     continue
                 count += 1
-                annotation = coco_annotation(result, count, number, category)
+                annotation = coco_annotation(result, count, image["id"], category)
                 file.write((b",\n" if count > 1 else b"\n") + json.dumps(annotation).encode())
         named = [{"id": number, "name": phrase, "supercategory": "phrase"} for phrase, number in categories.items()]
-        rest = json.dumps({"images": images, "categories": named})
+        rest = json.dumps({"images": list(images.values()), "categories": named})
         file.write(b"\n], " + rest[1:].encode())
 
     write_atomically(path, write)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
 from refersam.data.records import RecordType, as_list
-from refersam.errors import DataError
+from refersam.errors import DataError, first_of
 from refersam.phrases import is_phrase
 
 PICTURE_SUFFIXES = (
@@ -25,6 +25,8 @@ PICTURE_SUFFIXES = (
     *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".tga", ".pcx", ".sgi"),
 )
 """What is taken from a folder; a pattern or a list may name any file."""
+MASKS = "masks"
+"""Folder of the mask files, in that of the results."""
 LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".json")
 
 
@@ -127,7 +129,9 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
 def _pictures(folder: Path, leave_out: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
         here = Path(place)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).absolute() != leave_out)
+        # Where the results lie beside the pictures, their masks are no pictures.
+        left_out = (leave_out, leave_out / MASKS)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).absolute() not in left_out)
         for name in sorted(files):
             if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 yield str(here / name)
@@ -147,11 +151,19 @@ Rows = Iterator[tuple[str, Sequence[str]]]
 def _csv_rows(path: Path) -> Rows:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            missing = {"image", "phrase"} - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(f"{path} needs a head line with the columns image and phrase: {missing} is missing.")
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+            columns = reader.fieldnames or ()
+            if not {"image", "phrase"} <= set(columns):
+                found = first_of([repr(name) for name in columns]) or "nothing"
+                raise DataError(
+                    f"{path} needs a head line with the columns image and phrase, between commas, but has {found}."
+                )
             for row in reader:
+                if None in row:
+                    raise DataError(
+                        f"{path}, line {reader.line_num} has more cells than the head line: a phrase with a comma goes "
+                        'between quotes ("the big, red star").'
+                    )
                 if not row["image"] or not is_phrase(row["phrase"] or ""):
                     raise DataError(f"{path}, line {reader.line_num}: image or phrase is empty.")
                 yield row["image"], [row["phrase"]]
@@ -178,6 +190,8 @@ def _jsonl_rows(path: Path) -> Rows:
                 record = json.loads(raw.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+            if isinstance(record, dict) and {"phrase", "phrases"} <= record.keys():
+                raise DataError(f"{path}, line {number} has both phrase and phrases: leave out one of them.")
             if isinstance(record, dict) and "phrase" in record:
                 record = {"phrases": record["phrase"], **record}
             line = _LINE.read(record, f"{path}, line {number}")

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from refersam.bulk.items import Item, item_key
+from refersam.bulk.items import MASKS, Item, item_key
 from refersam.drawing import mask_picture
 from refersam.errors import DataError
 from refersam.files import save_png, write_atomically
 from refersam.metrics.masks import decode_mask
 
-RESULTS, FAILURES, SETTINGS = "results.jsonl", "failures.jsonl", "settings.json"
+RESULTS, FAILURES, SETTINGS, COCO = "results.jsonl", "failures.jsonl", "settings.json", "instances.json"
 _PART = ".part"
 
 Line = dict[str, Any]
@@ -40,6 +40,7 @@ class ResultFolder:
         self.out, self.masks = out, masks
         self.done: set[bytes] = set()
         self.failures: int = 0
+        self._taken: set[bytes] = set()  # names of mask files
         self._settings = {**settings, "masks": masks}
         self._final, self._part = out / RESULTS, out / (RESULTS + _PART)
         self._failed = out / (FAILURES + _PART)
@@ -79,10 +80,19 @@ class ResultFolder:
             return
         if self.masks:
             for index, result in enumerate(line["results"]):
-                result["mask"] = str(mask_path(line["image"], result["phrase"], index))
+                result["mask"] = str(self._new_mask(line["image"], result["phrase"], index))
                 _write_mask(self.out / result["mask"], result["rle"])
         self._file.write(_encode(line))
         self._file.flush()
+
+    def _new_mask(self, image: str, phrase: str, index: int) -> Path:
+        """A name that no other mask has: phrases may differ in signs alone, names of pictures in a dot."""
+        path, number = mask_path(image, phrase, index), 1
+        while item_key(str(path), ()) in self._taken:
+            number += 1
+            path = path.with_stem(f"{mask_path(image, phrase, index).stem}_{number}")
+        self._taken.add(item_key(str(path), ()))
+        return path
 
     def missing(self, items: Iterable[Item]) -> Iterator[Item]:
         """Those that are not done; each once."""
@@ -102,9 +112,12 @@ class ResultFolder:
     def _check_settings(self) -> None:
         path = self.out / SETTINGS
         if not path.exists():
-            if self._final.exists() or self._part.exists():
-                raise DataError(f"{self.out} has results of unknown settings: name another folder with --out.")
+            for name in (RESULTS, RESULTS + _PART, FAILURES, COCO, MASKS):
+                if (self.out / name).exists():
+                    raise DataError(f"{self.out} has {name} of unknown settings: name another folder with --out.")
             return
+        if not any(file.exists() and file.stat().st_size for file in (self._final, self._part)):
+            return  # a first try that came to nothing
         try:
             before = json.loads(path.read_bytes())
         except ValueError as error:
@@ -112,9 +125,10 @@ class ResultFolder:
         for name, value in self._settings.items():
             if not isinstance(before, dict) or before.get(name) != value:
                 old = before.get(name) if isinstance(before, dict) else None
-                raise DataError(
-                    f"{self.out} has results made with {name} = {old!r}, not {value!r}: name another folder with --out."
-                )
+                what = f"{name} = {old!r}, not {value!r}"
+                if name == "masks":
+                    what = f"{'' if old else 'no '}--format png"
+                raise DataError(f"{self.out} has results made with {what}: do the same, or name another folder.")
 
     def _resume(self) -> None:
         end = 0
@@ -122,7 +136,9 @@ class ResultFolder:
             if not raw.endswith(b"\n"):  # cut off; even where only the line's end is missing
                 break
             try:
-                self.done.add(_key(json.loads(raw)))
+                line = json.loads(raw)
+                self.done.add(_key(line))
+                self._taken |= {item_key(result["mask"], ()) for result in line["results"] if "mask" in result}
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"{self._part}, line {number} is no result: name another folder with --out.") from error
             end += len(raw)
@@ -143,7 +159,7 @@ def mask_path(image: str, phrase: str, index: int) -> Path:
     if len(parts) != len(PurePath(image).parts):  # it is outside of the folder of pictures
         parts.insert(0, "outside_" + item_key(image, ()).hex()[:8])
     slug = re.sub(r"[^\w]+", "-", phrase.lower()).strip("-").encode()[:60].decode(errors="ignore")
-    return Path("masks", *parts, f"{index}_{slug or 'phrase'}.png")
+    return Path(MASKS, *parts, f"{index}_{slug or 'phrase'}.png")
 
 
 def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:
@@ -155,6 +171,7 @@ def _encode(line: Line) -> bytes:
 
 
 def _key(line: Line) -> bytes:
+    _ = line["width"], line["height"]  # without them it is no result
     return item_key(line["image"], [result["phrase"] for result in line["results"]])
 
 

@@ -18,6 +18,7 @@ from refersam.cli.console import (
     ModelOption,
     NoTargetOption,
     ThresholdOption,
+    check_file,
     check_folder,
     load_predictor,
     progress_bar,
@@ -91,8 +92,8 @@ def segment_many(
     ] = EngineName.local,
 ) -> None:
     """Segment many pictures; goes on where it stopped, and tells what failed at the end."""
-    from refersam.bulk.items import open_items
-    from refersam.bulk.results import ResultFolder
+    from refersam.bulk.items import PICTURE_SUFFIXES, open_items
+    from refersam.bulk.results import COCO, ResultFolder
     from refersam.bulk.run import BulkSettings
 
     check_folder(out)
@@ -100,11 +101,13 @@ def segment_many(
         model, device, dtype.value, threshold, no_target_threshold, batch_size=batch_size, workers=workers
     )
     source = open_items(images, phrases, out)
+    check_file(out / COCO, map(Path, phrases))
     with ResultFolder(out, settings.lasting(), masks=Format.png in (formats or ())) as folder:
         with waiting("Counting the pictures"):
             todo = [item.key not in folder.done for item in source()]
         if not todo:
-            raise DataError(f"No picture was found in {images or phrases[0]}.")
+            where = images or phrases[0]
+            raise DataError(f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.")
         cut = 0
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
@@ -118,6 +121,10 @@ def segment_many(
                     progress.stop()
                     say(f"Stopped. The same command goes on with what is missing in {out}/")
                     raise typer.Exit(1) from None
+                except OSError:  # such as a full disk
+                    progress.stop()
+                    say(f"Stopped by an error. The same command goes on with what is missing in {out}/")
+                    raise
         folder.finish()
         _report(folder, formats or (), todo.count(False))
         if cut:
@@ -141,14 +148,14 @@ def _open_engine(name: EngineName, settings: BulkSettings) -> Engine:
 
 def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> None:
     from refersam.bulk.coco import write_coco
-    from refersam.bulk.results import FAILURES, RESULTS, read_results
+    from refersam.bulk.results import COCO, FAILURES, RESULTS, read_results
 
     results = folder.out / RESULTS
     say(f"Results are in {results}" + (f" ({before} pictures were done before)" if before else ""))
     if Format.png in formats:
         say(f"Masks are in {folder.out / 'masks'}/")
     if Format.coco in formats:
-        path = folder.out / "instances.json"
+        path = folder.out / COCO
         with waiting("Writing COCO"):
             count = write_coco(read_results(results), path)
         say(f"{path} has {count} annotations.")

@@ -60,13 +60,22 @@ ThresholdOption = Annotated[float, _probability("A pixel belongs to the mask fro
 NoTargetOption = Annotated[float, _probability("Nothing matches below this probability of a target.")]
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "--out") -> None:
     """Before long work, not after it."""
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
     if not nearest.is_dir():
-        raise DataError(f"{nearest} is a file: --out names a folder.")
+        raise DataError(f"{nearest} is a {'file' if nearest.exists() else 'broken link'}: {option} names a folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise DataError(f"{nearest} may not be written to: name another folder with --out.")
+        raise DataError(f"{nearest} may not be written to: name another folder with {option}.")
+
+
+def check_file(out: Path, inputs: Iterable[Path] = (), option: str = "--out") -> None:
+    """As `check_folder`, for a file; it may be none of those that are read."""
+    check_folder(out.parent, option)
+    if out.is_dir():
+        raise DataError(f"{out} is a folder, where a file is needed: name another one with {option}.")
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise DataError(f"{out} is what is read, and would be lost: name another file with {option}.")
 
 
 def quiet_transformers() -> None:
@@ -96,12 +105,17 @@ def progress_bar(transient: bool = False) -> Progress:
     return Progress(*columns, console=err_console, transient=transient)
 
 
+def shorten(text: str, most: int = 80) -> str:
+    """Its beginning, if it is long."""
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 def warn_of_cut_phrases(left_out: Iterable[str], most: int) -> None:
     """Say what was left out of phrases that have more than `most` tokens."""
     for end in left_out:
         if end:
             err_console.print(
-                f"Warning: the phrase is longer than {most} tokens; left out: {end!r}",
+                f"Warning: the phrase is longer than {most} tokens; left out: {shorten(end)!r}",
                 style="yellow",
                 markup=False,
                 highlight=False,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refersam.cli.app import data_app
-from refersam.cli.console import check_folder, out_console, progress_bar, say, waiting
+from refersam.cli.console import check_file, check_folder, out_console, progress_bar, say, waiting
 from refersam.errors import DataError
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ def data_show(
 
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"--out must end in .png, but is {out}.")
-    check_folder(out.parent)
+    check_file(out)
     with waiting("Reading"):
         samples = open_dataset(data_root, dataset, split, split_by)
+    check_file(out, (sample.image.path for sample in samples))
     chosen = sorted(random.Random(seed).sample(range(len(samples)), min(count, len(samples))))
     tiles = []
     for sample in (samples[index] for index in chosen):
@@ -171,7 +172,7 @@ def data_prepare(
         raise typer.BadParameter(f"{dataset!r} is none of {', '.join(SOURCES)}.")
     names = [dataset] if dataset else list(SOURCES)
     if downloads is not None:
-        check_folder(data_root)
+        check_folder(data_root, "--data-root")
         items = find_items(downloads, dataset)
         if not items:
             raise DataError(f"{downloads} holds no file of {', '.join(names)} that is known by its name.")
@@ -223,7 +224,7 @@ def data_from_coco(
 
     if out.suffix != ".jsonl":
         raise typer.BadParameter(f"--out must end in .jsonl, but is {out}.")
-    check_folder(out.parent)
+    check_file(out, [instances, phrases])
     with waiting("Reading"):
         count = convert_coco(instances, phrases, images, out)
     say(f"{out} has {count} phrases." if count > 1 else f"{out} has one phrase.")

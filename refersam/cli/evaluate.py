@@ -21,6 +21,7 @@ from refersam.cli.console import (
     DtypeOption,
     ModelOption,
     NoTargetOption,
+    check_file,
     check_folder,
     err_console,
     load_predictor,
@@ -96,6 +97,8 @@ def evaluate(
     """
     _check_options(context, predictions is not None, min_pixels, protocol)
     check_folder(out)
+    if predictions is not None:
+        check_file(out / "predictions.jsonl", [predictions])
     with waiting("Reading the data set"):
         from refersam.data import open_dataset
         from refersam.evaluate.output import write_evaluation

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from refersam.cli.app import export_app
-from refersam.cli.console import check_folder, out_console, quiet_transformers, say, waiting
+from refersam.cli.console import check_file, out_console, quiet_transformers, say, waiting
 
 
 @export_app.command("onnx", epilog="Example: refersam export onnx --model MODEL --out model.onnx")
@@ -29,7 +29,7 @@ def export_onnx(
         raise typer.BadParameter(f"--out must name a file that ends in .onnx, but is {out.name!r}.")
     if model is not None and model.endswith(".onnx"):
         raise typer.BadParameter("--model names an exported file already: give the folder or Hub id it came from.")
-    check_folder(out.parent)
+    check_file(out)
     from refersam.export.onnx import export_onnx as write
     from refersam.predictor import MODEL_IN_THE_BOX, load_model
 

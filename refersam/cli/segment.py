@@ -23,6 +23,7 @@ from refersam.cli.console import (
     ModelOption,
     NoTargetOption,
     ThresholdOption,
+    check_file,
     check_folder,
     load_predictor,
     out_console,
@@ -69,7 +70,7 @@ def segment(
     check_phrases(phrases)
     check_folder(out)
     if label_map is not None:
-        check_folder(label_map.parent)
+        check_file(label_map, [image], "--label-map")
     from refersam.image import load_image
 
     picture = load_image(image)

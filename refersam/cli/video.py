@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +62,7 @@ def video(
         raise typer.BadParameter(f"--last is {last}, before --first, {first}.")
     check_phrases(phrases)
     check_folder(out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing half done stays
     with VideoReader(file, max_frames=max_frames) as reader:
         predictor = load_predictor(model, device, dtype.value)
         from refersam.video.run import FrameChoice, segment_video

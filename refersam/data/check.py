@@ -85,7 +85,7 @@ def check_dataset(
     """
     index = read_dataset(data_root, dataset, None, split_by)
     report = DatasetReport(dataset, index.split_by, count_splits(index))
-    findings = [*index.findings, *_count_findings(report), *_overlap_findings(index)]
+    findings = [*index.findings, *_count_findings(report), *_overlap_findings(index), *_empty_findings(index)]
     if decode:
         samples = [sample for split in index.samples.values() for sample in split]
         groups = [group for group in group_by_image(samples) if group[0].image.path.is_file()]
@@ -129,6 +129,14 @@ def _count_findings(report: DatasetReport) -> Iterator[Finding]:
         ]
         if others:
             yield Finding(Severity.NOTE, "counts", f"Split {split.split} has {', '.join(others)}.")
+
+
+def _empty_findings(index: DatasetIndex) -> Iterator[Finding]:
+    for split, samples in index.samples.items():
+        if not samples:
+            yield Finding(Severity.ERROR, "empty", f"Split {split} has no phrase.")
+    if not index.samples:
+        yield Finding(Severity.ERROR, "empty", f"{index.name} has no split.")
 
 
 def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:

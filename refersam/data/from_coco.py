@@ -98,6 +98,19 @@ def convert_coco(instances: Path, phrases: Path, images: Path, out: Path) -> int
     return len(lines) - 1
 
 
+def _rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:
+    try:
+        for row in reader:
+            if None in row:
+                raise DataError(
+                    f"{path}, line {reader.line_num} has more cells than the head line: a phrase with a comma goes "
+                    "between quotes."
+                )
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+
+
 def _records(path: Path) -> Iterator[tuple[int, object]]:
     """Number and content of each line."""
     try:
@@ -107,8 +120,8 @@ def _records(path: Path) -> Iterator[tuple[int, object]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text.") from error
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        for row in reader:
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+        for row in _rows(reader, path):
             values: dict[Any, Any] = {name: value for name, value in row.items() if value not in (None, "")}
             for name in _LISTS:
                 if name in values:

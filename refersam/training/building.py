@@ -57,7 +57,13 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
                 model = ReferSamModel(config)
         except ReferSamError:
             raise
-        except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:  # what wrong sizes end in
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            ZeroDivisionError,
+            RuntimeError,
+        ) as error:  # what wrong sizes end in
             raise SettingsError(f"model.config: {error}") from error
     room = model.config.text_config.max_position_embeddings
     if settings.data.max_text_tokens > room:
@@ -94,5 +100,6 @@ def _check_names(config: dict[str, object]) -> None:
     known = sorted(field.name for field in dataclasses.fields(ReferSamConfig))
     for name in config:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise SettingsError(f"unknown setting model.config.{name}, did you mean {nearest}?")
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f", did you mean {nearest[0]}?" if nearest else f": it is none of {', '.join(known)}."
+            raise SettingsError(f"unknown setting model.config.{name}{hint}")

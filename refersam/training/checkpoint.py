@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refersam.errors import CheckpointError, first_line
+from refersam.errors import CheckpointError, why_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise CheckpointError(f"{path} cannot be read: {first_line(error)}.") from error
+        raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}.") from error
     return state
 
 

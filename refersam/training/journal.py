@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -108,10 +109,14 @@ class Journal:
         panels = {title: {name: train[name] for name in names if name in train} for title, names in _PANELS.items()}
         plain = [name for name in validation if "/" not in name and "@" not in name]
         panels["validation, %"] = {n: validation[n] for n in plain if not n.startswith(("phrases", "pixels"))}
-        charts = [line_chart(title, series) for title, series in panels.items() if series]
+        charts = [line_chart(title, series) for title, series in panels.items() if _has_numbers(series)]
         if charts:
             sheet = grid(charts)
             save_png(sheet, self.folder / "curves.png")
+
+
+def _has_numbers(series: dict[str, list[tuple[float, float]]]) -> bool:
+    return any(math.isfinite(value) for line in series.values() for _, value in line)
 
 
 def _is_kept(line: bytes, step: int, pretrained: int) -> bool:

@@ -68,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"No such file: {path}.") from error
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold settings by name, but holds a {type(content).__name__}.")
@@ -134,7 +134,7 @@ def split_change(change: str) -> tuple[str, Any]:
         raise SettingsError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
     try:
         return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
 
 
@@ -163,5 +163,5 @@ def _explain(detail: Any) -> str:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation
             section = getattr(annotation, "__args__", (annotation,))[0]
-    nearest = difflib.get_close_matches(str(detail["loc"][-1]), section.model_fields, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(str(detail["loc"][-1]), section.model_fields, n=1, cutoff=0.6)
     return f"unknown setting {location}, did you mean {nearest[0]}?" if nearest else f"unknown setting {location}"

@@ -37,6 +37,9 @@ ANOTHER = "a signal to another process"
 PRETRAINING = "pretraining"
 """Folder of the checkpoints before the first step."""
 
+RUN_FILES = ("settings.yaml", "checkpoints", PRETRAINING)
+"""A run has one of them from its first moment on."""
+
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the values of a log line."""
 
@@ -301,6 +304,8 @@ def check_folder_for_run(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out} is a file: give a folder.")
     if out.exists() and any(out.iterdir()) and not resume:
         raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
+    if resume and out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in RUN_FILES):
+        raise TrainingError(f"{out} holds files, but no run to go on with: give another folder.")
 
 
 def total_steps(settings: TrainSettings, source: PictureSource, processes: int) -> int:

@@ -34,6 +34,15 @@ def test_a_folder_gives_its_pictures_in_order_and_nothing_else(tmp_path: Path) -
     assert len({item.key for item in items}) == 3
 
 
+def test_masks_beside_the_pictures_are_no_pictures(tmp_path: Path) -> None:
+    """Where the results go into the folder of the pictures."""
+    for name in ("a.png", "masks/a.png/0_x.png", "deeper/masks/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    items = open_items(str(tmp_path), ["x"], tmp_path)()
+    assert [item.image for item in items] == ["a.png", "deeper/masks/b.png"]
+
+
 def test_a_pattern_gives_what_it_matches(tmp_path: Path) -> None:
     """Under the names that it gives, sorted."""
     make(tmp_path, "b.jpg", "a.jpg", "x/c.jpg", "d.png", "out/e.jpg")
@@ -89,6 +98,10 @@ def test_coco_captions_or_categories(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", "picture,phrase\n", "head line with the columns image and phrase"),
+        ("a.csv", "image;phrase\na.jpg;x\n", "but has 'image;phrase'"),
+        ("a.csv", "image,phrase\na.jpg,the big, red star\n", "line 2 has more cells .* between quotes"),
+        ("a.csv", 'image,phrase\na.jpg,"the star\nb.jpg,x\n', "is not a CSV file"),
+        ("a.jsonl", '{"image": "a.jpg", "phrase": "x", "phrases": ["y"]}', "both phrase and phrases"),
         ("a.csv", "image,phrase\na.jpg,\n", "line 2: image or phrase is empty"),
         ("a.csv", b"image,phrase\n\xff,x\n", "is not a CSV file in UTF-8"),
         ("a.csv", "image,phrase\na.jpg," + "x" * 200_000, "is not a CSV file"),

@@ -105,6 +105,39 @@ def test_what_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["failures.jsonl", "instances.json", "masks"])
+def test_files_of_others_stay(tmp_path: Path, name: str) -> None:
+    """A folder that has such a file without being one of results is left alone."""
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(DataError, match=f"has {name} of unknown settings"), ResultFolder(tmp_path, {}, False):
+        pass
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_first_try_that_came_to_nothing_binds_nobody(tmp_path: Path) -> None:
+    """A misspelt model does not lock the folder."""
+    with ResultFolder(tmp_path, {"model": "nosuch"}, masks=False):
+        pass
+    with ResultFolder(tmp_path, {"model": None}, masks=True) as folder:
+        folder.add(line("a.jpg", "x"))
+    with pytest.raises(DataError, match="--format png"), ResultFolder(tmp_path, {"model": None}, masks=False):
+        pass
+
+
+def test_no_two_masks_share_a_file(tmp_path: Path) -> None:
+    """Phrases that differ in signs, names that differ in a dot; also after a stop."""
+    with ResultFolder(tmp_path, {}, masks=True) as folder:
+        folder.add(line("a.jpg", "the dog"))
+        folder.add(line("a.jpg", "the dog!", mask=~MASK))
+    with ResultFolder(tmp_path, {}, masks=True) as folder:
+        folder.add(line("./a.jpg", "the dog"))
+        folder.finish()
+    rows = list(read_results(tmp_path / "results.jsonl"))
+    masks = [row["results"][0]["mask"] for row in rows]
+    assert masks == [f"masks/a.jpg/0_the-dog{end}.png" for end in ("", "_2", "_3")]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / masks[1])), ~MASK * np.uint8(255))
+
+
 @pytest.mark.parametrize("image", ["../../etc/x.png", "/etc/x.png", "a/../../../x.png", "a/b.png", "..", "ü" * 80])
 def test_masks_stay_in_their_folder(tmp_path: Path, image: str) -> None:
     """Whatever a list names; and different pictures and phrases have different files."""
@@ -128,3 +161,11 @@ def test_coco_file_loads_and_gives_the_same_masks(tmp_path: Path) -> None:
     assert annotation["category_id"] == 2
     assert write_coco([], tmp_path / "empty.json") == 0
     assert json.loads((tmp_path / "empty.json").read_text()) == {"annotations": [], "images": [], "categories": []}
+
+
+def test_coco_has_each_picture_once(tmp_path: Path) -> None:
+    """Even where it was asked about at several times."""
+    write_coco([line("a.jpg", "x"), line("b.jpg", "x"), line("a.jpg", "y")], tmp_path / "instances.json")
+    document = json.loads((tmp_path / "instances.json").read_text())
+    assert [(image["id"], image["file_name"]) for image in document["images"]] == [(1, "a.jpg"), (2, "b.jpg")]
+    assert [annotation["image_id"] for annotation in document["annotations"]] == [1, 2, 1]

@@ -153,6 +153,11 @@ def test_usage_errors_write_nothing(run: Run, tmp_path: Path) -> None:
     assert (done.code, "No picture was found in empty" in done.err) == (1, True)
     assert run("segment-many", "--images", "missing", "--phrases", "star", "--out", "out2").code == 1
     assert not (tmp_path / "out2").exists()
+    listed = tmp_path / "instances.json"
+    listed.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"name": "star"}]}))
+    before = listed.read_bytes()
+    done = run("segment-many", "--phrases", listed, "--out", tmp_path, "--format", "coco")
+    assert (done.code, "is what is read, and would be lost" in done.err, listed.read_bytes()) == (1, True, before)
 
 
 def test_ctrl_c_says_how_to_go_on(
