@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal, TypeVar
@@ -36,6 +36,7 @@ from refersam.version import __version__
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "format")
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -144,6 +145,7 @@ def create_app(
         },
     )
     async def segment(
+        request: Request,
         image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
         phrases: Annotated[list[str], Form(description="One field for each phrase.")],
         threshold: Probability = 0.5,
@@ -154,6 +156,7 @@ def create_app(
         ] = "json",
     ) -> Response:
         """JSON with run lengths, box, score and no_target for each phrase, in order; or a PNG."""
+        _check_fields(await request.form())
         _check_phrases(phrases, limits)
         try:
             async with asyncio.timeout(limits.answer_seconds):
@@ -238,6 +241,13 @@ class _Service:
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+
+
+def _check_fields(names: Iterable[str]) -> None:
+    """A misspelt threshold would be without effect."""
+    unknown = next((name for name in names if name not in FIELDS), None)
+    if unknown is not None:
+        raise HTTPException(422, f"There is no field {unknown[:40]!r}, but {', '.join(FIELDS)}.")
 
 
 def _check_phrases(phrases: list[str], limits: ServerSettings) -> None:

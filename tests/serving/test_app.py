@@ -133,6 +133,7 @@ def test_many_clients_at_once_get_their_own_answers(
         (png(), ["x"], {"threshold": "nan"}, 422, "'threshold'"),
         (png(), ["x"], {"no_target_threshold": "no"}, 422, "'no_target_threshold'"),
         (png(), ["x"], {"format": "tiff"}, 422, "'format'"),
+        (png(), ["x"], {"thresholdd": 0.9}, 422, "no field 'thresholdd', but image, phrases, threshold"),
     ],
 )
 def test_refused(
