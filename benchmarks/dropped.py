@@ -74,6 +74,11 @@ def pairs() -> dict[str, tuple[Form, Form]]:
             ("two kernels", lambda y=y, weight=weight, offset=offset: F.gelu(F.linear(y, weight, offset))),
             ("one kernel", lambda y=y, weight=weight, offset=offset: fused_gelu(y, weight, offset)),
         )
+        few, many = torch.randn(1, 432, WIDTH).to(dtype), tokens[None].to(dtype)  # 36 text and context tokens, 12 heads
+        found[f"scores of one picture, {name}"] = (
+            ("product", lambda few=few, many=many: F.linear(few[0], many[0])),
+            ("batched product", lambda few=few, many=many: few @ many.transpose(1, 2)),
+        )
         used, tried = global_attention(dtype)
         found[f"relative positions in global attention, {name}"] = (("channels", used), ("dense bias", tried))
     return found
