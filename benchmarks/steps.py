@@ -158,14 +158,14 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
 
 
 def memory_of_pass(preset: str, size: int, off: list[str]) -> tuple[float, float]:
-    """MB of a process with the model before, and at the peak of, a forward pass."""
+    """MiB of a process with the model before, and at the peak of, a forward pass."""
     device = torch.device("cpu")
     model = build(preset, torch.float32, device)
     pixels, ids = torch.randn(1, 3, size, size), torch.randint(5, 100, (1, 20))
-    before = 1024 * peak_memory(torch.device("cpu"))
+    before = 1024 * peak_memory(device)
     with torch.inference_mode(), plain_forms(off):
         model(pixels, ids)
-    return before, 1024 * peak_memory(torch.device("cpu"))
+    return before, 1024 * peak_memory(device)
 
 
 def main() -> None:

@@ -103,8 +103,8 @@ class Query:
         input_ids: (P, S).
         attention_mask: (P, S).
         pad_token: id that fills a shorter phrase up.
-        image_features: what the model made of `pixel_values` before; None to compute it.
         left_out: P, the end of each phrase that is longer than the model reads.
+        image_features: what the model made of `pixel_values` before; None to compute it.
     """
 
     phrases: tuple[str, ...]
@@ -114,8 +114,8 @@ class Query:
     input_ids: Tensor
     attention_mask: Tensor
     pad_token: int
+    left_out: tuple[str, ...]
     image_features: Features | None = None
-    left_out: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -233,7 +233,6 @@ def read_answers(
             "The model's output holds values that are not numbers: use the number format float32; if it was, its "
             "weights or the image processor's mean and deviation are broken."
         )
-    no_ends = ("",) * len(query.phrases)
     for index, phrase in enumerate(query.phrases):
         row = ReferSamOutput(**{name: value[index : index + 1] for name, value in output.items()})
         probabilities = processor.resize_logits(row.mask_logits, query.height, query.width).sigmoid()
@@ -241,7 +240,7 @@ def read_answers(
         probability = probabilities[0].cpu().numpy()
         mask = (probability >= threshold) & (not no_target)
         score = float(confidence(row, probabilities, model.config.supervise_iou))
-        yield Answer(phrase, mask, probability, score, no_target, left_out=(query.left_out or no_ends)[index])
+        yield Answer(phrase, mask, probability, score, no_target, left_out=query.left_out[index])
 
 
 def target_probability(output: ReferSamOutput) -> Tensor:

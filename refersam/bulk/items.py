@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
-from refersam.data.records import RecordType, as_list
+from refersam.data.records import RecordType, as_list, csv_rows
 from refersam.errors import DataError, first_of
 from refersam.phrases import is_phrase
 
@@ -158,12 +158,7 @@ def _csv_rows(path: Path) -> Rows:
                 raise DataError(
                     f"{path} needs a head line with the columns image and phrase, between commas, but has {found}."
                 )
-            for row in reader:
-                if None in row:
-                    raise DataError(
-                        f"{path}, line {reader.line_num} has more cells than the head line: a phrase with a comma goes "
-                        'between quotes ("the big, red star").'
-                    )
+            for row in csv_rows(reader, path):
                 if not row["image"] or not is_phrase(row["phrase"] or ""):
                     raise DataError(f"{path}, line {reader.line_num}: image or phrase is empty.")
                 yield row["image"], [row["phrase"]]

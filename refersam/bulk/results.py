@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -87,10 +88,10 @@ class ResultFolder:
 
     def _new_mask(self, image: str, phrase: str, index: int) -> Path:
         """A name that no other mask has: phrases may differ in signs alone, names of pictures in a dot."""
-        path, number = mask_path(image, phrase, index), 1
+        first = path = mask_path(image, phrase, index)
+        numbers = count(2)
         while item_key(str(path), ()) in self._taken:
-            number += 1
-            path = path.with_stem(f"{mask_path(image, phrase, index).stem}_{number}")
+            path = first.with_stem(f"{first.stem}_{next(numbers)}")
         self._taken.add(item_key(str(path), ()))
         return path
 

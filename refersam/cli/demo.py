@@ -48,7 +48,7 @@ def demo(
         gr: Any = require("gradio", "demo", "refersam demo")
         from starlette.middleware import Middleware
 
-        from refersam.serving.run import open_socket
+        from refersam.serving.run import address_of, open_socket
         from refersam.web.guard import RefuseLinks
         from refersam.web.page import FONTS, SCRIPT, STYLE, Page, PageSettings, build_page
 
@@ -58,8 +58,7 @@ def demo(
         predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
         page.warm_up()
-        address = f"[{host}]" if ":" in host else host
-        say(f"The page is at http://{address}:{port}. Ctrl-C stops it.")
+        say(f"The page is at {address_of(host, port)}. Ctrl-C stops it.")
         if not model:
             say(NOT_FOR_PHOTOGRAPHS, style="dim")
         build_page(page, None if model else BOX_NOTE).launch(

@@ -98,7 +98,8 @@ def evaluate(
     _check_options(context, predictions is not None, min_pixels, protocol)
     check_folder(out)
     if predictions is not None:
-        check_file(out / "predictions.jsonl", [predictions])
+        for name in FILES:
+            check_file(out / name, [predictions])
     with waiting("Reading the data set"):
         from refersam.data import open_dataset
         from refersam.evaluate.output import write_evaluation

@@ -42,7 +42,7 @@ def serve(
     for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "fastapi_offline"):
         require(module, "serve", "refersam serve")
     from refersam.serving.app import create_app
-    from refersam.serving.run import open_socket
+    from refersam.serving.run import address_of, open_socket
     from refersam.serving.run import serve as run
 
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
@@ -59,8 +59,8 @@ def serve(
         api_key=api_key,
     )
     with open_socket(host, port) as listening:
-        address = f"[{host}]" if ":" in host else host
-        say(f"Serving on http://{address}:{listening.getsockname()[1]} (its pages: /docs). Ctrl-C stops it.")
+        address = address_of(host, listening.getsockname()[1])
+        say(f"Serving on {address} (its pages: /docs). Ctrl-C stops it.")
         if model is None:
             say(NOT_FOR_PHOTOGRAPHS, style="dim")
         run(create_app(lambda: load_predictor(model, device, dtype.value), settings), listening, settings)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from refersam.data.coco import read_instances
 from refersam.data.findings import Finding, Severity, raise_errors
-from refersam.data.records import RecordType, as_text
+from refersam.data.records import RecordType, as_text, csv_rows
 from refersam.errors import DataError
 from refersam.files import write_atomically
 from refersam.phrases import is_phrase
@@ -98,19 +98,6 @@ def convert_coco(instances: Path, phrases: Path, images: Path, out: Path) -> int
     return len(lines) - 1
 
 
-def _rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:
-    try:
-        for row in reader:
-            if None in row:
-                raise DataError(
-                    f"{path}, line {reader.line_num} has more cells than the head line: a phrase with a comma goes "
-                    "between quotes."
-                )
-            yield row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-
-
 def _records(path: Path) -> Iterator[tuple[int, object]]:
     """Number and content of each line."""
     try:
@@ -121,7 +108,7 @@ def _records(path: Path) -> Iterator[tuple[int, object]]:
         raise DataError(f"{path} is not UTF-8 text.") from error
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-        for row in _rows(reader, path):
+        for row in csv_rows(reader, path):
             values: dict[Any, Any] = {name: value for name, value in row.items() if value not in (None, "")}
             for name in _LISTS:
                 if name in values:

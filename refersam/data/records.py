@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -54,3 +57,21 @@ class RecordType(Generic[T]):
         else:
             text = f"{field + ': ' if field else ''}{message}, but is {details['input']!r:.80}"
         raise DataError(f"{where}: {text}.")
+
+
+def csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:
+    """The rows of a CSV file with a head line.
+
+    Raises:
+        DataError: what is no CSV, or a row with more cells than the head line.
+    """
+    try:
+        for row in reader:
+            if None in row:
+                raise DataError(
+                    f"{path}, line {reader.line_num} has more cells than the head line: a phrase with a comma goes "
+                    'between quotes ("the big, red star").'
+                )
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not a CSV file: {error}.") from error

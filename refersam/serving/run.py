@@ -16,6 +16,11 @@ _SPARE_CONNECTIONS = 64
 """For health, metrics, and for telling those that are too many so."""
 
 
+def address_of(host: str, port: int) -> str:
+    """Of a page or server; an IPv6 host goes between brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def open_socket(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any that is free.
 

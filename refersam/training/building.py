@@ -57,13 +57,7 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
                 model = ReferSamModel(config)
         except ReferSamError:
             raise
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            ZeroDivisionError,
-            RuntimeError,
-        ) as error:  # what wrong sizes end in
+        except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:  # of wrong sizes
             raise SettingsError(f"model.config: {error}") from error
     room = model.config.text_config.max_position_embeddings
     if settings.data.max_text_tokens > room:

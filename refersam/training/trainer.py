@@ -302,9 +302,11 @@ def check_folder_for_run(out: Path, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file: give a folder.")
-    if out.exists() and any(out.iterdir()) and not resume:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not resume:
         raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
-    if resume and out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in RUN_FILES):
+    if not any((out / name).exists() for name in RUN_FILES):
         raise TrainingError(f"{out} holds files, but no run to go on with: give another folder.")
 
 
