@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SHOWN = (
     "pretraining",
-    "shapes right",
+    "shape right",
     "total",
     "mask",
     "dice",

@@ -1,8 +1,8 @@
 """Before the first phrase: the spatial prior learns to see what SceneRef's phrases speak of.
 
 A model from scratch has to find out at once what a picture shows and what words mean, and each waits for the other. SAM
-comes with eyes; the tiny preset gets them here, from labels that a drawn scene gives for nothing: the colour and the
-shape of what lies in each cell of strides 8 and 16, and where objects and their edges are, at stride 4.
+comes with eyes; the tiny preset gets them here, from labels that a drawn scene gives for nothing: the colour, the
+shape and the pattern of what lies in each cell of strides 8 and 16, and where objects and their edges are, at stride 4.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from torch.nn import functional as F
 
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
 from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.objects import SHAPES
+from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
 from refersam.training import checkpoint
 from refersam.training.settings import PretrainingSettings
 
 LEAST_COVER = {8: 0.5, 16: 0.2}
-"""Share of a cell, by stride, that an object must cover to give the cell its colour and shape."""
+"""Share of a cell, by stride, that an object must cover to give the cell its looks."""
+LOOKS = {"colour": COLOURS, "shape": SHAPES, "pattern": PATTERNS}
+"""What is learned of the object in a cell, with the values in the order of their labels."""
 FINE_STRIDE = 4
 
 Progress = Callable[[int, dict[str, float]], None]
@@ -85,12 +87,13 @@ def fine_labels(scene: Scene) -> Tensor:
 
 
 def cell_labels(scene: Scene, stride: int) -> Tensor:
-    """(2, H/stride, W/stride) numbers of colour and shape of the object in each cell; -1 where there is none."""
+    """(3, H/stride, W/stride) numbers of the object's `LOOKS` in each cell; -1 where there is none."""
     cover = F.avg_pool2d(torch.from_numpy(scene.masks).float().unsqueeze(1), stride).squeeze(1)
-    labels = torch.full((2, *cover.shape[1:]), -1)
+    labels = torch.full((len(LOOKS), *cover.shape[1:]), -1)
     for item, share in zip(scene.objects, cover, strict=True):
         is_here = share > LEAST_COVER[stride]
-        labels[0][is_here], labels[1][is_here] = list(COLOURS).index(item.colour), list(SHAPES).index(item.shape)
+        for label, (name, values) in zip(labels, LOOKS.items(), strict=True):
+            label[is_here] = values.index(getattr(item, name))
     return labels
 
 
@@ -102,26 +105,26 @@ class PriorWithHeads(nn.Module):
         channels, width = (cast(nn.Conv2d, layer).out_channels for layer in (prior.stem[0], prior.projections[0]))
         self.prior = prior
         self.fine = nn.Conv2d(channels, 2, kernel_size=1)
-        self.cells = nn.ModuleList(nn.Linear(width, len(COLOURS) + len(SHAPES)) for _ in LEAST_COVER)
+        self.counts = [len(values) for values in LOOKS.values()]
+        self.cells = nn.ModuleList(nn.Linear(width, sum(self.counts)) for _ in LEAST_COVER)
 
     def forward(self, pixel_values: Tensor, fine: Tensor, cells: dict[int, Tensor]) -> dict[str, Tensor]:
-        """Loss terms `fine`, `colour`, `shape`, `total`; `shapes right`, the share of cells at stride 16 in [0, 1]."""
+        """Loss terms `fine`, `LOOKS`, `total`; `shape right` and so on, the shares of cells at stride 16 in [0, 1]."""
         stride4, pyramid = self.prior(pixel_values)
         terms = {"fine": F.binary_cross_entropy_with_logits(self.fine(stride4), fine)}
-        terms["colour"] = terms["shape"] = torch.zeros_like(terms["fine"])
+        terms |= {name: torch.zeros_like(terms["fine"]) for name in LOOKS}
         start = 0
-        for head, both in zip(self.cells, cells.values(), strict=True):
-            colours, shapes = both.flatten(2).unbind(1)  # each (B, cells)
-            found = head(pyramid[:, start : start + colours.shape[1]])
-            start += colours.shape[1]
-            by_colour, by_shape = found.split([len(COLOURS), len(SHAPES)], dim=-1)
-            is_object = shapes >= 0
+        for head, labels in zip(self.cells, cells.values(), strict=True):
+            by_look = labels.flatten(2).unbind(1)  # each (B, cells)
+            found = head(pyramid[:, start : start + by_look[0].shape[1]]).split(self.counts, dim=-1)
+            start += by_look[0].shape[1]
+            is_object = by_look[0] >= 0
             count = is_object.sum().clamp(min=1)  # objects may all be too small for a cell: then there is no loss
-            for name, logits, labels in (("colour", by_colour, colours), ("shape", by_shape, shapes)):
-                error = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-1, reduction="sum")
+            for name, logits, wanted in zip(LOOKS, found, by_look, strict=True):
+                error = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-1, reduction="sum")
                 terms[name] = terms[name] + error / count
-            terms["shapes right"] = ((by_shape.argmax(-1) == shapes) & is_object).sum() / count
-        terms["total"] = terms["fine"] + terms["colour"] + terms["shape"]
+                terms[f"{name} right"] = ((logits.argmax(-1) == wanted) & is_object).sum() / count
+        terms["total"] = terms["fine"] + sum(terms[name] for name in LOOKS)
         return terms
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
+from refersam.data.sceneref.words import ADJECTIVES
 from refersam.training.directions import is_side
 
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -11,25 +15,68 @@ _NEXT_KEYS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _KEYS 
 _SHORTEST = 4
 """Letters of a word that a typing error leaves readable."""
 
-_FRAMES = (
-    "please mark {}",
-    "please find {} for me",
+_OPENINGS = (
+    "",
+    "",
+    "please",
+    "could you",
+    "would you kindly",
+    "in this drawing ,",
+    "looking at this scene ,",
+    "hello ,",
+    "now",
+    "among everything that is here ,",
+    "i know there are many things in it , but",
+)
+_REQUESTS = (
+    "mark {}",
+    "find {}",
     "show me {}",
-    "can you select {}",
-    "can you cut out {} please",
+    "select {}",
+    "cut out {}",
     "where is {}",
     "i need {}",
     "i am thinking of {}",
-    "segment {} in this image",
+    "segment {}",
     "highlight {}",
-    "my target is {} , nothing else",
-    "look for {} in the picture",
+    "my target is {}",
+    "look for {}",
     "give me the mask of {}",
     "what i mean is {}",
-    "it should be {} , i think",
-    "in this scene , {}",
-    "we are interested in {} here",
-    "take {} and leave the rest",
+    "it should be {}",
+    "there should be {}",
+    "we are interested in {}",
+    "take {}",
+    "the only thing that interests me is {}",
+    "i would say that it is {}",
+)
+_ENDINGS = (
+    "",
+    "",
+    "",
+    "please",
+    "for me",
+    "in this image",
+    "somewhere in the picture",
+    ", nothing else",
+    ", i think",
+    "and leave the rest",
+    ", if there is such a thing",
+    ", that is all i want",
+    ", do you see",
+    "and colour it for me , thank you",
+)
+_LOOKS_AND_NOUN = re.compile(
+    rf"((?:the|an?) )?((?:(?:{'|'.join(sorted(ADJECTIVES))}) )+)([a-z]*(?:[a-rt-z]|ss))", re.IGNORECASE
+)
+"""An article, adjectives, and a noun in the singular."""
+_TURNED = (
+    "{0} , it is {1}",
+    "{0} , which is {1}",
+    "{0} and it is {1}",
+    "{0} that looks {1}",
+    "{0} , i mean the {2} one",
+    "{0} , the {2} one",
 )
 
 
@@ -63,10 +110,35 @@ def misspell(phrase: str, numbers: np.ndarray) -> str:
 
 
 def frame(phrase: str, number: float) -> str:
-    """A sentence around it.
+    """A sentence around it: an opening, a request, an ending. Every second "large red star" is turned round before.
 
     Args:
         phrase: any.
         number: in [0, 1), which sentence.
     """
-    return _FRAMES[int(number * len(_FRAMES))].format(phrase)
+    opening, number = _pick(_OPENINGS, number)
+    request, number = _pick(_REQUESTS, number)
+    ending, number = _pick(_ENDINGS, number)
+    if number < 0.5:
+        phrase = turn(phrase, 2 * number)
+    return " ".join(part for part in (opening, request.format(phrase), ending) if part)
+
+
+def turn(phrase: str, number: float) -> str:
+    """The noun first: "the large red star" becomes "the star , it is large and red"; other phrases stay as they are.
+
+    Args:
+        phrase: any; turned round is an article or none, adjectives of `refersam.data.sceneref.words`, and one noun.
+        number: in [0, 1), in which way.
+    """
+    found = _LOOKS_AND_NOUN.fullmatch(phrase)
+    if found is None:
+        return phrase
+    article, looks, noun = found.group(1) or "", found.group(2).strip(), found.group(3)
+    return _pick(_TURNED, number)[0].format(article + noun, looks.replace(" ", " and "), looks)
+
+
+def _pick(options: Sequence[str], number: float) -> tuple[str, float]:
+    """One of the options, and what is left of the number, in [0, 1) again."""
+    index, left = divmod(number * len(options), 1.0)
+    return options[int(index)], left

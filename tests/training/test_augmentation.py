@@ -11,7 +11,7 @@ from refersam.data.sample import ReferringImage
 from refersam.training.augmentation import augment, crop, flip, recolour
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
-from refersam.training.wording import frame, misspell
+from refersam.training.wording import frame, misspell, turn
 
 
 def picture(
@@ -164,10 +164,35 @@ def test_rewording_changes_phrases_and_nothing_else() -> None:
     rng = np.random.default_rng
     assert augment(original, AugmentSettings(), rng(0)).phrases == original.phrases
     framed = augment(original, AugmentSettings(frames=1.0), rng(0))
-    assert all(old in new and old != new for old, new in zip(original.phrases, framed.phrases, strict=True))
+    for old, new in zip(original.phrases, framed.phrases, strict=True):
+        assert old != new
+        assert set(old.split(" ")) <= set(new.split(" "))
     misspelt = augment(original, AugmentSettings(typing_errors=1.0), rng(0))
     assert all(old != new for old, new in zip(original.phrases, misspelt.phrases, strict=True))
     for changed in (framed, misspelt):
         np.testing.assert_array_equal(changed.image, original.image)
         np.testing.assert_array_equal(changed.masks, original.masks)
-    assert len({frame("x", number / 50) for number in range(50)}) > 10
+    assert len({frame("x", number / 50) for number in range(50)}) > 40
+    assert all("all circles" in frame("all circles", number / 50) for number in range(50))
+
+
+@pytest.mark.parametrize(
+    ("phrase", "first", "last"),
+    [
+        ("the large red star", "the star , it is large and red", "the star , the large red one"),
+        ("green cross", "cross , it is green", "cross , the green one"),
+        ("a Striped Bar", "a Bar , it is Striped", "a Bar , the Striped one"),
+    ],
+)
+def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
+    """The noun comes first."""
+    assert (turn(phrase, 0.0), turn(phrase, 0.999)) == (first, last)
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    ["all red stars", "red stars", "the star", "the red star on the left", "the furry dog", "the largest star", ""],
+)
+def test_phrases_that_are_not_turned_round(phrase: str) -> None:
+    """Plurals, what has no adjective or one that is not known, and what goes on after the noun."""
+    assert turn(phrase, 0.0) == phrase

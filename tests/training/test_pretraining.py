@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from refersam import ReferSamModel
 from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.objects import SHAPES
+from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
 from refersam.training.pretraining import Lessons, PriorWithHeads, cell_labels, fine_labels, pretrain_spatial_prior
@@ -54,17 +54,18 @@ def test_labels_are_what_lies_in_each_cell() -> None:
     seen = 0
     for stride, least in ((8, 0.5), (16, 0.2)):
         labels = cell_labels(scene, stride)
-        assert labels.shape == (2, 64 // stride, 96 // stride)
+        assert labels.shape == (3, 64 // stride, 96 // stride)
         for row, column in np.ndindex(*labels.shape[1:]):
             cell = np.s_[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
             here = [i for i, mask in enumerate(scene.masks) if mask[cell].mean() > least]
             found = labels[:, row, column].tolist()
             if here:
                 item = scene.objects[here[-1]]  # the one drawn last, on top
-                assert found == [COLOURS.index(item.colour), SHAPES.index(item.shape)]
+                expected = COLOURS.index(item.colour), SHAPES.index(item.shape), PATTERNS.index(item.pattern)
+                assert found == list(expected)
                 seen += 1
             else:
-                assert found == [-1, -1]
+                assert found == [-1, -1, -1]
     assert seen > 5
 
 
@@ -107,8 +108,9 @@ def test_colours_are_learned(tmp_path: Path) -> None:
     pretrain(make_prior(), settings, tmp_path, progress=lambda _step, terms: lines.append(terms))
     assert lines[0]["colour"] > 3.5
     assert lines[-1]["colour"] < 0.8 * lines[0]["colour"]
-    assert 0 <= lines[-1]["shapes right"] <= 1
-    assert lines[-1]["total"] == pytest.approx(sum(lines[-1][name] for name in ("fine", "colour", "shape")), rel=1e-4)
+    assert 0 <= lines[-1]["shape right"] <= 1
+    terms = (lines[-1][name] for name in ("fine", "colour", "shape", "pattern"))
+    assert lines[-1]["total"] == pytest.approx(sum(terms), rel=1e-4)
 
 
 def test_a_stopped_phase_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -209,11 +211,11 @@ def test_means_of_a_log_line_are_of_the_steps_in_it(tmp_path: Path) -> None:
     assert [mean for _, mean in lines] == pytest.approx([sum(single[:4]) / 4, sum(single[4:]) / 2])
 
 
-def test_lessons_without_an_object_teach_no_colour() -> None:
+def test_lessons_without_an_object_teach_no_looks() -> None:
     """Objects may all be too small for a cell: no loss is no number."""
     module = PriorWithHeads(make_prior())
-    nothing = {stride: torch.full((1, 2, 64 // stride, 64 // stride), -1) for stride in (8, 16)}
+    nothing = {stride: torch.full((1, 3, 64 // stride, 64 // stride), -1) for stride in (8, 16)}
     with torch.no_grad():
         terms = module(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 16, 16), nothing)
-    assert (float(terms["colour"]), float(terms["shape"]), float(terms["shapes right"])) == (0, 0, 0)
+    assert [float(terms[name]) for name in ("colour", "shape", "pattern", "shape right")] == [0] * 4
     assert float(terms["total"]) == float(terms["fine"]) > 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.sampling import pick, weighted
 from refersam.data.sceneref.settings import ATTRIBUTES
 
@@ -39,6 +40,8 @@ _ADJECTIVES: dict[str, tuple[str, ...]] = {
     "dotted": ("dotted", "spotted"),
     "checkered": ("checkered", "checked"),
 }
+ADJECTIVES = frozenset(word for words in (*_ADJECTIVES.values(), COLOURS) for word in words)
+"""Every word for a size, a pattern or a colour."""
 _WITH: dict[str, str] = {"striped": "stripes", "dotted": "dots", "checkered": "a checkered pattern"}
 _COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _SYNONYM_CHANCE = 0.22
