@@ -72,7 +72,7 @@ def train(
 @app.command(epilog="Example: refersam ablate recipes/ablations/tiny.yaml --out ablations")
 def ablate(
     suite: Annotated[Path, typer.Argument(help="YAML file with the runs.", metavar="SUITE", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plot.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plots.")],
     changes: Changes = None,
 ) -> None:
     """Train the runs of a suite with each of its seeds and compare them; with the same OUT it goes on where it was."""
@@ -99,6 +99,8 @@ def ablate(
         table.add_row(*row)
     out_console.print(table)
     say(f"Table and plot are in {out / 'ablation.md'} and {out / 'ablation.png'}")
+    if summary.has_curves:
+        say(f"Curves are in {out / 'curves.png'}")
 
 
 def run_with_progress(trainer: Trainer, what: str) -> dict[str, float]:

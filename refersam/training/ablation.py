@@ -6,8 +6,9 @@ import copy
 import json
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refersam.files import save_png, write_atomically
-from refersam.training.charts import range_chart
+from refersam.training.charts import Point, line_chart, range_chart
 from refersam.training.errors import TrainingError
+from refersam.training.journal import LOG, read_log
 from refersam.training.recipe import (
     apply_change,
     changes_since,
@@ -65,10 +67,17 @@ class Summary:
     Attributes:
         metric: by which its protocol ranks.
         scores: by run, for each seed done so far the metrics in percent.
+        curves: by run, steps and the mean over its seeds of that metric, at steps where all of them were validated.
     """
 
     metric: str
     scores: Mapping[str, Sequence[Mapping[str, float]]]
+    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether runs were validated on their way, not only at their end."""
+        return any(len(line) > 1 for line in self.curves.values())
 
     @property
     def metrics(self) -> list[str]:
@@ -92,7 +101,7 @@ class Summary:
         return rows
 
     def write(self, out: Path) -> None:
-        """ablation.md, ablation.json and ablation.png."""
+        """ablation.md, ablation.json and ablation.png; where runs were validated on their way also curves.png."""
         head = ["run", "seeds", *self.metrics]
         lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *self.rows()]]
         text = "Mean and standard deviation over the seeds, in percent.\n\n" + "\n".join(lines) + "\n"
@@ -103,6 +112,10 @@ class Summary:
         title = f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}"
         chart = range_chart(title, values)
         save_png(chart, out / "ablation.png")
+        if self.has_curves:
+            save_png(
+                line_chart(f"{self.metric}, %, over the steps: mean of the seeds", self.curves), out / "curves.png"
+            )
 
 
 def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
@@ -127,9 +140,10 @@ def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
     for name, own in plan.runs.items():
         for seed in plan.seeds:
             content = copy.deepcopy(base)
-            for key, value in [*plan.budget.items(), *own.items(), *map(split_change, changes), ("seed", seed)]:
+            own_changes = dict([*plan.budget.items(), *own.items(), *map(split_change, changes), ("seed", seed)])
+            for key, value in own_changes.items():
                 apply_change(content, key, copy.deepcopy(value))
-            runs[name, seed] = check_settings(content, f"{path}, {name}")
+            runs[name, seed] = check_settings(content, f"{path}, {name}", own_changes)
     suite = Suite(runs)
     folders = {suite.folder(Path(), *key) for key in runs}
     if len(folders) < len(runs):
@@ -187,13 +201,19 @@ def summarise_suite(suite: Suite, out: Path) -> Summary:
         TrainingError: none is.
     """
     metric = ""
-    scores: dict[str, list[dict[str, float]]] = {}
+    scores: dict[str, list[dict[str, float]]] = defaultdict(list)
+    courses: dict[str, list[dict[float, float]]] = defaultdict(list)
     for name, seed in suite.runs:
-        path = suite.folder(out, name, seed) / "result.json"
-        if path.exists():
-            result = json.loads(path.read_text())
+        folder = suite.folder(out, name, seed)
+        if (folder / "result.json").exists():
+            result = json.loads((folder / "result.json").read_text())
             metric = result["metric"]
-            scores.setdefault(name, []).append(result["metrics"])
+            scores[name].append(result["metrics"])
+            courses[name].append(dict(read_log(folder / LOG)["validation"][metric]))
     if not scores:
         raise TrainingError(f"No run in {out} is finished.")
-    return Summary(metric, scores)
+    curves = {}
+    for name, seeds in courses.items():
+        common = sorted(set.intersection(*map(set, seeds)))
+        curves[name] = [(step, statistics.fmean(each[step] for each in seeds)) for step in common]
+    return Summary(metric, scores, curves)

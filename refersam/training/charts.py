@@ -20,19 +20,25 @@ _COLOURS = (
     (120, 90, 190),
     (130, 130, 40),
     (20, 150, 160),
+    (110, 110, 110),
+    (200, 150, 0),
+    (0, 0, 0),
 )
 
 Point = tuple[float, float]
 
 
 def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image:
-    """Lines over a common x axis.
+    """Lines over a common x axis, their names above it, in as many rows as they need.
 
     Args:
         title: of the chart.
         series: points (x, y) by name, x ascending; at least one point in all.
     """
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    places = _flow(list(series))
+    top = _TOP + places[-1][1]
+    height = top + HEIGHT - _TOP
+    image = Image.new("RGB", (WIDTH, height), "white")
     draw = ImageDraw.Draw(image)
     points = [point for line in series.values() for point in line if math.isfinite(point[1])]
     first, last = min(x for x, _ in points), max(x for x, _ in points)
@@ -42,7 +48,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image
     def place(point: Point) -> Point:
         across = (point[0] - first) / (last - first)
         up = (point[1] - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
+        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), height - _BOTTOM - up * (height - top - _BOTTOM)
 
     for value in y_ticks:
         y = place((first, value))[1]
@@ -50,19 +56,30 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image
         draw.text((_LEFT - 6, y), f"{value:.6g}", fill=_INK, anchor="rm", font_size=_FONT)
     for value in x_ticks:
         x = place((value, y_ticks[0]))[0]
-        draw.text((x, HEIGHT - _BOTTOM + 6), f"{value:.6g}", fill=_INK, anchor="mt", font_size=_FONT)
+        draw.text((x, height - _BOTTOM + 6), f"{value:.6g}", fill=_INK, anchor="mt", font_size=_FONT)
     draw.text((_LEFT, 6), title, fill=_INK, font_size=_FONT + 2)
-    x = float(_LEFT)
-    for index, (name, line) in enumerate(series.items()):
+    for index, ((name, line), (across, down)) in enumerate(zip(series.items(), places, strict=True)):
         colour = _COLOURS[index % len(_COLOURS)]
         placed = [place(point) for point in line if math.isfinite(point[1])]
         if len(placed) > 1:
             draw.line(placed, fill=colour, width=2, joint="curve")
         for px, py in placed if len(placed) <= 40 else []:
             draw.ellipse([px - 2, py - 2, px + 2, py + 2], fill=colour)
-        draw.text((x, 26), name, fill=colour, font_size=_FONT)
-        x += draw.textlength(name, font_size=_FONT) + 14
+        draw.text((across, 26 + down), name, fill=colour, font_size=_FONT)
     return image
+
+
+def _flow(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each name goes, one after the other, in pixels across the chart and below the first row."""
+    places = []
+    across, down = _LEFT, 0
+    for name in names:
+        width = _width(name)
+        if across > _LEFT and across + width > WIDTH - _RIGHT:
+            across, down = _LEFT, down + _FONT + 3
+        places.append((across, down))
+        across += width + 14
+    return places
 
 
 def range_chart(title: str, rows: Mapping[str, Sequence[float]]) -> Image.Image:
@@ -111,9 +128,9 @@ def _width(text: str) -> int:
 
 
 def grid(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:
-    """Charts of one size side by side."""
+    """Charts side by side, in cells of the largest one's size."""
     columns = min(columns, len(charts))
-    width, height = charts[0].size
+    width, height = (max(sizes) for sizes in zip(*(chart.size for chart in charts), strict=True))
     sheet = Image.new("RGB", (columns * width, -(-len(charts) // columns) * height), "white")
     for index, chart in enumerate(charts):
         sheet.paste(chart, (index % columns * width, index // columns * height))

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from refersam.files import save_png, write_atomically
-from refersam.training.charts import grid, line_chart
+from refersam.training.charts import Point, grid, line_chart
 from refersam.training.settings import TrainSettings
 from refersam.training.trackers import Tracker, open_trackers
 
@@ -26,6 +26,8 @@ _PANELS = {
     "norm of the gradient, before clipping": ("grad norm",),
     "samples a second": ("samples/s",),
 }
+
+LOG = "log.jsonl"
 
 
 class Journal:
@@ -38,7 +40,7 @@ class Journal:
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
         self.folder, self.settings = folder, settings
-        self.log_path = folder / "log.jsonl"
+        self.log_path = folder / LOG
         self._trackers: list[Tracker] = []
 
     def begin(self, step: int, environment: dict[str, Any], pretrained: int = 0) -> None:
@@ -99,12 +101,7 @@ class Journal:
 
     def draw_curves(self) -> None:
         """curves.png of all that was logged; nothing where nothing was."""
-        lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-        for text in self.log_path.read_text().splitlines() if self.log_path.exists() else []:
-            line = json.loads(text)
-            for name, value in line.items():
-                if name not in ("kind", "step", "samples", "time"):
-                    lines[line["kind"]][name].append((line["step"], value))
+        lines = read_log(self.log_path)
         train, validation = lines["train"], lines["validation"]
         panels = {title: {name: train[name] for name in names if name in train} for title, names in _PANELS.items()}
         plain = [name for name in validation if "/" not in name and "@" not in name]
@@ -115,7 +112,18 @@ class Journal:
             save_png(sheet, self.folder / "curves.png")
 
 
-def _has_numbers(series: dict[str, list[tuple[float, float]]]) -> bool:
+def read_log(path: Path) -> dict[str, dict[str, list[Point]]]:
+    """What a run logged: by kind and name, steps and values; nothing where there is no such file."""
+    lines: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for text in path.read_text().splitlines() if path.exists() else []:
+        line = json.loads(text)
+        for name, value in line.items():
+            if name not in ("kind", "step", "samples", "time"):
+                lines[line["kind"]][name].append((line["step"], value))
+    return lines
+
+
+def _has_numbers(series: dict[str, list[Point]]) -> bool:
     return any(math.isfinite(value) for line in series.values() for _, value in line)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,10 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
             steps of a recipe that counts epochs.
     """
     content = read_recipe(path)
-    wanted = [split_change(change) for change in changes]
-    for change in wanted:
+    wanted = dict(split_change(change) for change in changes)
+    for change in wanted.items():
         apply_change(content, *change)
-    settings = check_settings(content, str(path))
-    if settings.epochs is not None and "steps" in dict(wanted):
-        raise SettingsError(f"{path} counts epochs, not steps: add --set epochs=null, or set epochs instead.")
-    return settings
+    return check_settings(content, str(path), wanted)
 
 
 def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -86,16 +83,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_settings(content: dict[str, Any], where: str) -> TrainSettings:
-    """Settings with their types; `where` begins the error's sentence.
+def check_settings(content: dict[str, Any], where: str, changed: Container[str] = ()) -> TrainSettings:
+    """Settings with their types.
+
+    Args:
+        content: all that is set.
+        where: begins the error's sentence.
+        changed: names of the settings that were put over those of a recipe.
 
     Raises:
-        SettingsError: unknown keys or wrong values, all at once.
+        SettingsError: unknown keys or wrong values, all at once; or steps put over a recipe that counts epochs.
     """
     try:
-        return TrainSettings.model_validate(content)
+        settings = TrainSettings.model_validate(content)
     except ValidationError as error:
         raise SettingsError(f"{where}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
+    if settings.epochs is not None and "steps" in changed:
+        raise SettingsError(f"{where} counts epochs, not steps: add --set epochs=null, or set epochs instead.")
+    return settings
 
 
 def changes_since(path: Path, settings: TrainSettings) -> list[str]:

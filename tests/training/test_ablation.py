@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from refersam.training.ablation import Summary, read_suite, run_suite
+from refersam.training.journal import LOG, read_log
 from refersam.training.settings import SettingsError, TrainSettings
 from refersam.training.trainer import Trainer
 
@@ -48,6 +49,8 @@ def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path]) -> None:
     changed = whole.model_dump()
     changed["loss"]["dice_weight"] = 0
     assert other.model_dump() == changed
+    with pytest.raises(SettingsError, match="whole counts epochs, not steps: add --set epochs=null"):
+        read_suite(suite_file(), ["epochs=2", "data.root=/data", "data.stages=[{}]"])
     with pytest.raises(SettingsError, match="leave out --set seed"):
         read_suite(suite_file(), ["seed=7"])
 
@@ -75,11 +78,30 @@ def test_a_suite_ends_with_table_and_plot(
         assert f"| {name} | 2 |" in table
         assert name in done.out
     assert Image.open(out / "ablation.png").size[0] > 500
+    assert not (out / "curves.png").exists()
     assert (out / "no_vli" / "seed_1" / "model" / "model.safetensors").exists()
 
     changed = run("ablate", path, "--out", out, "--set", "steps=2")
     assert changed.code == 1
     assert "finished run with other settings (steps: 1 -> 2): give another --out" in changed.err
+
+
+def test_curves_are_means_over_the_seeds(
+    suite_file: Callable[..., Path], tmp_path: Path, run: Callable[..., SimpleNamespace]
+) -> None:
+    """Of the metric that the protocol ranks by, at every validation in the logs; drawn where there are several."""
+    out, runs = tmp_path / "out", {"whole": {}, "no VLI": RUNS["no VLI"]}
+    path = suite_file(budget={"steps": 3, "validate_every": 1}, runs=runs)
+    suite = read_suite(path)
+    summary = run_suite(suite, out, train)
+    assert summary is not None
+    assert list(summary.curves) == ["whole", "no VLI"]
+    logged = [read_log(suite.folder(out, "whole", seed) / LOG)["validation"][summary.metric] for seed in (0, 1)]
+    steps, means = zip(*summary.curves["whole"], strict=True)
+    assert steps == (1, 2, 3)
+    assert means == pytest.approx([(one + other) / 2 for (_, one), (_, other) in zip(*logged, strict=True)])
+    assert Image.open(out / "curves.png").size[0] > 500
+    assert "Curves are in" in run("ablate", path, "--out", out).out
 
 
 def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
