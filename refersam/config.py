@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
+from refersam.errors import did_you_mean
+
 TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "clip_text_model": CLIPTextConfig}
 """Text encoders by their transformers `model_type`."""
 
@@ -158,6 +160,11 @@ class ReferSamConfig(PreTrainedConfig):
             )
 
     @classmethod
+    def field_names(cls) -> list[str]:
+        """Names of all fields, sorted."""
+        return sorted(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
     def from_preset(cls, name: str, text_encoder: str = "bert", **overrides: Any) -> ReferSamConfig:
         """The configuration of a preset.
 
@@ -174,9 +181,10 @@ class ReferSamConfig(PreTrainedConfig):
             raise ValueError(f"Unknown preset {name!r}: choose one of {', '.join(PRESETS)}.")
         if text_encoder not in TEXT_ENCODERS:
             raise ValueError(f"Unknown text encoder {text_encoder!r}: choose one of {', '.join(TEXT_ENCODERS)}.")
-        unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"Unknown field {unknown[0]!r} of a configuration.")
+        known = cls.field_names()
+        for field in overrides:
+            if field not in known:
+                raise ValueError(f"Unknown field {field!r} of a configuration{did_you_mean(field, known) or '.'}")
         fields = _tiny_fields(text_encoder) if name == "tiny" else _published_fields(name, text_encoder)
         return cls(**{**fields, **overrides})
 

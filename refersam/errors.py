@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class ReferSamError(Exception):
@@ -56,6 +57,12 @@ def first_line(error: Exception) -> str:
 def first_of(names: Sequence[str], most: int = 5) -> str:
     """ "a, b and 3 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ ", did you mean colour?" to end a sentence about an unknown name; empty where none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean {nearest[0]}?" if nearest else ""
 
 
 def why_unreadable(error: Exception) -> str:

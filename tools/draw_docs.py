@@ -195,10 +195,11 @@ def main() -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--log", type=Path, help="log.jsonl of the last recipe's run, to draw its curve as well")
+    parser.add_argument("--log", type=Path, help="log.jsonl of a recipe's run, to draw its curve as well")
+    parser.add_argument("--curve", default="training_curve_4.png", help="name of that picture")
     args = parser.parse_args()
     if args.log is not None:
-        save_png(training_curve(args.log), args.out / "training_curve_3.png")
+        save_png(training_curve(args.log), args.out / args.curve)
     (args.out / "model.svg").write_text(data_flow() + "\n")
     attention, masks = looks(ReferSamPredictor.from_pretrained(device="cpu"))
     attention.quantize(128).save(args.out / "attention.png", optimize=True)

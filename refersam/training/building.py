@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from typing import cast
 
 from refersam.config import ReferSamConfig
-from refersam.errors import ReferSamError
+from refersam.errors import ReferSamError, did_you_mean
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.predictor import load_model
@@ -91,9 +89,8 @@ def _take_prior(prior: SpatialPrior, name: str) -> None:
 
 
 def _check_names(config: dict[str, object]) -> None:
-    known = sorted(field.name for field in dataclasses.fields(ReferSamConfig))
+    known = ReferSamConfig.field_names()
     for name in config:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f", did you mean {nearest[0]}?" if nearest else f": it is none of {', '.join(known)}."
+            hint = did_you_mean(name, known) or f": it is none of {', '.join(known)}."
             raise SettingsError(f"unknown setting model.config.{name}{hint}")

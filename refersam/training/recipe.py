@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from refersam.errors import did_you_mean
 from refersam.training.settings import SettingsError, TrainSettings
 
 
@@ -179,5 +179,4 @@ def _explain(detail: Any) -> str:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation
             section = getattr(annotation, "__args__", (annotation,))[0]
-    nearest = difflib.get_close_matches(str(detail["loc"][-1]), section.model_fields, n=1, cutoff=0.6)
-    return f"unknown setting {location}, did you mean {nearest[0]}?" if nearest else f"unknown setting {location}"
+    return f"unknown setting {location}{did_you_mean(str(detail['loc'][-1]), section.model_fields)}"

@@ -492,5 +492,7 @@ def test_unknown_presets() -> None:
     """The choices are in the error."""
     with pytest.raises(ValueError, match="Unknown preset 'small': choose one of tiny, base, large, huge"):
         ReferSamConfig.from_preset("small")
+    with pytest.raises(ValueError, match=r"Unknown field 'num_sparse' of a configuration, did you mean num_sparse_t"):
+        ReferSamConfig.from_preset("tiny", num_sparse=3)
     with pytest.raises(ValueError, match="Unknown text encoder 't5': choose one of bert, clip"):
         ReferSamConfig.from_preset("base", text_encoder="t5")
