@@ -68,6 +68,7 @@ bench: setup  ## measure all that docs/performance.md and serving.md show, and p
 	@$(BENCH)/steps.py --table $(TABLES)/steps.md
 	@$(BENCH)/steps.py --phrases 5 --tokens 20 --table $(TABLES)/phrases.md
 	@$(BENCH)/steps.py --memory 1024 --table $(TABLES)/memory.md
+	@$(BENCH)/kept_memory.py --table $(TABLES)/kept.md
 	@$(BENCH)/latency.py --table $(TABLES)/latency.md
 	@$(BENCH)/dropped.py --table $(TABLES)/dropped.md
 	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md

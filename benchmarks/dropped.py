@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
+from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
 from refersam.model.refersam import ReferSamModel
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     add_option(parser)
     args = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     rows = []
     with torch.inference_mode():
         for what, forms in pairs().items():

@@ -26,6 +26,7 @@ from rich.console import Console
 from steps import take_turns
 
 from refersam import onnx_model
+from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
 from refersam.export.onnx import export_onnx
 from refersam.export.quantization import quantize
@@ -79,6 +80,7 @@ def inputs_of(predictor: ReferSamPredictor, tokens: int) -> tuple[torch.Tensor, 
 
 def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: int) -> dict[str, float]:
     """Median seconds of each form, taking turns, and of a unit."""
+    keep_freed_memory()  # as the command line does
     torch.set_num_threads(threads)
 
     def form(path: Path, fusions: list[str] | None) -> Callable[[], Any]:
@@ -94,6 +96,7 @@ def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: in
 
 def measure_memory(path: Path, tokens: int, threads: int) -> float:
     """Peak memory of this process in MiB, which loads one form and calls it twice."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     predictor = ReferSamPredictor.from_pretrained(path, device="cpu")
     with torch.inference_mode():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +28,7 @@ from latency import count_flop, matrix_rate, seconds
 from report import add_option, machine, report
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
+from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
 from refersam.model import attention, deformable_attention, sam
 from refersam.model.refersam import ReferSamModel
@@ -34,6 +36,8 @@ from refersam.model.spatial_prior import SpatialPrior
 from refersam.training.memory import peak_memory
 
 UNIT_GFLOP = 460.0
+GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
+"""glibc gives blocks of more bytes than this back as soon as they are free."""
 
 
 def _plain_layer(layer: SamVisionLayer, patches: torch.Tensor) -> torch.Tensor:
@@ -159,6 +163,7 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
 
 def memory_of_pass(preset: str, size: int, off: list[str]) -> tuple[float, float]:
     """MiB of a process with the model before, and at the peak of, a forward pass."""
+    keep_freed_memory()
     device = torch.device("cpu")
     model = build(preset, torch.float32, device)
     pixels, ids = torch.randn(1, 3, size, size), torch.randint(5, 100, (1, 20))
@@ -187,12 +192,18 @@ def main() -> None:
         header = ("form", "peak MiB", "of it in the pass")
         rows = []
         context = multiprocessing.get_context("spawn")
-        for label, off in (("formulas as they stand", list(PLAIN)), ("default", [])):
-            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-                before, peak = pool.submit(memory_of_pass, args.preset, args.memory, off).result()
-            rows.append((label, f"{peak:.0f}", f"{peak - before:.0f}"))
+        for setting in ({}, {GIVE_BACK: "1048576"}):
+            for label, off in (("formulas as they stand", list(PLAIN)), ("default", [])):
+                with (
+                    patch.dict(os.environ, setting),
+                    ProcessPoolExecutor(max_workers=1, mp_context=context) as pool,
+                ):
+                    before, peak = pool.submit(memory_of_pass, args.preset, args.memory, off).result()
+                where_kept = f", {GIVE_BACK}={setting[GIVE_BACK]}" if setting else ""
+                rows.append((label + where_kept, f"{peak:.0f}", f"{peak - before:.0f}"))
         title = f"{args.preset} at {args.memory} px, one phrase, float32, {where}"
     else:
+        keep_freed_memory()  # as the command line does
         several = args.phrases > 1
         measured = measure_phrases if several else measure_steps
         header = ("format", "tokens", "form", "ms a phrase" if several else "ms", "U", "ratio")

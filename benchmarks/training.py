@@ -23,11 +23,13 @@ NUM_TOKENS = 20
 def measure(preset: str, size: int, pictures: int, phrases: int, precision: str, recompute: bool, steps: int) -> dict:
     """One case."""
     from refersam import ReferSamConfig, ReferSamModel
+    from refersam.allocator import keep_freed_memory
     from refersam.training.data import Batch
     from refersam.training.engine import Engine, build_accelerator
     from refersam.training.memory import peak_memory
     from refersam.training.settings import TrainSettings
 
+    keep_freed_memory()  # as the command line does
     torch.manual_seed(0)
     settings = TrainSettings(precision=precision, recompute=recompute)  # type: ignore[arg-type]
     accelerator = build_accelerator(settings)

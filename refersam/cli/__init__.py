@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 
+from refersam.allocator import keep_freed_memory
 from refersam.cli import (  # noqa: F401  (each adds its commands)
     bulk,
     convert,
@@ -32,6 +33,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be in no encoding
+    keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be read is an error of ours
     try:
         app(prog_name="refersam")
