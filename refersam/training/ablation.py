@@ -113,9 +113,8 @@ class Summary:
         chart = range_chart(title, values)
         save_png(chart, out / "ablation.png")
         if self.has_curves:
-            save_png(
-                line_chart(f"{self.metric}, %, over the steps: mean of the seeds", self.curves), out / "curves.png"
-            )
+            chart = line_chart(f"{self.metric}, %, over the steps: mean of the seeds", self.curves)
+            save_png(chart, out / "curves.png")
 
 
 def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
@@ -140,10 +139,10 @@ def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
     for name, own in plan.runs.items():
         for seed in plan.seeds:
             content = copy.deepcopy(base)
-            own_changes = dict([*plan.budget.items(), *own.items(), *map(split_change, changes), ("seed", seed)])
-            for key, value in own_changes.items():
+            all_changes = [*plan.budget.items(), *own.items(), *map(split_change, changes), ("seed", seed)]
+            for key, value in all_changes:
                 apply_change(content, key, copy.deepcopy(value))
-            runs[name, seed] = check_settings(content, f"{path}, {name}", own_changes)
+            runs[name, seed] = check_settings(content, f"{path}, {name}", dict(all_changes))
     suite = Suite(runs)
     folders = {suite.folder(Path(), *key) for key in runs}
     if len(folders) < len(runs):

@@ -26,10 +26,10 @@ def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
             steps of a recipe that counts epochs.
     """
     content = read_recipe(path)
-    wanted = dict(split_change(change) for change in changes)
-    for change in wanted.items():
+    wanted = [split_change(change) for change in changes]
+    for change in wanted:
         apply_change(content, *change)
-    return check_settings(content, str(path), wanted)
+    return check_settings(content, str(path), dict(wanted))
 
 
 def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
