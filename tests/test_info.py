@@ -24,7 +24,7 @@ def test_the_model_in_the_box(run: Run) -> None:
     assert (found.code, found.err) == (0, "")
     told = json.loads(found.out)
     assert (told["preset"], told["licence"]) == ("tiny", "apache-2.0")
-    assert told["input_size"] == [192, 192]
+    assert told["input_size"] == [256, 256]
     assert told["heads"] == {"no_target": True, "iou": True}
     assert told["left_out"] == []
     assert told["file_bytes"] == (MODEL_IN_THE_BOX / "model.safetensors").stat().st_size
@@ -48,7 +48,7 @@ def test_the_model_in_the_box(run: Run) -> None:
     for line in (
         "sizes of preset.*tiny",
         "BERT, 3 layers of 128",
-        "192 x 192 px",
+        "256 x 256 px",
         "nothing matches.*yes",
         "apache-2.0",
     ):
