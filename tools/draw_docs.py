@@ -6,7 +6,6 @@ python tools/draw_docs.py          # into docs/images
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -24,6 +23,7 @@ from refersam.model.attention import LevelAttention
 from refersam.model.prompter import Prompter
 from refersam.predictor import ReferSamPredictor
 from refersam.training.charts import grid, line_chart
+from refersam.training.journal import read_log
 
 SCENE, PHRASE = "examples/scene_1.png", "the orange star"
 INK, PAPER, TEXT, PICTURE, OURS = "#1d2733", "#ffffff", "#dcebfb", "#e4f3e2", "#fbe3ea"
@@ -180,13 +180,13 @@ def looks(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.Image]:
 
 def training_curve(log: Path) -> Image.Image:
     """Loss and validation of a run's log.jsonl, by phrases seen."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    found = read_log(log, over="samples")
     charts = []
     for title, kind, name in (
         ("total loss, by thousands of phrases", "train", "total"),
         ("mIoU on validation scenes, %", "validation", "mIoU"),
     ):
-        points = [(line["samples"] / 1000, line[name]) for line in lines if line["kind"] == kind]
+        points = [(samples / 1000, value) for samples, value in found[kind][name]]
         charts.append(line_chart(title, {"": points}))
     return grid(charts)
 

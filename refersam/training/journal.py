@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -112,14 +112,14 @@ class Journal:
             save_png(sheet, self.folder / "curves.png")
 
 
-def read_log(path: Path) -> dict[str, dict[str, list[Point]]]:
-    """What a run logged: by kind and name, steps and values; nothing where there is no such file."""
+def read_log(path: Path, over: Literal["step", "samples"] = "step") -> dict[str, dict[str, list[Point]]]:
+    """What a run logged: by kind and name, steps or samples, and values; nothing where there is no such file."""
     lines: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for text in path.read_text().splitlines() if path.exists() else []:
         line = json.loads(text)
         for name, value in line.items():
             if name not in ("kind", "step", "samples", "time"):
-                lines[line["kind"]][name].append((line["step"], value))
+                lines[line["kind"]][name].append((line[over], value))
     return lines
 
 
