@@ -11,15 +11,18 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from report import add_option, machine, report
+from report import add_option, machine, number_formats, report
 from steps import take_turns
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Muon
 from transformers.models.sam.modeling_sam import SamVisionAttention
 
 from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
 from refersam.model.refersam import ReferSamModel
+from refersam.training.optimization import CpuMuon, build_optimizers
+from refersam.training.settings import OptimizerSettings
 
 Form = tuple[str, Callable[[], Tensor]]
 VIT_TOKENS, PYRAMID_TOKENS, WIDTH = 784, 4116, 768
@@ -51,25 +54,45 @@ def global_attention(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable
     return lambda: layer.attn(patches)[0], lambda: SamVisionAttention.forward(layer.attn, patches)[0]
 
 
+def muon_steps() -> tuple[Form, Form]:
+    """Muon on the matrices of tiny, with products in float32, and in bfloat16 as torch has them."""
+    model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
+    settings = OptimizerSettings(matrix_rate=1e-4)
+    weights = build_optimizers(model, settings)[0].param_groups[0]["params"]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+
+    def stepper(kind: type[Muon]) -> Callable[[], Tensor]:
+        optimizer = kind(weights, lr=1e-4)
+
+        def step() -> Tensor:
+            optimizer.step()
+            return weights[0]
+
+        return step
+
+    return ("float32", stepper(CpuMuon)), ("bfloat16", stepper(Muon))
+
+
 def pairs() -> dict[str, tuple[Form, Form]]:
     """For each attempt: what is used, and what was tried."""
     torch.manual_seed(0)
     x, tokens = torch.randn(VIT_TOKENS, WIDTH), torch.randn(PYRAMID_TOKENS, WIDTH)
     up, bias = torch.randn(4 * WIDTH, WIDTH) / WIDTH**0.5, torch.randn(4 * WIDTH)
     wide, narrow = torch.randn(2 * WIDTH, WIDTH) / WIDTH**0.5, torch.randn(WIDTH, 2 * WIDTH) / WIDTH**0.5
-    found: dict[str, tuple[Form, Form]] = {
-        "float32 product in bfloat16 parts": (
+    found: dict[str, tuple[Form, Form]] = {"step of Muon, tiny": muon_steps()}
+    if "bfloat16" in number_formats():
+        found["float32 product in bfloat16 parts"] = (
             ("one product", lambda: F.linear(x, up)),
             ("three products", lambda: split_product(x, up)),
         )
-    }
     for block in (128, 1024):
         found[f"feed-forward net in blocks of {block}"] = (
             ("all tokens", lambda: feed_forward(tokens, wide, narrow, PYRAMID_TOKENS)),
             ("blocks", lambda block=block: feed_forward(tokens, wide, narrow, block)),
         )
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
+    for name in number_formats():
+        dtype = getattr(torch, name)
         y, weight, offset = x.to(dtype), up.to(dtype), bias.to(dtype)
         found[f"linear layer with GELU, {name}"] = (
             ("two kernels", lambda y=y, weight=weight, offset=offset: F.gelu(F.linear(y, weight, offset))),

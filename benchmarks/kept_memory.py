@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from latency import seconds
-from report import add_option, machine, report
+from report import add_option, machine, number_formats, report
 from steps import build
 
 from refersam.allocator import keep_freed_memory
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="base")
     parser.add_argument("--sizes", type=int, nargs="+", default=[448], help="sides of the network's input in pixels")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", help="default: those that the machine has")
     parser.add_argument("--rounds", type=int, default=3)
     add_option(parser)
     args = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     rows = []
     for size in args.sizes:
-        for dtype in args.dtypes:
+        for dtype in args.dtypes or number_formats():
             found: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
             for _ in range(args.rounds):
                 for keep, results in found.items():

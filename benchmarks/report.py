@@ -9,7 +9,6 @@ between the lines `<!-- NAME -->` and `<!-- /NAME -->` of the pages that have th
 from __future__ import annotations
 
 import argparse
-import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from refersam.predictor import is_emulated
+from refersam.training.environment import device_name
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +28,15 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 def machine(device: str = "cpu", threads: int | None = None) -> str:
     """What it was measured on, in words."""
-    where = f"cpu ({platform.machine()}, {threads or torch.get_num_threads()} threads)"
-    if device.startswith("cuda"):
-        where = torch.cuda.get_device_name()
+    where = device_name(torch.device(device))
+    if not device.startswith("cuda"):
+        where = f"cpu ({where}, {threads or torch.get_num_threads()} threads)"
     return f"{where}, torch {torch.__version__}"
+
+
+def number_formats(device: str = "cpu") -> list[str]:
+    """float32, and bfloat16 where the machine has instructions for it."""
+    return ["float32", *([] if is_emulated(torch.device(device), torch.bfloat16) else ["bfloat16"])]
 
 
 def report(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], path: Path | None) -> None:

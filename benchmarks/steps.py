@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import torch
 from latency import count_flop, matrix_rate, seconds
-from report import add_option, machine, report
+from report import add_option, machine, number_formats, report
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
 from refersam.allocator import keep_freed_memory
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--preset", default="base")
     parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--tokens", type=int, nargs="+", default=[20, 6])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", help="default: those that the machine has")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--phrases", type=int, default=1, help="measure so many phrases about one picture instead")
@@ -210,7 +210,7 @@ def main() -> None:
         header += () if several else ("GFLOP", "difference")
         rows = [
             row
-            for dtype in args.dtypes
+            for dtype in args.dtypes or number_formats(args.device)
             for tokens in args.tokens
             for row in measured(args, getattr(torch, dtype), tokens)
         ]

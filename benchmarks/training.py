@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from report import add_option, machine, report
+from report import add_option, machine, number_formats, report
 
 NUM_TOKENS = 20
 
@@ -81,7 +81,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     add_option(parser)
     args = parser.parse_args()
-    precisions = args.precisions or ["no", "bf16", *(["fp16"] if torch.cuda.is_available() else [])]
+    on_gpu = torch.cuda.is_available()
+    known = ["no", *(["bf16"] if "bfloat16" in number_formats("cuda" if on_gpu else "cpu") else [])]
+    known += ["fp16"] if on_gpu else []
+    precisions = args.precisions or known
 
     context = multiprocessing.get_context("spawn")
     rows = []

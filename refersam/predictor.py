@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from refersam.inference import Answer, Features, Model, Query, check_thresholds,
 from refersam.model.refersam import ReferSamModel
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
+
+logger = logging.getLogger(__name__)
 
 MODEL_IN_THE_BOX = Path(__file__).parent / "assets" / "model"
 """The tiny model that comes with the package: it knows drawn scenes, not photographs."""
@@ -96,6 +99,7 @@ class ReferSamPredictor:
 
             return cls(*load_onnx(Path(name), device, dtype))
         place, number_format = resolve_device(device), resolve_dtype(dtype)
+        warn_if_emulated(place, number_format)
         loaded, processor = load_model(name)
         return cls(loaded.to(device=place, dtype=number_format), processor)
 
@@ -289,6 +293,22 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if wanted is None or wanted not in DTYPES.values():
         raise DeviceError(f"Unknown number format {dtype!r}: choose one of {', '.join(DTYPES)}.")
     return wanted
+
+
+def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this machine's CPU has no instructions for a number format, and makes up for them in software."""
+    if device.type != "cpu" or dtype == torch.float32 or not torch.backends.mkldnn.is_available():
+        return False
+    operators = torch.ops.mkldnn
+    has = {torch.bfloat16: operators._is_mkldnn_bf16_supported, torch.float16: operators._is_mkldnn_fp16_supported}
+    return not has[dtype]()
+
+
+def warn_if_emulated(device: torch.device, dtype: torch.dtype) -> None:
+    """Say that a number format is slow here, where it is."""
+    if is_emulated(device, dtype):
+        name = str(dtype).removeprefix("torch.")
+        logger.warning("This CPU has no instructions for %s, which is much slower here than float32.", name)
 
 
 def _some(what: str, names: Iterable[object]) -> str:

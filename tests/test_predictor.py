@@ -21,7 +21,7 @@ from refersam import ReferSamPredictor, Segmentation
 from refersam.errors import CheckpointError, DeviceError, ImageError, PhraseError
 from refersam.inference import confidence, target_probability
 from refersam.model.refersam import ReferSamOutput
-from refersam.predictor import load_model, resolve_device, resolve_dtype
+from refersam.predictor import load_model, resolve_device, resolve_dtype, warn_if_emulated
 
 PHRASES = ["the red circle on the left", "star", "a zebra, far away"]
 
@@ -181,6 +181,23 @@ def test_other_number_formats(
     result = half.predict(picture, "star")
     assert result.probability.dtype == np.float32
     np.testing.assert_allclose(result.probability, predictor.predict(picture, "star").probability, atol=0.1)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
+def test_number_formats_without_instructions(
+    dtype: torch.dtype, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CPU that has to compute them in software says so; one that need not, another device and float32 do not."""
+    known = f"_is_mkldnn_{name}_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, known, lambda: True)
+    warn_if_emulated(torch.device("cpu"), dtype)
+    monkeypatch.setattr(torch.ops.mkldnn, known, lambda: False)
+    warn_if_emulated(torch.device("cuda"), dtype)
+    warn_if_emulated(torch.device("cpu"), torch.float32)
+    assert not caplog.records
+    warn_if_emulated(torch.device("cpu"), dtype)
+    (record,) = caplog.records
+    assert f"no instructions for {str(dtype)[6:]}, which is much slower here than float32" in record.getMessage()
 
 
 def test_confidence_by_hand() -> None:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refersam.losses import ReferSamLoss
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
+from refersam.predictor import warn_if_emulated
 from refersam.training import sharding
 from refersam.training.data import Batch
 from refersam.training.errors import TrainingError
@@ -57,6 +58,8 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
             f"The launcher asks for {accelerator.distributed_type.value}, but training starts as multi-GPU or multi-"
             "CPU: choose that in `accelerate config`, or use torchrun. To share out the model, set sharding: full."
         )
+    if settings.precision == "bf16":
+        warn_if_emulated(accelerator.device, torch.bfloat16)
     return accelerator
 
 

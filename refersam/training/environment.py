@@ -19,7 +19,6 @@ _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors",
 
 def describe_environment(device: torch.device, processes: int) -> dict[str, Any]:
     """Time, command, versions, state of the source, machine."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -28,10 +27,22 @@ def describe_environment(device: torch.device, processes: int) -> dict[str, Any]
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in _PACKAGES},
         "cuda": torch.version.cuda,
-        "device": f"{device.type}: {name}",
+        "device": f"{device.type}: {device_name(device)}",
         "processes": processes,
         "threads": torch.get_num_threads(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What a CUDA device or the processor is called: "AMD EPYC 7R13 Processor"; its kind where that is not told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()  # of Linux
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -6,12 +6,34 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
+from torch.overrides import TorchFunctionMode
 
 from refersam.training.settings import OptimizerSettings
 
 _VIT_LAYER = re.compile(r"sam\.vision_encoder\.layers\.(\d+)\.")
+
+
+class _CpuStaysFloat32(TorchFunctionMode):
+    """Tensors of a CPU are copied where they would be rounded to bfloat16."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.bfloat16 and args[0].device.type == "cpu":
+            return args[0].clone()
+        return func(*args, **(kwargs or {}))
+
+
+class CpuMuon(Muon):
+    """torch's Muon; on a CPU its matrix products are in the gradient's own format.
+
+    torch rounds them to bfloat16. A CPU without instructions for it multiplies such matrices tens of times slower.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """As torch's."""
+        with _CpuStaysFloat32():
+            return super().step(closure)
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
@@ -39,7 +61,7 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Opti
             adamw.append({"params": parameters, "lr": share * settings.learning_rate, "weight_decay": decay})
     optimizers: list[Optimizer] = []
     if muon:
-        optimizers.append(Muon(muon, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(CpuMuon(muon, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"))
     if adamw:
         optimizers.append(AdamW(adamw, betas=(0.9, settings.beta2), fused=True))
     return optimizers

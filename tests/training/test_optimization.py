@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from refersam import ReferSamConfig, ReferSamModel
-from refersam.training.optimization import build_optimizers, rate_factor, rate_share
+from refersam.training.optimization import CpuMuon, build_optimizers, rate_factor, rate_share
 from refersam.training.settings import OptimizerSettings
 
 
@@ -98,3 +100,25 @@ def test_warm_up_from_a_share() -> None:
     settings = OptimizerSettings(warmup_steps=10, warmup_from=0.001, decay_from=0.0, decay_power=0.9)
     assert rate_factor(4, 100, settings) == pytest.approx((0.001 + 0.999 * 0.5) * 0.96**0.9)
     assert rate_factor(50, 100, settings) == pytest.approx(0.5**0.9)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (3, 8), (9, 4)])
+def test_muon_on_a_cpu_is_not_rounded(shape: tuple[int, int]) -> None:
+    """Its first step is momentum and Newton-Schulz in full precision; torch's own is that to bfloat16's rounding."""
+    rng = np.random.default_rng(0)
+    start, gradient = rng.standard_normal((2, *shape)).astype(np.float32)
+    taken = {}
+    for kind in (CpuMuon, torch.optim.Muon):
+        weight = nn.Parameter(torch.tensor(start))
+        weight.grad = torch.tensor(gradient)
+        kind([weight], lr=0.5, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+        taken[kind] = weight.detach().numpy()
+        np.testing.assert_array_equal(weight.grad, gradient)
+    update = gradient.astype(np.float64) * (0.05 + 0.95 * 0.05)
+    update /= np.linalg.norm(update)
+    for _ in range(5):
+        gram = update @ update.T
+        update = 3.4445 * update + (-4.775 * gram + 2.0315 * gram @ gram) @ update
+    expected = start * (1 - 0.5 * 0.1) - 0.5 * 0.2 * max(shape) ** 0.5 * update
+    np.testing.assert_allclose(taken[CpuMuon], expected, atol=2e-6)
+    assert 1e-4 < np.abs(taken[torch.optim.Muon] - expected).max() < 0.02
