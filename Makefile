@@ -88,10 +88,11 @@ bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu
 	@$(BENCH)/training.py --presets base --size 448 --pictures 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
 
 SCORES := out/score
-score: setup  ## score the model in the box on SceneRef, other wordings and other drawings, and put the tables into the pages
+score: setup  ## score the model in the box on SceneRef, other wordings, other drawings and by looks, and put the tables into the pages
 	@$(BENCH)/sceneref.py --table $(SCORES)/scores.md
 	@$(BENCH)/robustness.py --out $(SCORES)/robustness --table $(SCORES)/wordings.md
 	@$(BENCH)/other_drawings.py --table $(SCORES)/drawings.md
+	@$(BENCH)/looks.py --table $(SCORES)/looks.md
 	@$(BENCH)/report.py $(SCORES) README.md docs/models.md
 
 clean:  ## remove .venv and caches

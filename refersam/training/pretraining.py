@@ -123,7 +123,8 @@ class PriorWithHeads(nn.Module):
             for name, logits, wanted in zip(LOOKS, found, by_look, strict=True):
                 error = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-1, reduction="sum")
                 terms[name] = terms[name] + error / count
-                terms[f"{name} right"] = ((logits.argmax(-1) == wanted) & is_object).sum() / count
+        for name, logits, wanted in zip(LOOKS, found, by_look, strict=True):  # of the last stride
+            terms[f"{name} right"] = ((logits.argmax(-1) == wanted) & is_object).sum() / count
         terms["total"] = terms["fine"] + sum(terms[name] for name in LOOKS)
         return terms
 
