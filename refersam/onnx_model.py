@@ -40,6 +40,9 @@ MAX_SETTINGS_BYTES = 64 * 2**20
 OPERATOR_SETS = frozenset({"", "ai.onnx", "com.microsoft"})
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 """What ONNX Runtime puts together by itself, and then runs slower on a CPU than apart (docs/performance.md)."""
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""Processors with AVX2 or AVX-512, but without VNNI, add up pairs of int8 products in 16 bits, which overflow: masks
+would be wrong. With this ONNX Runtime takes a slower kernel there, and the same as ever on all others."""
 REFUSED_OPERATORS = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 
 
@@ -159,6 +162,7 @@ def load_onnx(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
+    options.add_session_config_entry(*EXACT_INT8)
     try:
         session = runtime.InferenceSession(
             os.fspath(path),
