@@ -19,9 +19,8 @@ from report import add_option, machine, report
 from rich.progress import track
 
 from refersam.data.sceneref import SceneRefSettings, generate_scene
+from refersam.data.sceneref.settings import ATTRIBUTES
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
-
-LOOKS = ("size", "pattern", "shape", "colour")
 
 
 def main() -> None:
@@ -49,13 +48,13 @@ def main() -> None:
         answers = predictor.predict(Image.fromarray(scene.image), [f"the {o.colour} {o.shape}" for o, _ in asked])
         for (item, mask), answer in zip(asked, answers, strict=True):
             iou = float((answer.mask & mask).sum() / (answer.mask | mask).sum())
-            for key in (("all", ""), *((look, getattr(item, look)) for look in LOOKS)):
+            for key in (("all", ""), *((look, getattr(item, look)) for look in ATTRIBUTES)):
                 ious[key].append(iou)
                 unseen[key] += answer.no_target
 
-    order = {look: place for place, look in enumerate(("all", *LOOKS))}
+    order = ("all", *ATTRIBUTES)
     rows = []
-    for key in sorted(ious, key=lambda key: (order[key[0]], -len(ious[key]))):
+    for key in sorted(ious, key=lambda key: (order.index(key[0]), -len(ious[key]))):
         found = np.array(ious[key])
         missing = unseen[key] / len(found)
         elsewhere = (found < 0.5).mean() - missing
