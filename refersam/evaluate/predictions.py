@@ -13,7 +13,7 @@ import numpy as np
 
 from refersam.data.regions import clean_region, decode_region
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError
+from refersam.errors import DataError, first_of
 from refersam.metrics.masks import encode_mask, resize_nearest
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 
@@ -124,12 +124,11 @@ def read_predictions(
     else:
         missing = [name for name in wanted if name not in found]
         if missing:
-            listed = ", ".join(missing[:MAX_PROBLEMS]) + (" and others" if len(missing) > MAX_PROBLEMS else "")
-            problems.append(f"{len(missing)} of {len(wanted)} samples have no usable line: {listed}")
+            problems.append(f"{len(missing)} of {len(wanted)} samples have no usable line: {first_of(missing)}")
     if problems:
         raise DataError(
             f"{path} is not a complete set of predictions for these {len(wanted)} samples (docs/evaluation.md has the "
-            f"format): " + "; ".join(problems) + "."
+            "format):" + "".join(f"\n- {problem}" for problem in problems)
         )
     return found
 

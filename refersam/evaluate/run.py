@@ -238,11 +238,10 @@ def _check_pictures(
         tell("checking pictures", done, len(groups))
     problems = processes.gather(problems)
     if problems:
-        more = f" And {len(problems) - most} more." if len(problems) > most else ""
+        more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+        count = "A picture or mask" if len(problems) == 1 else f"{len(problems)} pictures or masks"
         raise DataError(
-            f"{len(problems)} pictures or masks cannot be decoded: mend or replace them. "
-            + " ".join(problems[:most])
-            + more
+            f"{count} cannot be decoded; mend or replace:" + "".join(f"\n- {each}" for each in problems[:most] + more)
         )
 
 

@@ -1,8 +1,9 @@
-"""Before the first phrase: the spatial prior learns to see what SceneRef's phrases speak of.
+"""Before the first phrase: the model learns to see what SceneRef's phrases speak of.
 
 A model from scratch has to find out at once what a picture shows and what words mean, and each waits for the other. SAM
 comes with eyes; the tiny preset gets them here, from labels that a drawn scene gives for nothing: the colour, the
 shape and the pattern of what lies in each cell of strides 8 and 16, and where objects and their edges are, at stride 4.
+Taught is the spatial prior alone, or with it all that sees no text: SAM's first layers, their injection and extraction.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from torch.nn import functional as F
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
 from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import PATTERNS, SHAPES
+from refersam.model.interactor import Interactor
+from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
 from refersam.training import checkpoint
@@ -97,20 +100,37 @@ def cell_labels(scene: Scene, stride: int) -> Tensor:
     return labels
 
 
-class PriorWithHeads(nn.Module):
-    """A spatial prior, and linear heads that are thrown away afterwards."""
+class Pupil(nn.Module):
+    """What is taught, and linear heads that are thrown away afterwards.
 
-    def __init__(self, prior: SpatialPrior) -> None:
+    Args:
+        taught: a spatial prior; or a model, of which all is taught that sees no text.
+    """
+
+    def __init__(self, taught: SpatialPrior | ReferSamModel) -> None:
         super().__init__()
+        self.taught = taught
+        prior = self.prior
         channels, width = (cast(nn.Conv2d, layer).out_channels for layer in (prior.stem[0], prior.projections[0]))
-        self.prior = prior
+        if isinstance(taught, ReferSamModel):
+            channels = taught.config.prompt_hidden_size
         self.fine = nn.Conv2d(channels, 2, kernel_size=1)
         self.counts = [len(values) for values in LOOKS.values()]
         self.cells = nn.ModuleList(nn.Linear(width, sum(self.counts)) for _ in LEAST_COVER)
 
+    @property
+    def prior(self) -> SpatialPrior:
+        """The spatial prior that is taught, alone or with the rest."""
+        taught = self.taught
+        return taught if isinstance(taught, SpatialPrior) else cast(Interactor, taught.interactor).spatial_prior
+
     def forward(self, pixel_values: Tensor, fine: Tensor, cells: dict[int, Tensor]) -> dict[str, Tensor]:
         """Loss terms `fine`, `LOOKS`, `total`; `shape right` and so on, the shares of cells at stride 16 in [0, 1]."""
-        stride4, pyramid = self.prior(pixel_values)
+        if isinstance(self.taught, ReferSamModel):
+            seen = self.taught.encode_image(pixel_values)
+            stride4, pyramid = seen.detail, seen.pyramid
+        else:
+            stride4, pyramid = self.taught(pixel_values)
         terms = {"fine": F.binary_cross_entropy_with_logits(self.fine(stride4), fine)}
         terms |= {name: torch.zeros_like(terms["fine"]) for name in LOOKS}
         start = 0
@@ -129,8 +149,8 @@ class PriorWithHeads(nn.Module):
         return terms
 
 
-def pretrain_spatial_prior(
-    prior: SpatialPrior,
+def pretrain(
+    model: ReferSamModel,
     settings: PretrainingSettings,
     image_processor: ReferSamImageProcessor,
     accelerator: Accelerator,
@@ -139,10 +159,10 @@ def pretrain_spatial_prior(
     progress: Progress | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train the prior in place, with AdamW; with the same folder it goes on where a stopped call was.
+    """Train what `settings.part` says in place, with AdamW; with the same folder it goes on where a stopped call was.
 
     Args:
-        prior: of the model; its weights are replaced at the end.
+        model: with an interactor; weights are replaced at the end.
         settings: of this phase.
         image_processor: whose normalisation the model is used with.
         accelerator: devices and processes; each draws pictures of its own.
@@ -152,14 +172,17 @@ def pretrain_spatial_prior(
         is_stopping: asked after each step whether this process was told to stop; then all do, with a checkpoint.
 
     Returns:
-        Whether it came to its end; if not, the prior is as it was.
+        Whether it came to its end; if not, the model is as it was.
 
     Raises:
         CheckpointError: checkpoints in the folder that cannot be read.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     state = checkpoint.load_newest(folder)
-    module = PriorWithHeads(copy.deepcopy(prior).requires_grad_(True))
+    prior = cast(Interactor, model.interactor).spatial_prior
+    taught = prior if settings.part == "prior" else model
+    module = Pupil(copy.deepcopy(taught))
+    module.prior.requires_grad_(True)  # its rate in the training itself may be 0
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     first, stop = 0, False
     if state is not None:
@@ -198,7 +221,7 @@ def pretrain_spatial_prior(
         accelerator.wait_for_everyone()
     if stop:
         return False
-    prior.load_state_dict(module.prior.state_dict())
+    taught.load_state_dict(module.taught.state_dict())
     return True
 
 

@@ -184,8 +184,11 @@ class LossSettings(_Section):
 
 
 class PretrainingSettings(_Section):
-    """The spatial prior alone, on labels of drawn scenes, before the first step."""
+    """What sees no phrase, on labels of drawn scenes, before the first step."""
 
+    part: Literal["prior", "encoder"] = Field(
+        "prior", description="The spatial prior alone, or with it SAM's first layers up to the first extraction."
+    )
     steps: int = Field(6000, ge=1, description="Optimizer steps.")
     pictures: int = Field(7000, ge=1, description="Pictures drawn for it, shown many times, turned and mirrored.")
     batch_pictures: int = Field(16, ge=1, description="Pictures per step and process.")

@@ -23,7 +23,7 @@ from refersam.training.errors import TrainingError
 from refersam.training.journal import Journal
 from refersam.training.memory import explained_out_of_memory, peak_memory
 from refersam.training.optimization import rate_factor
-from refersam.training.pretraining import pretrain_spatial_prior
+from refersam.training.pretraining import pretrain
 from refersam.training.recipe import changes_since
 from refersam.training.settings import TrainSettings
 from refersam.training.signals import StopSignals
@@ -120,8 +120,8 @@ class Trainer:
             Whether training can begin; False after a signal.
         """
         settings = self.settings.pretraining
-        prior = spatial_prior_of(self.engine.plain_model)
-        if settings is None or prior is None or self.step:
+        model = self.engine.plain_model
+        if settings is None or spatial_prior_of(model) is None or self.step:
             return True
 
         def report(done: int, terms: dict[str, float]) -> None:
@@ -129,8 +129,8 @@ class Trainer:
             if progress is not None:
                 progress(0, {"pretraining": done / settings.steps, **terms})
 
-        return pretrain_spatial_prior(
-            prior,
+        return pretrain(
+            model,
             settings,
             self.processor.image_processor,
             self.accelerator,

@@ -127,12 +127,13 @@ def test_everything_is_told_at_once(path: Path) -> None:
         "line 4: the data set has no sample",
     ):
         assert told in message
-    assert "1 of 3 samples have no usable line: 4." in message
+    assert message.endswith("\n- 1 of 3 samples have no usable line: 4")
+    assert len(message.splitlines()) == 5, "one line each, below the head"
 
 
 def test_a_file_full_of_rubbish_is_not_read_to_its_end(path: Path) -> None:
     """A hundred problems are told, no more."""
-    with pytest.raises(DataError, match=r"line 100: .*reading stopped here\.$") as error:
+    with pytest.raises(DataError, match=r"\n- line 100: .*\n- reading stopped here$") as error:
         read_predictions(write(path, *["{"] * 100_000), SAMPLES)
     assert "line 101" not in str(error.value)
 

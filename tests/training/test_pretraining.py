@@ -1,4 +1,4 @@
-"""The spatial prior's own lessons before the first step."""
+"""Lessons in seeing, before the first step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from refersam import ReferSamModel
+from refersam import ReferSamConfig, ReferSamModel
 from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
-from refersam.training.pretraining import Lessons, PriorWithHeads, cell_labels, fine_labels, pretrain_spatial_prior
+from refersam.training.pretraining import Lessons, Pupil, cell_labels, fine_labels
+from refersam.training.pretraining import pretrain as pretrain_model
 from refersam.training.settings import PretrainingSettings, TrainSettings
 from refersam.training.trainer import Trainer
 
@@ -32,15 +33,15 @@ def few(**changes: object) -> PretrainingSettings:
     return PretrainingSettings.model_validate({**small, **changes})
 
 
-def make_prior() -> SpatialPrior:
+def make_model() -> ReferSamModel:
     """The same weights each time."""
     torch.manual_seed(0)
-    return SpatialPrior(channels=8, hidden_size=32)
+    return ReferSamModel(ReferSamConfig.from_preset("tiny", spatial_prior_channels=8)).train()
 
 
-def pretrain(prior: SpatialPrior, settings: PretrainingSettings, folder: Path, **more: object) -> None:
+def pretrain(model: ReferSamModel, settings: PretrainingSettings, folder: Path, **more: object) -> None:
     """On one process."""
-    pretrain_spatial_prior(prior, settings, ReferSamImageProcessor(), Accelerator(cpu=True), folder, 0, **more)
+    pretrain_model(model, settings, ReferSamImageProcessor(), Accelerator(cpu=True), folder, 0, **more)
 
 
 def test_labels_are_what_lies_in_each_cell() -> None:
@@ -101,11 +102,14 @@ def test_processes_draw_different_pictures() -> None:
     assert torch.equal(parts[1], whole[1::2])
 
 
-def test_colours_are_learned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["prior", "encoder"])
+def test_colours_are_learned(part: str, tmp_path: Path) -> None:
     """In sixty steps, far below the loss of a guess among twelve at both strides."""
     lines: list[dict[str, float]] = []
-    settings = few(steps=60, pictures=24, log_every=20, difficulty=0.0, checkpoint_every=60, batch_pictures=8)
-    pretrain(make_prior(), settings, tmp_path, progress=lambda _step, terms: lines.append(terms))
+    settings = few(
+        steps=60, pictures=24, log_every=20, difficulty=0.0, checkpoint_every=60, batch_pictures=8, part=part
+    )
+    pretrain(make_model(), settings, tmp_path, progress=lambda _step, terms: lines.append(terms))
     assert lines[0]["colour"] > 3.5
     assert lines[-1]["colour"] < 0.8 * lines[0]["colour"]
     assert 0 <= lines[-1]["shape right"] <= 1
@@ -113,10 +117,37 @@ def test_colours_are_learned(tmp_path: Path) -> None:
     assert lines[-1]["total"] == pytest.approx(sum(terms), rel=1e-4)
 
 
-def test_a_stopped_phase_goes_on_bit_for_bit(tmp_path: Path) -> None:
+SEES_NO_TEXT = (
+    "interactor.spatial_prior.",
+    "interactor.interactions.0.injector.",
+    "interactor.interactions.0.extractor.",
+    "interactor.mask_features.lateral",
+    "sam.vision_encoder.p",  # patch and position embeddings
+    "sam.vision_encoder.layers.0.",
+    "sam.vision_encoder.layers.1.",
+)
+
+
+@pytest.mark.parametrize("part", ["prior", "encoder"])
+def test_what_is_taught(part: str, tmp_path: Path) -> None:
+    """The spatial prior, or all that sees no text; the rest stays as it is. A prior whose own rate is 0 is taught."""
+    model = make_model()
+    assert model.interactor.layer_groups[0] == (0, 1)
+    model.interactor.spatial_prior.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pretrain(model, few(part=part), tmp_path)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    parts = SEES_NO_TEXT if part == "encoder" else SEES_NO_TEXT[:1]
+    assert all(name.startswith(parts) for name in changed)
+    assert all(any(name.startswith(prefix) for name in changed) for prefix in parts)
+    assert not any(parameter.requires_grad for parameter in model.interactor.spatial_prior.parameters())
+
+
+@pytest.mark.parametrize("part", ["prior", "encoder"])
+def test_a_stopped_phase_goes_on_bit_for_bit(part: str, tmp_path: Path) -> None:
     """Stopped after step 5, it goes on from the checkpoint of step 4; afterwards it is not repeated."""
-    expected = make_prior()
-    pretrain(expected, few(), tmp_path / "undisturbed")
+    expected = make_model()
+    pretrain(expected, few(part=part), tmp_path / "undisturbed")
 
     class Killed(BaseException):
         pass
@@ -125,18 +156,18 @@ def test_a_stopped_phase_goes_on_bit_for_bit(tmp_path: Path) -> None:
         if step == 5:
             raise Killed
 
-    prior = make_prior()
-    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(Killed):
-        pretrain(prior, few(), tmp_path / "stopped", progress=stop)
-    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())
+        pretrain(model, few(part=part), tmp_path / "stopped", progress=stop)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     steps: list[int] = []
-    pretrain(prior, few(), tmp_path / "stopped", progress=lambda step, _terms: steps.append(step))
+    pretrain(model, few(part=part), tmp_path / "stopped", progress=lambda step, _terms: steps.append(step))
     assert steps == [5, 6]
     for name, value in expected.state_dict().items():
-        assert torch.equal(value, prior.state_dict()[name]), name
-    finished = make_prior()
-    pretrain(finished, few(), tmp_path / "stopped", progress=stop)
+        assert torch.equal(value, model.state_dict()[name]), name
+    finished = make_model()
+    pretrain(finished, few(part=part), tmp_path / "stopped", progress=stop)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in finished.state_dict().items())
 
 
@@ -158,7 +189,7 @@ def test_a_run_with_pretraining(factor: float, miniature: Miniature, tmp_path: P
     model = ReferSamModel.from_pretrained(tmp_path / "run" / "model")
     state = torch.load(tmp_path / "run" / "pretraining" / "step_0000006.pt", weights_only=True)["model"]
     same = [
-        torch.equal(value, state[f"prior.{name}"])
+        torch.equal(value, state[f"taught.{name}"])
         for name, value in model.interactor.spatial_prior.state_dict().items()
     ]
     assert all(same) if not factor else not any(same)
@@ -199,10 +230,10 @@ def test_a_stop_before_the_first_step(miniature: Miniature, tmp_path: Path) -> N
 def test_means_of_a_log_line_are_of_the_steps_in_it(tmp_path: Path) -> None:
     """Also in a line that a stop cuts short."""
     single: list[float] = []
-    pretrain(make_prior(), few(), tmp_path / "single", progress=lambda _step, terms: single.append(terms["total"]))
+    pretrain(make_model(), few(), tmp_path / "single", progress=lambda _step, terms: single.append(terms["total"]))
     lines: list[tuple[int, float]] = []
     pretrain(
-        make_prior(),
+        make_model(),
         few(log_every=4),
         tmp_path / "lines",
         progress=lambda step, terms: lines.append((step, terms["total"])),
@@ -213,7 +244,7 @@ def test_means_of_a_log_line_are_of_the_steps_in_it(tmp_path: Path) -> None:
 
 def test_lessons_without_an_object_teach_no_looks() -> None:
     """Objects may all be too small for a cell: no loss is no number."""
-    module = PriorWithHeads(make_prior())
+    module = Pupil(SpatialPrior(channels=8, hidden_size=32))
     nothing = {stride: torch.full((1, 3, 64 // stride, 64 // stride), -1) for stride in (8, 16)}
     with torch.no_grad():
         terms = module(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 16, 16), nothing)
