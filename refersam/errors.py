@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class ReferSamError(Exception):
@@ -52,6 +54,28 @@ def first_line(error: Exception) -> str:
     if isinstance(error, OSError | ValueError | RuntimeError) and line:
         return line
     return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"
+
+
+def field_problem(detail: Mapping[str, Any]) -> str:
+    """What is wrong with a field: "steps should be greater than or equal to 1, but is 0".
+
+    Args:
+        detail: one of the `errors()` of pydantic's ValidationError.
+    """
+    field, kind = ".".join(map(str, detail["loc"])), detail["type"]
+    if kind == "missing":
+        return f"{field} is missing"
+    if kind == "extra_forbidden":
+        return f"{field} is not a field of this format"
+    if kind == "value_error":  # a sentence of ours
+        return f"{field}{': ' if field else ''}{detail['msg'].removeprefix('Value error, ')}"
+    _kind, should, wanted = _OF_PYDANTIC.sub("", detail["msg"]).partition(" should ")
+    text = f"{field or 'it'}{should}{wanted}" if should else f"{field or 'it'}: {detail['msg']}"
+    return f"{text}, but is {detail['input']!r:.80}"
+
+
+_OF_PYDANTIC = re.compile(", (unable|got) .*| after validation.*| or (an )?instance of .*")
+"""What its sentences say beyond what was expected."""
 
 
 def first_of(names: Sequence[str], most: int = 5) -> str:

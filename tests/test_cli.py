@@ -574,8 +574,8 @@ def test_ctrl_c_in_training(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPa
     [
         (["--set", "optimizer.learning_rat=1"], "unknown setting optimizer.learning_rat, did you mean learning_rate?"),
         (["--set", "stepz=1"], "unknown setting stepz, did you mean steps?"),
-        (["--set", "steps=0"], "steps: Input should be greater than or equal to 1"),
-        (["--set", "model.preset=giant"], "model.preset: Input should be 'tiny', 'base', 'large' or 'huge'"),
+        (["--set", "steps=0"], "steps should be greater than or equal to 1"),
+        (["--set", "model.preset=giant"], "model.preset should be 'tiny', 'base', 'large' or 'huge'"),
         (["--set", "model.config.num_sparse=1"], "unknown setting model.config.num_sparse, did you mean num_sparse_to"),
         (["--set", "model.start_from=nowhere"], "No such model: nowhere"),
     ],

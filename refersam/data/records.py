@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from refersam.errors import DataError
+from refersam.errors import DataError, field_problem
 
 T = TypeVar("T")
 
@@ -47,16 +47,7 @@ class RecordType(Generic[T]):
         try:
             return self._adapter.validate_python(record)
         except ValidationError as error:
-            details = error.errors(include_url=False)[0]
-        field = ".".join(map(str, details["loc"]))
-        message = details["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
-        if details["type"] == "missing":
-            text = f"{field} is missing"
-        elif details["type"] == "extra_forbidden":
-            text = f"{field} is not a field of this format"
-        else:
-            text = f"{field + ': ' if field else ''}{message}, but is {details['input']!r:.80}"
-        raise DataError(f"{where}: {text}.")
+            raise DataError(f"{where}: {field_problem(error.errors()[0])}.") from error
 
 
 def csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:

@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, field_problem
 from refersam.image import load_image
 from refersam.inference import Answer, Query, read_answers, run_queries
 from refersam.labels import label_map
@@ -264,7 +264,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong_field(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return JSONResponse({"detail": f"The field {first['loc'][-1]!r}: {first['msg']}."}, 422)
+        return JSONResponse({"detail": f"{field_problem({**first, 'loc': first['loc'][-1:]})}."}, 422)
 
     @app.exception_handler(StarletteHTTPException)
     async def told(_request: Request, error: StarletteHTTPException) -> JSONResponse:

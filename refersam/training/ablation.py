@@ -15,6 +15,7 @@ from typing import Any
 from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from refersam.errors import field_problem
 from refersam.files import save_png, write_atomically
 from refersam.training.charts import Point, line_chart, range_chart
 from refersam.training.errors import TrainingError
@@ -130,8 +131,7 @@ def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
     try:
         plan = SuiteFile.model_validate(read_yaml(path))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise SettingsError(f"{path}: {problems}.") from error
+        raise SettingsError(f"{path}: {'; '.join(map(field_problem, error.errors()))}.") from error
     if any(split_change(change)[0] == "seed" for change in changes):
         raise SettingsError(f"The seeds are those of {path}: leave out --set seed.")
     base = read_recipe(path.parent / plan.recipe)

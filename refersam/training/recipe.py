@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from refersam.errors import did_you_mean
+from refersam.errors import did_you_mean, field_problem
 from refersam.training.settings import SettingsError, TrainSettings
 
 
@@ -169,14 +169,12 @@ def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _explain(detail: Any) -> str:
-    location = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "value_error":
-        return f"{location}{': ' if location else ''}{detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] != "extra_forbidden":
-        return f"{location}: {detail['msg']} (got {detail['input']!r})"
+        return field_problem(detail)
     section: Any = TrainSettings
     for part in detail["loc"][:-1]:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation
             section = getattr(annotation, "__args__", (annotation,))[0]
-    return f"unknown setting {location}{did_you_mean(str(detail['loc'][-1]), section.model_fields)}"
+    name = ".".join(map(str, detail["loc"]))
+    return f"unknown setting {name}{did_you_mean(str(detail['loc'][-1]), section.model_fields)}"

@@ -55,7 +55,7 @@ def test_csv_and_json_lines(miniature: Any, name: str, text: str) -> None:
     [
         ("ann_id,phrase\n99,x\n", r"p\.csv, line 2: annotation 99 is not in .*instances\.json"),
         ("ann_id,phrase\n10,\n", r"line 2: phrase is missing"),
-        ("ann_id,phrase\nten,x\n", r"line 2: ann_id: .*but is 'ten'"),
+        ("ann_id,phrase\nten,x\n", r"line 2: ann_id .*but is 'ten'"),
         ("ann_id,phrase\n,x\n", "line 2: expected are annotations with a mask, all of one image of"),
         ("ann_ids,phrase\n10 20,x\n", "line 2: expected are annotations with a mask, all of one image of"),
         ("image,phrase\nnowhere.jpg,x\n", "line 2: expected are annotations"),

@@ -102,8 +102,8 @@ def test_pictures_as_they_are_stored(folder: Path) -> None:
         ({"image": "a.jpg", "phrase": "x", "no_target": False}, "one of .* is needed, but none is given"),
         ({"image": "a.jpg", "phrase": "x", "no_target": True, "mask": "m.png"}, "mask and no_target are given"),
         ({"image": "a.jpg", "phrase": "x", "polygon": [SQUARE]}, "polygon is not a field of this format"),
-        ({"image": "a.jpg", "phrase": "", "mask": "m.png"}, "phrase: it should have at least one word, but is ''"),
-        ({"image": "a.jpg", "phrase": 3, "mask": "m.png"}, "phrase: it should be a valid string, but is 3"),
+        ({"image": "a.jpg", "phrase": "", "mask": "m.png"}, r"phrase: it should have at least one word\."),
+        ({"image": "a.jpg", "phrase": 3, "mask": "m.png"}, "phrase should be a valid string, but is 3"),
         ({"phrase": "x", "mask": "m.png"}, '"image" is missing'),
         ({"image": "b.jpg", "phrase": "x", "mask": "m.png"}, r"No such file: .*b\.jpg"),
         ({"image": "train.jsonl", "phrase": "x", "mask": "m.png"}, r"train\.jsonl is not a picture that can be read"),
@@ -114,14 +114,14 @@ def test_pictures_as_they_are_stored(folder: Path) -> None:
         ),
         ({"image": "a.jpg", "phrase": "x", "polygons": [[1, 2, 3, 4, 5]]}, "none of its 1 polygons has"),
         ({"image": "a.jpg", "phrase": "x", "polygons": [SQUARE, [1, 2, 3]]}, "1 of the polygons have fewer than 6"),
-        ({"image": "a.jpg", "phrase": "x", "polygons": []}, "polygons: .*at least 1 item"),
+        ({"image": "a.jpg", "phrase": "x", "polygons": []}, "polygons should have at least 1 item, but is \\[\\]"),
         (
             {"image": "a.jpg", "phrase": "x", "polygons": [[[1, 2], [3, 4]]]},
-            r"polygons\.0\.0: it should be a valid num",
+            r"polygons\.0\.0 should be a valid num",
         ),
         ({"image": "a.jpg", "phrase": "x", "rle": {"size": [30, 40], "counts": [3]}}, "must add up to 30 x 40"),
         ({"image": "a.jpg", "phrase": "x", "rle": {"size": [3, 4], "counts": [12]}}, "a mask of 4 x 3 pixels, but its"),
-        ({"image": "a.jpg", "phrase": "x", "rle": "abc"}, r"rle\.0: .*but is 'abc'"),
+        ({"image": "a.jpg", "phrase": "x", "rle": "abc"}, r"rle\.0 .*but is 'abc'"),
         ({"image": "a.jpg", "phrase": "x", "ann_ids": [1]}, '"ann_ids" need a first line'),
         ("[1, 2]", r"but is \[1, 2\]"),
         ('{"image": "a.jpg", ', "is not JSON"),
@@ -143,7 +143,7 @@ def test_mistakes(folder: Path, line: object, told: str) -> None:
         ({"phrase": "x", "ann_ids": [99]}, r"line 2: annotation 99 is not in .*instances\.json"),
         ({"phrase": "x", "ann_ids": [10, 20]}, "line 2: the annotations are of different pictures"),
         ({"phrase": "x", "ann_ids": [10], "image": "b.jpg"}, r"of COCO_train2014_000000000001\.jpg, not of b\.jpg"),
-        ({"phrase": "x", "ann_ids": []}, "ann_ids: .*at least 1 item"),
+        ({"phrase": "x", "ann_ids": []}, "ann_ids should have at least 1 item"),
         ({"phrase": "x", "ann_ids": [11]}, "an annotation's mask cannot be drawn: "),
     ],
 )
@@ -161,7 +161,7 @@ def test_mistakes_with_annotations(miniature: Any, line: object, told: str) -> N
     [
         ({"instances": "nowhere.json"}, r"nowhere\.json cannot be read: No such file"),
         ({"instance": "instances.json"}, r"train\.jsonl, line 1: instance is not a field of this format"),
-        ({"instances": 3}, r"line 1: instances: .*but is 3"),
+        ({"instances": 3}, r"line 1: instances .*but is 3"),
     ],
 )
 def test_mistakes_in_the_first_line(folder: Path, head: object, told: str) -> None:

@@ -117,9 +117,9 @@ def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"runs": {}}, "runs: "),
-        ({"seeds": []}, "seeds: "),
-        ({"recipes": "x"}, "recipes: "),
+        ({"runs": {}}, "runs should have at least 1 item, but is "),
+        ({"seeds": []}, "seeds should have at least 1 item, but is "),
+        ({"recipes": "x"}, "recipes is not a field of this format"),
         ({"recipe": "nowhere.yaml"}, r"No such file: .*nowhere\.yaml"),
         ({"runs": {"odd": {"loss.dice_wait": 1}}}, r"odd: unknown setting loss\.dice_wait, did you mean dice_weight\?"),
         ({"runs": {"odd": {"steps.more": 1}}}, "'steps' is not a section"),

@@ -130,7 +130,7 @@ def test_changed_settings_by_hand() -> None:
         ("steps: 3\nseed: 1\nsteps: 4", "'steps' is given twice"),
         ("seed: 2024-13-45", "cannot be read as YAML"),
         ("seed: " + "[" * 3000, "cannot be read as YAML"),
-        ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate: Input should be a finite number"),
+        ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate should be a finite number"),
         ("model: {sam: x}", "model: sam and text belong together"),
         ("model: {sam: x, text: y, start_from: z}", "model: a run starts from sam and text, or from start_from"),
         ("model: {start_from: x, prior: y}", "model: the model in start_from has a spatial prior already"),
@@ -187,11 +187,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     message = str(caught.value)
     for part in (
         "unknown setting stepz, did you mean steps?",
-        "batch_pictures: Input should be greater than or equal to 1 (got 0)",
-        "precision: Input should be 'no', 'bf16' or 'fp16' (got 'fp8')",
+        "batch_pictures should be greater than or equal to 1, but is 0",
+        "precision should be 'no', 'bf16' or 'fp16', but is 'fp8'",
         "unknown setting optimizer.learningrate, did you mean learning_rate?",
-        "optimizer.beta2: Input should be less than 1 (got 1.5)",
-        "data.image_size: Input should be a multiple of 32 (got 100)",
+        "optimizer.beta2 should be less than 1, but is 1.5",
+        "data.image_size should be a multiple of 32, but is 100",
         "unknown setting data.stages.1.untill, did you mean until?",
     ):
         assert part in message
@@ -204,9 +204,9 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     [
         ("data: {stages: [{min_objects: 5, max_objects: 3}]}", "data.stages.0: .*min_objects <= max_objects"),
         ("data: {stages: [{phenomena: {colour: 1}}]}", "data.stages.0: .*Unknown phenomena .'colour'."),
-        ("data: {stages: []}", "data.stages: "),
-        ("data: {picture_sizes: [128, 16]}", "data.picture_sizes.1: .*32"),
-        ("data: 3", "data: "),
+        ("data: {stages: []}", r"data.stages should have at least 1 item, but is \[\]"),
+        ("data: {picture_sizes: [128, 16]}", "data.picture_sizes.1 should be .*32"),
+        ("data: 3", "data should be a valid dictionary, but is 3"),
         ("[1, 2]", "must hold settings by name, but holds a list"),
         ("just words", "must hold settings by name, but holds a str"),
         ("a: [1,\nb: }", "cannot be read as YAML"),
@@ -239,8 +239,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("optimizer.=3", "must look like"),
         ("steps.more=3", "'steps' is not a section"),
         ("steps=[", "the value is not YAML"),
-        ("steps=many", "steps: Input should be a valid integer"),
-        ("steps=", "steps: Input should be a valid integer"),
+        ("steps=many", "steps should be a valid integer"),
+        ("steps=", "steps should be a valid integer"),
         ("optimizer.learning_rat=1", "unknown setting optimizer.learning_rat, did you mean learning_rate?"),
         ("optimiser.beta2=0.5", "unknown setting optimiser, did you mean optimizer?"),
     ],
