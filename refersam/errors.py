@@ -78,6 +78,11 @@ _OF_PYDANTIC = re.compile(", (unable|got) .*| after validation.*| or (an )?insta
 """What its sentences say beyond what was expected."""
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def first_of(names: Sequence[str], most: int = 5) -> str:
     """ "a, b and 3 more"."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -26,7 +26,7 @@ from refersam.cli.console import (
     say,
     waiting,
 )
-from refersam.errors import DataError
+from refersam.errors import DataError, counted
 
 if TYPE_CHECKING:
     from refersam.bulk.results import ResultFolder
@@ -128,7 +128,10 @@ def segment_many(
         folder.finish()
         _report(folder, formats or (), todo.count(False))
         if cut:
-            say(f"{cut} phrases are longer than the model reads: their results say what was left out.", style="yellow")
+            say(
+                f"Longer than the model reads: {counted(cut, 'phrase')}; the results say what was left out.",
+                style="yellow",
+            )
     if model is None:
         say(NOT_FOR_PHOTOGRAPHS, style="dim")
     if folder.failures:
@@ -151,17 +154,17 @@ def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> Non
     from refersam.bulk.results import COCO, FAILURES, RESULTS, read_results
 
     results = folder.out / RESULTS
-    say(f"Results are in {results}" + (f" ({before} pictures were done before)" if before else ""))
+    say(f"Results are in {results}" + (f" ({counted(before, 'picture')} done before)" if before else ""))
     if Format.png in formats:
         say(f"Masks are in {folder.out / 'masks'}/")
     if Format.coco in formats:
         path = folder.out / COCO
         with waiting("Writing COCO"):
             count = write_coco(read_results(results), path)
-        say(f"{path} has {count} annotations.")
+        say(f"{path} has {counted(count, 'annotation')}.")
     if folder.failures:
         failures = folder.out / FAILURES
-        say(f"{folder.failures} pictures failed; the same command tries them again:", style="red")
+        say(f"{counted(folder.failures, 'picture')} failed; the same command tries again:", style="red")
         for _, line in zip(range(_MOST_SHOWN), read_results(failures), strict=False):
             say(f"  {line['error']}")
         if folder.failures > _MOST_SHOWN:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from refersam.cli.app import data_app
 from refersam.cli.console import check_file, check_folder, out_console, progress_bar, say, waiting
-from refersam.errors import DataError
+from refersam.errors import DataError, counted
 
 if TYPE_CHECKING:
     from refersam.data.check import DatasetReport
@@ -181,7 +181,7 @@ def data_prepare(
             written, there = lay_out(items, data_root, lambda done: progress.update(bar, completed=done))
         with waiting("Reading what was laid out"):
             counts = {name: verify_index(data_root, name) for name in names}
-        say(f"{written} files written into {data_root}/, {there} were there already.")
+        say(f"{counted(written, 'file')} written into {data_root}/, {counted(there, 'file')} there already.")
         for name, count in counts.items():
             if count:
                 say(f"{name}: {count} refs, readable.")
@@ -227,5 +227,5 @@ def data_from_coco(
     check_file(out, [instances, phrases])
     with waiting("Reading"):
         count = convert_coco(instances, phrases, images, out)
-    say(f"{out} has {count} phrases." if count > 1 else f"{out} has one phrase.")
+    say(f"{out} has {counted(count, 'phrase')}.")
     say(f"Now: refersam data check --data-root {out.parent} --dataset jsonl")

@@ -30,7 +30,7 @@ from refersam.cli.console import (
     say,
     waiting,
 )
-from refersam.errors import DataError
+from refersam.errors import DataError, counted
 
 if TYPE_CHECKING:
     from refersam.data.index import ReferringDataset
@@ -219,7 +219,8 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 def _print_summary(document: dict[str, Any]) -> None:
     source, counts = document["settings"], document["counts"]
     where = " ".join(filter(None, (source["dataset"], source["split_by"], source["split"])))
-    say(f"Protocol {document['protocol']}, {where}: {counts['phrases']} phrases about {counts['pictures']} pictures")
+    asked = f"{counted(counts['phrases'], 'phrase')} about {counted(counts['pictures'], 'picture')}"
+    say(f"Protocol {document['protocol']}, {where}: {asked}")
     table = Table("metric")
     table.add_column("%", justify="right")
     for name, value in document["metrics"].items():

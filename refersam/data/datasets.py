@@ -13,7 +13,7 @@ from refersam.data.index import DatasetIndex, ReferringDataset
 from refersam.data.jsonl import read_jsonl
 from refersam.data.refs import TextField, read_benchmark
 from refersam.data.sample import ImageRecord, ReferringSample
-from refersam.errors import DataError
+from refersam.errors import DataError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +225,8 @@ def _read_mixed(root: Path, splits: Collection[str] | None, text_field: TextFiel
                 left_out.add(sample.image.image_id)
             else:
                 index.samples["train"].append(_renamed(sample, name, images))
-    count = len(left_out)
-    message = f"{count} pictures of the training splits are left out: they are in a val or test split of the three."
+    count = counted(len(left_out), "picture")
+    message = f"Left out of the training splits: {count} of a val or test split of the three."
     index.findings.append(Finding(Severity.NOTE, "pictures held out", message))
     return index
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from refersam.errors import DataError
+from refersam.errors import DataError, counted
 
 
 class Severity(IntEnum):
@@ -50,5 +50,5 @@ def raise_errors(findings: Iterable[Finding], what: str, advice: str, most: int 
     errors = [finding.message for finding in findings if finding.severity is Severity.ERROR]
     if errors:
         more = f" And {len(errors) - most} more." if len(errors) > most else ""
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        count = counted(len(errors), "error")
         raise DataError(f"{what} cannot be used ({count}): {' '.join(errors[:most])}{more} {advice}")

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from refersam.errors import counted
 from refersam.evaluate.predictions import write_predictions
 from refersam.evaluate.run import Evaluation
 from refersam.files import write_atomically
@@ -61,7 +62,9 @@ def _notes(evaluation: Evaluation, counts: Mapping[str, Any]) -> list[str]:
         notes.append(f"{counts['empty_unions']} phrases {evaluation.protocol.note}")
     if evaluation.cut:
         limit = evaluation.settings.get("max_text_tokens")
-        notes.append(f"{len(evaluation.cut)} phrases are longer than {limit} tokens; the model saw their beginning.")
+        notes.append(
+            f"Longer than {limit} tokens: {counted(len(evaluation.cut), 'phrase')}; the model saw the beginning."
+        )
     return notes
 
 

@@ -56,7 +56,7 @@ def test_results_are_those_of_single_pictures(
     arguments = ("--images", pictures, *ASKED, "--out", out, "--model", tiny_model_folder, "--format", "coco")
     done = run("segment-many", *arguments)
     assert done.code == 1
-    assert "1 pictures failed" in done.out
+    assert "1 picture failed" in done.out
     assert "3.png is broken or cut off" in done.out
     results = rows(out / "results.jsonl")
     assert [row["image"] for row in results] == [f"{index}.png" for index in (0, 1, 2, 4, 5, 6)]
@@ -73,12 +73,12 @@ def test_results_are_those_of_single_pictures(
     before = (out / "results.jsonl").read_bytes()
     Image.new("RGB", (40, 30)).save(pictures / "3.png")
     again = run("segment-many", *arguments)
-    assert (again.code, "6 pictures were done before" in again.out) == (0, True)
+    assert (again.code, "6 pictures done before" in again.out) == (0, True)
     assert (out / "results.jsonl").read_bytes().startswith(before)
     assert rows(out / "results.jsonl")[-1]["image"] == "3.png"
     assert not (out / "failures.jsonl").exists()
     nothing_to_do = run("segment-many", *arguments)
-    assert (nothing_to_do.code, "7 pictures were done before" in nothing_to_do.out) == (0, True)
+    assert (nothing_to_do.code, "7 pictures done before" in nothing_to_do.out) == (0, True)
 
 
 def test_a_kill_loses_nothing_and_repeats_nothing(
@@ -104,7 +104,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(
     assert 3 <= done_before < 59
     masks = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     finished = run("segment-many", *arguments, "--out", out, "--format", "png")
-    assert f"({done_before} pictures were done before)" in finished.out
+    assert f"({done_before} pictures done before)" in finished.out
     results, expected = rows(out / "results.jsonl"), rows(undisturbed / "results.jsonl")
     assert [row["image"] for row in results] == [row["image"] for row in expected]
     for row in results:

@@ -121,7 +121,7 @@ def test_prepare_lays_out(run: Run, miniature: Any, tmp_path: Path) -> None:
     result = run("data", "prepare", "--data-root", "laid", "--dataset", "refcoco", "--from", "downloads")
     assert result.code == 0, result
     assert result.out.splitlines() == [
-        "4 files written into laid/, 0 were there already.",
+        "4 files written into laid/, 0 files there already.",
         "refcoco: 3 refs, readable.",
         "refcoco: complete",
         "  Now: refersam data check --data-root laid --dataset refcoco",

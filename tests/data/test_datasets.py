@@ -205,7 +205,7 @@ def test_mixed_leaves_out_what_is_tested_on_anywhere(miniature: Any) -> None:
     assert len(samples.images()) == 1
     assert len({id(s.image) for s in samples}) == 1
     assert [f.message for f in samples.findings if f.kind == "pictures held out"] == [
-        "2 pictures of the training splits are left out: they are in a val or test split of the three."
+        "Left out of the training splits: 2 pictures of a val or test split of the three."
     ]
     with pytest.raises(DataError, match="mixed has the split train only, not val"):
         open_dataset(miniature.root, "mixed", "val")
