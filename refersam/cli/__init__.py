@@ -30,7 +30,8 @@ from refersam.errors import DeviceError, PhraseError, ReferSamError
 def main() -> None:
     """Entry point: errors meant for the user become one sentence and an exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    is_main = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one warns
+    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(levelname)s: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be in no encoding
     keep_freed_memory()
