@@ -1,11 +1,15 @@
 """Turn a trained run into the model in the box: half precision, no-target decision and score set on training scenes.
 
     python tools/make_box.py runs/tiny/model
+    python tools/make_box.py runs/tiny_6/model --mix runs/tiny_5/model 0.4
 
 In training phrases without a target are the rarer ones, so a model that is unsure says that there is one. The score's
 last bias is moved until, on fresh scenes of the training split, a given share of the phrases that have a target are
 judged to have none. Then the last layer of the predicted IoU is scaled and shifted, so that on the same scenes the
 score foretells the masks' IoU in the mean (least squares). Nothing else changes, and neither val nor test is looked at.
+
+With --mix the weights are first the mean of two runs', of which one went on from the other: what a short run at high
+rates leaves to chance averages out.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import torch
 from rich.console import Console
 
 from refersam.data.sceneref import SceneRefSettings, generate_scene
+from refersam.model.refersam import ReferSamModel
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.training.sources import scene_to_referring_image
 
@@ -51,15 +56,27 @@ def ask(predictor: ReferSamPredictor, count: int) -> Outcomes:
     return Outcomes(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
+@torch.no_grad()
+def mix(model: ReferSamModel, other: ReferSamModel, share: float) -> None:
+    """Move the weights by `share` of the way to another model's of the same sizes, in place."""
+    others = other.state_dict()
+    for name, weights in model.state_dict().items():
+        if weights.is_floating_point():
+            weights.lerp_(others[name], share)
+
+
 def main() -> None:
     """Calibrate and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("--out", type=Path, default=Path(MODEL_IN_THE_BOX))
+    parser.add_argument("--mix", nargs=2, metavar=("OTHER", "SHARE"), help="folder of another model, and its share")
     parser.add_argument("--false-alarms", type=float, default=0.08, help="share of phrases with a target")
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")
     args = parser.parse_args()
     predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
+    if args.mix:
+        mix(predictor.model, ReferSamModel.from_pretrained(args.mix[0]), float(args.mix[1]))
     outcomes = ask(predictor, args.count)
     with_target, without = (outcomes.target_logits[outcomes.has_target == kind] for kind in (True, False))
     shift = -with_target.quantile(args.false_alarms)
