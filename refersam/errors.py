@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+_OF_PYDANTIC = re.compile(", (unable|got) .*| after validation.*| or (an )?instance of .*")
+"""What its sentences say beyond what was expected."""
+
 
 class ReferSamError(Exception):
     """Base of the errors below; the command line prints the message and exits with code 1."""
@@ -72,10 +75,6 @@ def field_problem(detail: Mapping[str, Any]) -> str:
     _kind, should, wanted = _OF_PYDANTIC.sub("", detail["msg"]).partition(" should ")
     text = f"{field or 'it'}{should}{wanted}" if should else f"{field or 'it'}: {detail['msg']}"
     return f"{text}, but is {detail['input']!r:.80}"
-
-
-_OF_PYDANTIC = re.compile(", (unable|got) .*| after validation.*| or (an )?instance of .*")
-"""What its sentences say beyond what was expected."""
 
 
 def counted(count: int, noun: str) -> str:
