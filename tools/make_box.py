@@ -1,7 +1,7 @@
 """Turn a trained run into the model in the box: half precision, no-target decision and score set on training scenes.
 
     python tools/make_box.py runs/tiny/model
-    python tools/make_box.py runs/tiny_6/model --mix runs/tiny_5/model 0.4
+    python tools/make_box.py runs/tiny_7/model --mix runs/box_6 0.4
 
 In training phrases without a target are the rarer ones, so a model that is unsure says that there is one. The score's
 last bias is moved until, on fresh scenes of the training split, a given share of the phrases that have a target are
@@ -62,7 +62,7 @@ def mix(model: ReferSamModel, other: ReferSamModel, share: float) -> None:
     others = other.state_dict()
     for name, weights in model.state_dict().items():
         if weights.is_floating_point():
-            weights.lerp_(others[name], share)
+            weights.lerp_(others[name].to(weights.dtype), share)  # the box is in half precision
 
 
 def main() -> None:
@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--false-alarms", type=float, default=0.08, help="share of phrases with a target")
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")
     args = parser.parse_args()
+    if args.mix and not 0 <= float(args.mix[1]) <= 1:
+        parser.error(f"the share of --mix must be from 0 to 1, but is {args.mix[1]}")
     predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
     if args.mix:
         mix(predictor.model, ReferSamModel.from_pretrained(args.mix[0]), float(args.mix[1]))

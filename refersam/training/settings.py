@@ -51,6 +51,9 @@ class SceneSettings(_Section):
     min_objects: int = Field(2, ge=2, le=10, description="Fewest objects in a picture.")
     max_objects: int = Field(10, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(1.0, ge=0, le=1, description="How busy the drawing is.")
+    patterned: float | None = Field(
+        None, ge=0, le=1, description="Share of pictures with patterned objects; none for half of difficulty."
+    )
     named: tuple[Literal["size", "pattern", "colour", "shape"], ...] | None = Field(
         None, min_length=1, description="Attributes that phrases describe objects by; none for all."
     )

@@ -306,7 +306,7 @@ def test_no_phrase_hangs_on_a_narrow_margin() -> None:
 def test_settings_are_checked() -> None:
     for bad in (
         {"width": 16}, {"min_objects": 1}, {"min_objects": 5, "max_objects": 4}, {"max_objects": 11},
-        {"phrases_per_scene": 0}, {"difficulty": 1.5}, {"phenomena": {"riddle": 1.0}},
+        {"phrases_per_scene": 0}, {"difficulty": 1.5}, {"patterned": -0.1}, {"phenomena": {"riddle": 1.0}},
         {"phenomena": {"attribute": 0.0}}, {"phenomena": {"attribute": -1.0}}, {"phenomena": {}},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"\d|Unknown|Shares"):
@@ -323,6 +323,20 @@ def test_easy_stage() -> None:
     assert all(2 <= len(scene.objects) <= 4 and scene.phrases for scene in scenes)
     kinds = Counter(phrase.tags[0] for scene in scenes for phrase in scene.phrases)
     assert kinds["attribute"] >= 0.95 * kinds.total()
+
+
+def test_share_of_patterned_pictures() -> None:
+    """As asked for; without it half of the difficulty, scene by scene the same as that share given."""
+
+    def patterned(**settings: float) -> list[bool]:
+        large = SceneRefSettings(width=256, height=256, max_objects=4, phrases_per_scene=1, **settings)  # type: ignore[arg-type]
+        scenes = [generate_scene(large, "train", 0, index) for index in range(40)]
+        return [any(item.pattern != "plain" for item in scene.objects) for scene in scenes]
+
+    usual = patterned()
+    assert usual == patterned(patterned=0.5)
+    assert sum(patterned(patterned=0.0)) == 0
+    assert 0 < sum(usual) < 20 < sum(patterned(patterned=1.0)) < 40  # picks of several may all be plain
 
 
 def test_only_ordinals_still_gives_phrases() -> None:

@@ -109,9 +109,10 @@ def _rotation(rng: np.random.Generator, mode: str, shape: str, form: int) -> flo
     return between(rng, -limit, limit)
 
 
-def _sample_patterns(rng: np.random.Generator, difficulty: float) -> list[str]:
+def _sample_patterns(rng: np.random.Generator, settings: SceneRefSettings) -> list[str]:
     """The patterns a picture draws from; "plain" repeated as often as its chance asks for."""
-    if rng.random() > 0.5 * difficulty:
+    share = 0.5 * settings.difficulty if settings.patterned is None else settings.patterned
+    if rng.random() > share:
         return ["plain"]
     kinds = sample(rng, PATTERNS[1:], weighted(rng, (1, 2, 3), (0.4, 0.4, 0.2)))
     return ["plain"] * len(kinds) + kinds
@@ -123,7 +124,7 @@ def _plan(settings: SceneRefSettings, compositional: bool, rng: np.random.Genera
     count = settings.min_objects + int(rng.random() ** 0.65 * spread)
     pairs, colours = _sample_pairs(rng, count, compositional)
     palette = sample_palette(rng, colours)
-    patterns = _sample_patterns(rng, settings.difficulty)
+    patterns = _sample_patterns(rng, settings)
     mode = weighted(rng, ("none", "slight", "any"), (0.35, 0.2 * settings.difficulty, 0.45 * settings.difficulty))
     large = 0.5 if count <= 5 else 0.42 if count <= 7 else 0.32
     neutral = [name for name in colours if name in NEUTRAL]

@@ -47,6 +47,8 @@ class SceneRefSettings:
             lessons of a curriculum; phrases without target ignore it.
         difficulty: 0 to 1: how often backgrounds are busy, objects occluded, patterned or turned, and the picture lit,
             noisy or compressed. 0 draws flat plain objects apart from each other on a plain background.
+        patterned: share of pictures, 0 to 1, that draw from patterns beside "plain"; None for half of `difficulty`, the
+            benchmark's own. More of them is for training.
 
     Raises:
         ValueError: for a value outside its range.
@@ -60,6 +62,7 @@ class SceneRefSettings:
     phenomena: Mapping[str, float] | None = None
     named: tuple[str, ...] | None = None
     difficulty: float = 1.0
+    patterned: float | None = None
 
     def __post_init__(self) -> None:
         if self.width < 32 or self.height < 32:
@@ -73,6 +76,8 @@ class SceneRefSettings:
             raise ValueError(f"phrases_per_scene must be 1 to 32; got {self.phrases_per_scene}.")
         if not 0.0 <= self.difficulty <= 1.0:
             raise ValueError(f"difficulty must be from 0 to 1; got {self.difficulty}.")
+        if self.patterned is not None and not 0.0 <= self.patterned <= 1.0:
+            raise ValueError(f"patterned must be from 0 to 1; got {self.patterned}.")
         if self.named is not None and not (self.named and set(self.named) <= set(ATTRIBUTES)):
             raise ValueError(f"named must be some of {', '.join(ATTRIBUTES)}; got {self.named!r}.")
         shares = self.shares
