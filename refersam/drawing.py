@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 OVERLAY_COLOUR = (255, 40, 120)
+OVERLAY_OPACITY = 0.3
+"""Little, so that what is asked for by its colour still shows it."""
+_OUTLINE = 1 / 200  # of the picture's longer side
 _FONT_SIZE, _LINE, _MARGIN, _GAP = 14, 14, 5, 4  # pixels
 _MAX_LINES = 4  # of a caption
 
@@ -16,9 +20,9 @@ def draw_overlay(
     image: Image.Image,
     mask: np.ndarray,
     colour: tuple[int, int, int] = OVERLAY_COLOUR,
-    opacity: float = 0.5,
+    opacity: float = OVERLAY_OPACITY,
 ) -> Image.Image:
-    """A picture with a mask laid over it and outlined.
+    """A picture with a mask laid over it and outlined; outside the mask nothing changes.
 
     Args:
         image: W x H, RGB.
@@ -29,8 +33,10 @@ def draw_overlay(
     pixels = np.asarray(image, dtype=np.float32).copy()
     tint = np.array(colour, dtype=np.float32)
     pixels[mask] = (1 - opacity) * pixels[mask] + opacity * tint
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    inside = mask
+    for _ in range(math.ceil(_OUTLINE * max(image.size))):
+        padded = np.pad(inside, 1)
+        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     pixels[mask & ~inside] = tint
     return Image.fromarray(pixels.round().astype(np.uint8))
 

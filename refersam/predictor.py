@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from refersam.config import ReferSamConfig
-from refersam.drawing import OVERLAY_COLOUR, draw_overlay
+from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
 from refersam.errors import CheckpointError, DeviceError, first_line, first_of
 from refersam.image import ImageSource, load_image
 from refersam.inference import Answer, Features, Model, Query, check_thresholds, read_answers, run_queries
@@ -41,7 +41,7 @@ class Segmentation(Answer):
 
     image: Image.Image
 
-    def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = 0.5) -> Image.Image:
+    def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = OVERLAY_OPACITY) -> Image.Image:
         """The picture with the mask laid over it and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
 

@@ -21,6 +21,17 @@ def test_overlay() -> None:
     assert np.asarray(image)[2, 2].tolist() == [100, 100, 100]
 
 
+def test_outline_is_as_wide_as_the_picture_is_large() -> None:
+    """A 200th of the longer side, so that it is seen on a photograph, too; all of it within the mask."""
+    image = Image.new("RGB", (600, 40), (100, 100, 100))
+    mask = np.zeros((40, 600), bool)
+    mask[10:30, 100:200] = True
+    row = np.asarray(draw_overlay(image, mask, colour=(200, 0, 50), opacity=0.5))[20]
+    assert row[99].tolist() == row[200].tolist() == [100, 100, 100]
+    assert (row[[100, 101, 102, 197, 198, 199]] == (200, 0, 50)).all()
+    assert (row[103:197] == (150, 50, 75)).all()
+
+
 def test_overlay_of_nothing_is_the_picture() -> None:
     """As for a phrase without a target."""
     image = Image.new("RGB", (8, 6), (1, 2, 3))

@@ -203,7 +203,7 @@ def main() -> None:
     (args.out / "model.svg").write_text(data_flow() + "\n")
     attention, masks = looks(ReferSamPredictor.from_pretrained(device="cpu"))
     attention.quantize(128).save(args.out / "attention.png", optimize=True)
-    masks.quantize(128).save(args.out / "coarse.png", optimize=True)
+    masks.save(args.out / "coarse.png", optimize=True)
 
 
 if __name__ == "__main__":
