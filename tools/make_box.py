@@ -23,7 +23,7 @@ from rich.console import Console
 
 from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.model.refersam import ReferSamModel
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor, load_model
 from refersam.training.sources import scene_to_referring_image
 
 FIRST_PICTURE = 10_000_000
@@ -62,7 +62,7 @@ def mix(model: ReferSamModel, other: ReferSamModel, share: float) -> None:
     others = other.state_dict()
     for name, weights in model.state_dict().items():
         if weights.is_floating_point():
-            weights.lerp_(others[name].to(weights.dtype), share)  # the box is in half precision
+            weights.lerp_(others[name], share)
 
 
 def main() -> None:
@@ -74,11 +74,12 @@ def main() -> None:
     parser.add_argument("--false-alarms", type=float, default=0.08, help="share of phrases with a target")
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")
     args = parser.parse_args()
-    if args.mix and not 0 <= float(args.mix[1]) <= 1:
-        parser.error(f"the share of --mix must be from 0 to 1, but is {args.mix[1]}")
     predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
     if args.mix:
-        mix(predictor.model, ReferSamModel.from_pretrained(args.mix[0]), float(args.mix[1]))
+        other, share = args.mix[0], float(args.mix[1])
+        if not 0 <= share <= 1:
+            parser.error(f"the share of --mix must be from 0 to 1, but is {share}")
+        mix(predictor.model, load_model(other)[0], share)
     outcomes = ask(predictor, args.count)
     with_target, without = (outcomes.target_logits[outcomes.has_target == kind] for kind in (True, False))
     shift = -with_target.quantile(args.false_alarms)
