@@ -83,6 +83,21 @@ class ReferringSample:
 
 
 @dataclass(frozen=True)
+class DrawnObjects:
+    """What a drawn scene knows beyond its phrases' targets.
+
+    Attributes:
+        masks: (k, H, W) bool, the visible pixels of its objects in drawing order; no two share one.
+        looks: (k, 3) numbers of their colour, shape and pattern (`refersam.training.looks`).
+        mentions: for each phrase, for each description in it, the objects that it fits (`ScenePhrase.mentions`).
+    """
+
+    masks: np.ndarray
+    looks: np.ndarray
+    mentions: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+@dataclass(frozen=True)
 class ReferringImage:
     """A decoded picture and what is asked of it; the phrases of one picture stay together, so it is decoded once.
 
@@ -92,6 +107,7 @@ class ReferringImage:
         masks: (n, H, W) bool, the target of each; empty where a phrase has none.
         sample_ids: n names, unique in the data set.
         tags: n tuples, the phrase's phenomenon first; empty where the data set has none.
+        objects: what a drawn scene knows of its objects; None where it is unknown, or not wanted.
     """
 
     image: np.ndarray
@@ -99,6 +115,7 @@ class ReferringImage:
     masks: np.ndarray
     sample_ids: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
+    objects: DrawnObjects | None = None
 
     @classmethod
     def load(cls, samples: Sequence[ReferringSample]) -> ReferringImage:

@@ -68,7 +68,7 @@ def crop(picture: ReferringImage, smallest: float, places: np.ndarray) -> Referr
         places[1],
         places[3],
     )
-    return replace(picture, image=picture.image[rows, columns], masks=masks[:, rows, columns])
+    return _cut(picture, (rows, columns))
 
 
 def _window(used: np.ndarray, whole: bool, smallest: float, size: float, place: float) -> slice:
@@ -90,7 +90,18 @@ def flip(picture: ReferringImage) -> ReferringImage:
     mirrored = tuple(phrase for phrase in phrases if phrase is not None)
     if len(mirrored) < len(phrases):
         return picture
-    return replace(picture, image=picture.image[:, ::-1], masks=picture.masks[:, :, ::-1], phrases=mirrored)
+    return replace(_cut(picture, (slice(None), slice(None, None, -1))), phrases=mirrored)
+
+
+def _cut(picture: ReferringImage, window: tuple[slice, slice]) -> ReferringImage:
+    """The rows and columns of a window, of the pixels and all masks."""
+    drawn = picture.objects
+    return replace(
+        picture,
+        image=picture.image[window],
+        masks=picture.masks[:, *window],
+        objects=None if drawn is None else replace(drawn, masks=drawn.masks[:, *window]),
+    )
 
 
 def recolour(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from refersam.data.sample import ReferringImage
 from refersam.errors import DataError, ReferSamError
 from refersam.image import resize_to_array
 from refersam.processor import ReferSamProcessor
+from refersam.training.looks import LEAST_COVER, cell_labels
 from refersam.training.settings import StageSettings, TrainSettings
 from refersam.training.sources import PictureSource
+
+MENTION_STRIDE = 8
+"""Pixels to a cell of `Batch.mention_mask`: those of the pyramid's finest level."""
 
 
 @dataclass
@@ -30,6 +36,9 @@ class Batch:
         target_mask: (B, H, W) in [0, 1], resized with antialiasing.
         sample_ids: B names.
         seeds: B numbers that the loss draws each phrase's points by.
+        mention_mask: (B, 2, H/8, W/8) in [0, 1], the shares of each cell that are of objects which the first
+            description in the phrase fits, and of those that its others fit; None where that is not learned.
+        look_labels: by stride (I, 3, H/stride, W/stride), see `cell_labels`; None likewise.
     """
 
     pixel_values: Tensor
@@ -38,6 +47,12 @@ class Batch:
     target_mask: Tensor
     sample_ids: tuple[str, ...]
     seeds: tuple[int, ...]
+    mention_mask: Tensor | None = None
+    look_labels: dict[int, Tensor] | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """All tensors on a device."""
+        return Batch(**{part.name: send_to_device(getattr(self, part.name), device) for part in fields(self)})
 
 
 class BatchStream(IterableDataset["Batch | ReferSamError"]):
@@ -121,12 +136,23 @@ def collate(
     targets: list[np.ndarray] = []
     names: list[str] = []
     seeds: list[int] = []
+    mentions: list[Tensor] = []
+    looks: list[dict[int, Tensor]] = []
     for place, picture in enumerate(pictures):
-        masks = [resize_to_array(mask.astype(np.uint8) * 255, image_size, image_size) for mask in picture.masks]
+        masks = _resize_masks(picture.masks, image_size)
+        drawn = picture.objects
+        if drawn is not None:
+            objects = torch.from_numpy(_resize_masks(drawn.masks, image_size)).float() / 255
+            cells = F.avg_pool2d(objects, MENTION_STRIDE)
+            looks.append(
+                {stride: cell_labels(objects, torch.from_numpy(drawn.looks), stride) for stride in LEAST_COVER}
+            )
         for index in range(phrases_per_picture):
             chosen = index % len(picture.phrases)
             phrases.append(picture.phrases[chosen])
             targets.append(masks[chosen])
+            if drawn is not None:
+                mentions.append(mention_mask(cells, drawn.mentions[chosen]))
             names.append(picture.sample_ids[chosen])
             seeds.append(int(np.random.SeedSequence([seed[0], seed[1] + place, index]).generate_state(1)[0]))
     try:
@@ -141,7 +167,25 @@ def collate(
         target_mask=torch.from_numpy(np.stack(targets)).float() / 255,
         sample_ids=tuple(names),
         seeds=tuple(seeds),
+        mention_mask=torch.stack(mentions) if mentions else None,
+        look_labels={stride: torch.stack([of[stride] for of in looks]) for stride in LEAST_COVER} if looks else None,
     )
+
+
+def mention_mask(cells: Tensor, mentions: Sequence[Sequence[int]]) -> Tensor:
+    """(2, h, w) shares of each cell: of the objects that a phrase's first description fits, of those its others fit.
+
+    Args:
+        cells: (k, h, w) share of each cell that each object covers.
+        mentions: for each description the objects that it fits.
+    """
+    others = sorted({index for mention in mentions[1:] for index in mention})
+    return torch.stack([cells[list(indices)].sum(dim=0) for indices in (mentions[0], others)])
+
+
+def _resize_masks(masks: np.ndarray, side: int) -> np.ndarray:
+    """(n, H, W) bool -> (n, side, side) uint8, the covered share of each pixel of 255."""
+    return np.stack([resize_to_array(mask.astype(np.uint8) * 255, side, side) for mask in masks])
 
 
 def training_batches(stream: BatchStream) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,11 +18,15 @@ from refersam.losses import ReferSamLoss
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.predictor import warn_if_emulated
 from refersam.training import sharding
+from refersam.training.auxiliary import AuxiliaryHeads, Seen, needs_objects, seen_by
 from refersam.training.data import Batch
 from refersam.training.errors import TrainingError
 from refersam.training.guard import StepGuard
 from refersam.training.optimization import build_optimizers
 from refersam.training.settings import TrainSettings
+
+HEAD_RATE = 2e-3
+"""Highest rate of the auxiliary heads, which start from nothing, whatever the model starts from."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class Engine:
                 sharding.shard(whole, accelerator.device, accelerator.num_processes)
         self._average.to(accelerator.device)
         optimizers = build_optimizers(model, settings.optimizer)
+        self.heads: nn.Module | None = None
+        if needs_objects(settings.loss):
+            heads = AuxiliaryHeads(model, settings.loss).to(accelerator.device)
+            optimizers.append(torch.optim.AdamW(heads.parameters(), lr=HEAD_RATE, weight_decay=0.0))
+            self.heads = accelerator.prepare(heads)
         self.highest_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         model.train()  # freezes again what loading made trainable, before DDP counts gradients to wait for
         self.model = model if self._hollow is not None else accelerator.prepare(model)
@@ -101,6 +110,10 @@ class Engine:
     def plain_model(self) -> ReferSamModel:
         """The model without what was wrapped around it."""
         return cast(ReferSamModel, self.accelerator.unwrap_model(self.model))
+
+    @property
+    def _trained(self) -> list[nn.Module]:
+        return [self.model] if self.heads is None else [self.model, self.heads]
 
     @contextmanager
     def averaged_model(self) -> Iterator[ReferSamModel]:
@@ -131,7 +144,9 @@ class Engine:
         suspects: list[str] = []
         for index, batch in enumerate(batches):
             is_last = index == len(batches) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+            with ExitStack() as stack:
+                for module in () if is_last else self._trained:
+                    stack.enter_context(self.accelerator.no_sync(module))
                 output, terms = self._backward(batch, 1 / len(batches))
             suspects += _suspects(output, batch)
             for name, value in terms.items():
@@ -157,12 +172,17 @@ class Engine:
         return StepResult(means | {"grad norm": norm}, stopping > 0)
 
     def _backward(self, batch: Batch, share: float) -> tuple[ReferSamOutput, dict[str, Tensor]]:
-        device = self.accelerator.device
-        with self.accelerator.autocast():
-            output = self.model(
-                batch.pixel_values.to(device), batch.input_ids.to(device), batch.attention_mask.to(device)
-            )
-        terms = self.loss(output, batch.target_mask.to(device), batch.seeds)
+        batch = batch.to(self.accelerator.device)
+        seen = Seen()
+        with ExitStack() as stack:
+            if self.heads is not None:
+                seen = stack.enter_context(seen_by(self.plain_model))
+            stack.enter_context(self.accelerator.autocast())
+            output = self.model(batch.pixel_values, batch.input_ids, batch.attention_mask)
+        terms = self.loss(output, batch.target_mask, batch.seeds)
+        if self.heads is not None:
+            more = self.heads(seen, batch.mention_mask, batch.look_labels)
+            terms |= more | {"total": terms["total"] + more["auxiliary"]}
         self.accelerator.backward(terms["total"] * share)
         return output, terms
 
@@ -191,6 +211,7 @@ class Engine:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": {} if scaler is None else scaler.state_dict(),
             "guard": self.guard.state_dict(),
+            "heads": {} if self.heads is None else self.accelerator.unwrap_model(self.heads).state_dict(),
         }
         gathered: dict[str, Any] = sharding.whole(state, keep=self.accelerator.is_main_process)
         return gathered
@@ -208,6 +229,8 @@ class Engine:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.guard.load_state_dict(state["guard"])
+        if self.heads is not None:
+            self.accelerator.unwrap_model(self.heads).load_state_dict(state["heads"])
 
     def load_average(self, state: dict[str, Any]) -> None:
         """The averaged weights alone."""

@@ -20,19 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
-from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.interactor import Interactor
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
 from refersam.training import checkpoint
+from refersam.training.looks import LEAST_COVER, LOOKS, LooksHeads, cell_labels, looks_of
 from refersam.training.settings import PretrainingSettings
 
-LEAST_COVER = {8: 0.5, 16: 0.2}
-"""Share of a cell, by stride, that an object must cover to give the cell its looks."""
-LOOKS = {"colour": COLOURS, "shape": SHAPES, "pattern": PATTERNS}
-"""What is learned of the object in a cell, with the values in the order of their labels."""
 FINE_STRIDE = 4
 
 Progress = Callable[[int, dict[str, float]], None]
@@ -61,7 +56,7 @@ class Lessons:
         self.seed = (seed * world_size + rank) << 32
         self.images = torch.from_numpy(np.stack([scene.image for scene in drawn]))
         self.fine = torch.stack([fine_labels(scene) for scene in drawn])
-        self.cells = {stride: torch.stack([cell_labels(scene, stride) for scene in drawn]) for stride in LEAST_COVER}
+        self.cells = {stride: torch.stack([_labels(scene, stride) for scene in drawn]) for stride in LEAST_COVER}
 
     def batch(self, number: int, size: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Batch `number`: pictures of the pool, all turned by the same quarters and perhaps mirrored.
@@ -89,15 +84,8 @@ def fine_labels(scene: Scene) -> Tensor:
     return torch.cat([covered, F.max_pool2d(edges, FINE_STRIDE)])
 
 
-def cell_labels(scene: Scene, stride: int) -> Tensor:
-    """(3, H/stride, W/stride) numbers of the object's `LOOKS` in each cell; -1 where there is none."""
-    cover = F.avg_pool2d(torch.from_numpy(scene.masks).float().unsqueeze(1), stride).squeeze(1)
-    labels = torch.full((len(LOOKS), *cover.shape[1:]), -1)
-    for item, share in zip(scene.objects, cover, strict=True):
-        is_here = share > LEAST_COVER[stride]
-        for label, (name, values) in zip(labels, LOOKS.items(), strict=True):
-            label[is_here] = values.index(getattr(item, name))
-    return labels
+def _labels(scene: Scene, stride: int) -> Tensor:
+    return cell_labels(torch.from_numpy(scene.masks).float(), looks_of(scene.objects), stride)
 
 
 class Pupil(nn.Module):
@@ -115,8 +103,7 @@ class Pupil(nn.Module):
         if isinstance(taught, ReferSamModel):
             channels = taught.config.prompt_hidden_size
         self.fine = nn.Conv2d(channels, 2, kernel_size=1)
-        self.counts = [len(values) for values in LOOKS.values()]
-        self.cells = nn.ModuleList(nn.Linear(width, sum(self.counts)) for _ in LEAST_COVER)
+        self.looks = LooksHeads(width)
 
     @property
     def prior(self) -> SpatialPrior:
@@ -132,19 +119,7 @@ class Pupil(nn.Module):
         else:
             stride4, pyramid = self.taught(pixel_values)
         terms = {"fine": F.binary_cross_entropy_with_logits(self.fine(stride4), fine)}
-        terms |= {name: torch.zeros_like(terms["fine"]) for name in LOOKS}
-        start = 0
-        for head, labels in zip(self.cells, cells.values(), strict=True):
-            by_look = labels.flatten(2).unbind(1)  # each (B, cells)
-            found = head(pyramid[:, start : start + by_look[0].shape[1]]).split(self.counts, dim=-1)
-            start += by_look[0].shape[1]
-            is_object = by_look[0] >= 0
-            count = is_object.sum().clamp(min=1)  # objects may all be too small for a cell: then there is no loss
-            for name, logits, wanted in zip(LOOKS, found, by_look, strict=True):
-                error = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-1, reduction="sum")
-                terms[name] = terms[name] + error / count
-        for name, logits, wanted in zip(LOOKS, found, by_look, strict=True):  # of the last stride
-            terms[f"{name} right"] = ((logits.argmax(-1) == wanted) & is_object).sum() / count
+        terms |= self.looks(pyramid, cells)
         terms["total"] = terms["fine"] + sum(terms[name] for name in LOOKS)
         return terms
 

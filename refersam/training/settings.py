@@ -176,7 +176,7 @@ class OptimizerSettings(_Section):
 
 
 class LossSettings(_Section):
-    """The paper's terms, and two beside them."""
+    """The paper's terms, two beside them, and auxiliary ones of drawn scenes."""
 
     num_points: int = Field(3136, ge=16, description="Points per mask; 12,544 in the paper.")
     mask_weight: float = Field(1.0, ge=0, description="Of binary cross-entropy.")
@@ -184,6 +184,12 @@ class LossSettings(_Section):
     coarse_weight: float = Field(1.0, ge=0, description="Of both on the coarse mask.")
     iou_weight: float = Field(0.5, ge=0, description="Of the predicted IoU.")
     object_weight: float = Field(0.5, ge=0, description="Of the object score.")
+    grounding_weight: float = Field(
+        0.0, ge=0, description="Of finding all objects that a phrase of a drawn scene mentions; 0 leaves it out."
+    )
+    looks_weight: float = Field(
+        0.0, ge=0, description="Of telling colour, shape and pattern of a drawn scene's objects; 0 leaves it out."
+    )
 
 
 class PretrainingSettings(_Section):
@@ -255,6 +261,13 @@ class TrainSettings(_Section):
             raise ValueError("sharding: full works with precision bf16 or no, not with fp16")
         if self.sharding == "full" and self.pretraining is not None:
             raise ValueError("sharding: full is for models that start from published weights: leave out pretraining")
+        if self.loss.grounding_weight or self.loss.looks_weight:
+            if not self.data.is_drawn:
+                raise ValueError(
+                    "loss.grounding_weight and looks_weight need drawn scenes: leave them out for a data set"
+                )
+            if self.sharding == "full":
+                raise ValueError("loss.grounding_weight and looks_weight go without sharding: full")
         if self.final_model == "best" and not self.keep_best:
             raise ValueError("final_model: best needs keep_best of 1 or more")
         return self

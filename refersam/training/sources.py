@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from refersam.data.datasets import open_dataset
-from refersam.data.sample import ReferringImage, ReferringSample
+from refersam.data.sample import DrawnObjects, ReferringImage, ReferringSample
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
 from refersam.training.augmentation import augment
+from refersam.training.auxiliary import needs_objects
+from refersam.training.looks import looks_of
 from refersam.training.settings import SettingsError, StageSettings, TrainSettings
 
 _AUGMENTATION, _ORDER = 1, 2  # random streams of a run, beside the scenes'
@@ -62,7 +65,10 @@ class SceneSource:
         side = data.picture_sizes[number % len(data.picture_sizes)]
         scenes = stage.scenes(side, data.phrases_per_picture)
         scene = generate_scene(scenes, "train", self.settings.seed, number)
-        return augment(scene_to_referring_image(scene, f"scene_{number}"), data.augment, _rng(self.settings, number))
+        picture = scene_to_referring_image(scene, f"scene_{number}")
+        if needs_objects(self.settings.loss):
+            picture = replace(picture, objects=drawn_objects(scene))
+        return augment(picture, data.augment, _rng(self.settings, number))
 
     def phrases(self) -> Iterable[str]:
         """See `PictureSource`."""
@@ -149,3 +155,9 @@ def scene_to_referring_image(scene: Scene, name: str) -> ReferringImage:
         sample_ids=tuple(f"{name}_{index}" for index in range(len(scene.phrases))),
         tags=tuple(phrase.tags for phrase in scene.phrases),
     )
+
+
+def drawn_objects(scene: Scene) -> DrawnObjects:
+    """What the auxiliary losses learn from."""
+    mentions = tuple(phrase.mentions for phrase in scene.phrases)
+    return DrawnObjects(masks=scene.masks, looks=looks_of(scene.objects).numpy(), mentions=mentions)

@@ -239,6 +239,29 @@ def test_number_of_targets_follows_the_words(scenes: list[Scene]) -> None:
                 assert count == 2, phrase
 
 
+def test_mentions_are_what_each_description_fits_by_itself(scenes: list[Scene]) -> None:
+    """As an independent reader understands them: the group that a place, an order or a comparison chooses from."""
+    counts: Counter[int] = Counter()
+    for scene in scenes:
+        for phrase in scene.phrases:
+            phenomenon, first = phrase.tags[0], set(phrase.mentions[0])
+            if phenomenon == "relative":
+                assert len(phrase.mentions[1]) == 1, phrase
+                assert set(phrase.targets) <= first - set(phrase.mentions[1]), phrase
+            if phenomenon == "attribute":
+                assert first == set(phrase.targets), phrase
+            if phenomenon in ("absolute", "ordinal", "comparison", "negation"):
+                assert set(phrase.targets) <= first, phrase
+            if "conjunction" in phrase.tags:
+                assert {index for mention in phrase.mentions for index in mention} == set(phrase.targets), phrase
+            if "absent" in phrase.tags:
+                assert not first, phrase
+            if "false-relation" in phrase.tags:
+                assert first, phrase
+            counts[len(phrase.mentions)] += 1
+    assert min(counts[number] for number in (1, 2, 3)) > 0
+
+
 def hand_made(*items: tuple[str, str, str, float, float]) -> View:
     """A view of plain objects (size, colour, shape, x, y) in a picture of 100 x 100."""
     radius = {"small": 7.0, "large": 13.0}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refersam.data.sample import ReferringImage
+from refersam.data.sample import DrawnObjects, ReferringImage
 from refersam.training.augmentation import augment, crop, flip, recolour
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
@@ -82,9 +84,16 @@ def test_a_flip_mirrors_pixels_masks_and_words_together() -> None:
     assert after.phrases == ("the right cup", "a spoon")
     np.testing.assert_array_equal(after.image, before.image[:, ::-1])
     np.testing.assert_array_equal(after.masks, before.masks[:, :, ::-1])
+    np.testing.assert_array_equal(flip(with_objects(before)).objects.masks, after.masks)
     assert after.sample_ids == before.sample_ids
     kept = picture("the left cup", "the spoon right next to it")
     assert flip(kept) is kept
+
+
+def with_objects(picture: ReferringImage) -> ReferringImage:
+    """As if its targets were a drawn scene's objects."""
+    mentions = tuple(((index,),) for index in range(len(picture.phrases)))
+    return replace(picture, objects=DrawnObjects(picture.masks, np.zeros((len(mentions), 3), dtype=int), mentions))
 
 
 @settings(max_examples=200, deadline=None)
@@ -103,6 +112,8 @@ def test_a_crop_loses_no_pixel_of_a_target(
     after = crop(before, smallest, np.array(places))
     assert after.masks.sum() == before.masks.sum()
     assert after.masks.shape[1:] == after.image.shape[:2]
+    known = crop(with_objects(before), smallest, np.array(places)).objects
+    np.testing.assert_array_equal(known.masks, after.masks)
     for kept, whole in zip(after.image.shape[:2], size, strict=True):
         assert kept >= min(whole, max(1, round(smallest * whole) - 1))
 

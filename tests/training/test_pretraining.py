@@ -19,7 +19,8 @@ from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
-from refersam.training.pretraining import Lessons, Pupil, cell_labels, fine_labels
+from refersam.training.looks import cell_labels, looks_of
+from refersam.training.pretraining import Lessons, Pupil, fine_labels
 from refersam.training.pretraining import pretrain as pretrain_model
 from refersam.training.settings import PretrainingSettings, TrainSettings
 from refersam.training.trainer import Trainer
@@ -54,7 +55,7 @@ def test_labels_are_what_lies_in_each_cell() -> None:
     assert float(fine[0].mean()) == pytest.approx(covered.mean())
     seen = 0
     for stride, least in ((8, 0.5), (16, 0.2)):
-        labels = cell_labels(scene, stride)
+        labels = cell_labels(torch.from_numpy(scene.masks).float(), looks_of(scene.objects), stride)
         assert labels.shape == (3, 64 // stride, 96 // stride)
         for row, column in np.ndindex(*labels.shape[1:]):
             cell = np.s_[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]

@@ -51,13 +51,25 @@ def test_two_processes_train_as_one(
 ) -> None:
     """Same global batch: the same loss curve within float noise, and the same integers of validation."""
     fields = {"steps": 6, "model": {"config": without_dropout}, "validate_every": 3, "data": {"validation_pictures": 5}}
+    fields["loss"] = {"grounding_weight": 1.0, "looks_weight": 1.0}
     for name, processes, pictures in (("one", 1, 2), ("two", 2, 1)):
         done = launch(miniature(batch_pictures=pictures, **fields), tmp_path / name, processes)
         assert done.returncode == 0, done.stderr
     one, two = log(tmp_path / "one", "train"), log(tmp_path / "two", "train")
     assert [line["samples"] for line in one] == [line["samples"] for line in two] == [4, 8, 12, 16, 20, 24]
     for ours, other in zip(one, two, strict=True):
-        for name in ("total", "mask", "dice", "coarse_mask", "coarse_dice", "iou", "object", "grad norm"):
+        for name in (
+            "total",
+            "mask",
+            "dice",
+            "coarse_mask",
+            "coarse_dice",
+            "iou",
+            "object",
+            "grounding",
+            "shape",
+            "grad norm",
+        ):
             assert ours[name] == pytest.approx(other[name], rel=1e-3, abs=2e-5), (name, ours["step"])
     for ours, other in zip(log(tmp_path / "one", "validation"), log(tmp_path / "two", "validation"), strict=True):
         # The weights are equal but for float noise, which may turn a pixel on the border.

@@ -137,6 +137,14 @@ def test_changed_settings_by_hand() -> None:
         ("{pretraining: {}, model: {prior: y}}", "pretraining teaches the spatial prior, and model.prior takes one"),
         ("data: {validation_scenes: {min_objects: 5, max_objects: 3}}", "data.validation_scenes"),
         ("{precision: fp16, optimizer: {matrix_rate: 0.1}}", "optimizer.matrix_rate works with precision bf16 or no"),
+        (
+            "{loss: {grounding_weight: 1}, data: {root: x, dataset: refcoco}}",
+            "loss.grounding_weight and looks_weight need drawn",
+        ),
+        (
+            "{loss: {looks_weight: 1}, sharding: full}",
+            "loss.grounding_weight and looks_weight go without sharding: full",
+        ),
         ("{final_model: best, keep_best: 0}", "final_model: best needs keep_best"),
         ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
     ],

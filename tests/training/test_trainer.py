@@ -403,7 +403,12 @@ def test_accumulated_passes_add_up(tmp_path: Path, without_dropout: dict[str, An
     """Two passes of one picture make the step that one pass of two pictures makes."""
     losses = []
     for name, changes in {"one": {"batch_pictures": 2}, "two": {"batch_pictures": 1, "accumulate": 2}}.items():
-        Trainer(miniature(steps=3, model={"config": without_dropout}, **changes), tmp_path / name).run()
+        fields = {
+            "model": {"config": without_dropout},
+            "loss": {"grounding_weight": 1.0, "looks_weight": 1.0},
+            **changes,
+        }
+        Trainer(miniature(steps=3, **fields), tmp_path / name).run()
         losses.append([line["total"] for line in log_lines(tmp_path / name) if line["kind"] == "train"])
         assert log_lines(tmp_path / name)[-1]["samples"] == 12
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

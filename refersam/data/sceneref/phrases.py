@@ -37,11 +37,15 @@ class ScenePhrase:
         targets: indices into the scene's objects, rising; empty when the phrase fits nothing.
         tags: the phenomenon (a key of `DEFAULT_PHENOMENA`), then what the wording uses: "size", "colour", "shape",
             "pattern", "generic", "synonym", "conjunction", "absent", "false-relation" ...
+        mentions: for each description in the phrase, in the order they are said, the objects that it fits by itself,
+            rising: of "the star left of the red ring" all stars, then the ring. A description of what is absent fits
+            none; what only "not", "except" or a place says is no description.
     """
 
     text: str
     targets: tuple[int, ...]
     tags: tuple[str, ...]
+    mentions: tuple[tuple[int, ...], ...] = ()
 
 
 Draft = tuple[str, int]
@@ -282,7 +286,8 @@ def build_phrase(view: View, phenomenon: str, texts: set[str], tries: int = 24) 
             continue
         view.used.add(bits)
         texts.add(text.lower())
-        return ScenePhrase(words.finish(text), tuple(members(bits)), (phenomenon, *words.tags))
+        mentions = tuple([tuple(members(view.matching(what))) for what in words.said])
+        return ScenePhrase(words.finish(text), tuple(members(bits)), (phenomenon, *words.tags), mentions)
     return None
 
 

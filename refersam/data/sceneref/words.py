@@ -83,6 +83,7 @@ class Wording:
 
     Attributes:
         tags: secondary tags in the order they came up.
+        said: the descriptions in the order they are said.
         bare: the phrase goes without articles.
         ones: "ones" may stand for objects; odd after "of the".
     """
@@ -90,6 +91,7 @@ class Wording:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.tags: list[str] = []
+        self.said: list[Description] = []
         self.bare = bool(rng.random() < 0.26)
         self.ones = True
 
@@ -145,6 +147,7 @@ class Wording:
             before: a word ahead of the adjectives: "leftmost red star".
             clauses: probability of saying one attribute after the noun.
         """
+        self.said.append(what)
         named = [name for name in what.named if name != "shape"]
         self.note(*named)
         clause = ""

@@ -1,0 +1,147 @@
+"""Auxiliary losses of drawn scenes: to find every object that a phrase mentions, and to tell what each one looks like.
+
+A mask says what the whole phrase means, and nothing of how to get there. A drawn scene knows more: in "the star left of
+the red ring" which objects are stars, which one is the red ring, and of every object its colour, shape and pattern.
+Linear heads read the mentions from the pyramid after each of its fusions with the text, the looks from the pyramid
+before the first one, and are thrown away after the training: the features have to hold what the next layers compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refersam.losses import dice_term
+from refersam.model.fusion import Fusion
+from refersam.model.interactor import Interaction, Interactor
+from refersam.model.pyramid import map_to_tokens
+from refersam.model.refersam import ReferSamModel
+from refersam.training.looks import LOOKS, LooksHeads
+from refersam.training.settings import LossSettings, SettingsError
+
+NUM_MENTIONS = 2
+"""What the first description in a phrase fits, and what the others fit."""
+
+
+@dataclass
+class Seen:
+    """Features of a forward pass that the heads read.
+
+    Attributes:
+        before: (I, L, D) pyramids before the text is heard, one.
+        fused: (B, L, D) pyramids after each fusion, in order.
+    """
+
+    before: list[Tensor] = field(default_factory=list)
+    fused: list[Tensor] = field(default_factory=list)
+
+
+class GroundingHeads(nn.Module):
+    """Linear heads over the pyramid, one after each fusion.
+
+    Args:
+        hidden_size: width of the pyramid.
+        num_fusions: heads.
+    """
+
+    def __init__(self, hidden_size: int, num_fusions: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(hidden_size, NUM_MENTIONS) for _ in range(num_fusions))
+        for head in self.heads:
+            nn.init.zeros_(cast(nn.Linear, head).weight)
+            nn.init.constant_(cast(nn.Linear, head).bias, -2.0)  # few cells are of an object that is mentioned
+
+    def forward(self, pyramids: Sequence[Tensor], mention_mask: Tensor) -> Tensor:
+        """Binary cross-entropy and dice, the mean over fusions and the levels of strides 8 and 16.
+
+        Args:
+            pyramids: (B, L, D) after each fusion.
+            mention_mask: (B, 2, H/8, W/8) in [0, 1].
+        """
+        wanted = [map_to_tokens(truth) for truth in (mention_mask, F.avg_pool2d(mention_mask, 2))]  # (B, cells, 2)
+        lengths = [truth.shape[1] for truth in wanted]
+        total = mention_mask.new_zeros(())
+        for head, pyramid in zip(self.heads, pyramids, strict=True):
+            found = head(pyramid[:, : sum(lengths)]).float().split(lengths, dim=1)
+            for logits, truth in zip(found, wanted, strict=True):
+                each = logits.transpose(1, 2).flatten(0, 1), truth.transpose(1, 2).flatten(0, 1)  # (2 B, cells)
+                total = total + F.binary_cross_entropy_with_logits(*each) + dice_term(*each)
+        return total / (len(self.heads) * len(wanted))
+
+
+class AuxiliaryHeads(nn.Module):
+    """The heads that the settings ask for.
+
+    Args:
+        model: whose features they read.
+        settings: with their weights.
+
+    Raises:
+        SettingsError: the model has no interactor, and so no such features.
+    """
+
+    def __init__(self, model: ReferSamModel, settings: LossSettings) -> None:
+        super().__init__()
+        if not isinstance(model.interactor, Interactor):
+            raise SettingsError(
+                "loss.grounding_weight and loss.looks_weight need a model with an interactor: leave them out, or "
+                "use_interactor: false."
+            )
+        width = model.config.vision_config.hidden_size
+        self.settings = settings
+        self.grounding = GroundingHeads(width, len(_fusions(model.interactor))) if settings.grounding_weight else None
+        self.looks = LooksHeads(width) if settings.looks_weight else None
+
+    def forward(
+        self, seen: Seen, mention_mask: Tensor | None, look_labels: Mapping[int, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Terms `grounding`, the `LOOKS` and how many cells are right, and `auxiliary`, their weighted sum."""
+        terms: dict[str, Tensor] = {}
+        total: Tensor | float = 0.0
+        if self.grounding is not None and mention_mask is not None:
+            terms["grounding"] = self.grounding(seen.fused, mention_mask)
+            total = total + self.settings.grounding_weight * terms["grounding"]
+        if self.looks is not None and look_labels is not None:
+            terms |= self.looks(seen.before[0], look_labels)
+            total = total + self.settings.looks_weight * sum(terms[name] for name in LOOKS)
+        return terms | {"auxiliary": cast(Tensor, total)}
+
+
+def needs_objects(settings: LossSettings) -> bool:
+    """Whether a loss asks for what a drawn scene knows of its objects."""
+    return settings.grounding_weight > 0 or settings.looks_weight > 0
+
+
+@contextmanager
+def seen_by(model: ReferSamModel) -> Iterator[Seen]:
+    """What the model's forward pass sees inside of the context."""
+    seen = Seen()
+
+    def keep_before(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        seen.before.append(output)
+
+    def keep_fused(_module: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        seen.fused.append(output[1])
+
+    interactor = cast(Interactor, model.interactor)
+    handles = [module.register_forward_hook(keep_fused) for module in _fusions(interactor)]
+    handles.append(cast(Interaction, interactor.interactions[0]).extractor.register_forward_hook(keep_before))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fusions(interactor: Interactor) -> list[Fusion]:
+    """In the order they run."""
+    fusions: list[Fusion] = []
+    for module in interactor.interactions:
+        interaction = cast(Interaction, module)
+        fusions += [interaction.fusion, *cast(Sequence[Fusion], interaction.extra_fusions)]
+    return fusions
