@@ -351,7 +351,7 @@ def read_authors_config(path: Path) -> ReferSamConfig:
     """
     try:
         sizes = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a JSON file that can be read: {error}.") from error
     return config_from_authors(sizes)
 

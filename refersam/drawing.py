@@ -37,6 +37,8 @@ def draw_overlay(
     for _ in range(math.ceil(_OUTLINE * max(image.size))):
         padded = np.pad(inside, 1)
         inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        if not inside.any():  # all of it is outline, in a picture that may be very long
+            break
     pixels[mask & ~inside] = tint
     return Image.fromarray(pixels.round().astype(np.uint8))
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _OF_PYDANTIC = re.compile(", (unable|got) .*| after validation.*| or (an )?instance of .*")
 """What its sentences say beyond what was expected."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlevel = 3
 
 
 class ReferSamError(Exception):
@@ -74,7 +79,12 @@ def field_problem(detail: Mapping[str, Any]) -> str:
         return f"{field}{': ' if field else ''}{detail['msg'].removeprefix('Value error, ')}"
     _kind, should, wanted = _OF_PYDANTIC.sub("", detail["msg"]).partition(" should ")
     text = f"{field or 'it'}{should}{wanted}" if should else f"{field or 'it'}: {detail['msg']}"
-    return f"{text}, but is {detail['input']!r:.80}"
+    return f"{text}, but is {shown(detail['input'])}"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a sentence quotes it, cut off; one that holds itself many times over is not written out to be cut."""
+    return _REPR.repr(value)[:most]
 
 
 def counted(count: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,11 +28,17 @@ FORMATS = (
     "AVIF",
     "PPM",
     "TGA",
-    "ICO",
     "PCX",
     "SGI",
 )
-"""What is read. Pillow knows more, some of it by starting other programs (PostScript)."""
+"""What is read. Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO)."""
+
+MAX_SCANS = 100
+"""Passes over a JPEG's pixels; cameras and programs write about ten. Each takes time for all pixels, and few bytes."""
+
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_USUAL_TILE = 1024 * 1024
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # in coded pixels, others follow an FF
 
 ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -65,6 +72,7 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         raise ImageSizeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
         )
+    _check_decoding(image, name, max_pixels)
     try:
         image.load()
         if apply_exif_rotation:
@@ -74,6 +82,39 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         raise
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
+
+
+def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Refuse a small file that is large, or slow, to decode, whatever its size says."""
+    tags = getattr(image, "tag_v2", {})
+    tile = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT)]
+    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(max_pixels, _USUAL_TILE):
+        raise ImageSizeError(
+            f"{name} is stored in tiles of {tile[0]} x {tile[1]} pixels, more than the limit of {max_pixels:,}: save "
+            "it anew."
+        )
+    file = getattr(image, "fp", None)
+    if image.format in ("JPEG", "MPO") and file is not None:
+        place = file.tell()
+        file.seek(0)
+        scans = count_scans(file.read())
+        file.seek(place)
+        if scans > MAX_SCANS:
+            raise ImageError(f"{name} is a JPEG of more than {MAX_SCANS} scans, which no program writes: save it anew.")
+
+
+def count_scans(jpeg: bytes) -> int:
+    """Scans of a JPEG file up to its end, or one more than `MAX_SCANS`."""
+    place = scans = 0
+    while scans <= MAX_SCANS:
+        found = _MARKER.search(jpeg, place)
+        if found is None or found.group() == b"\xff\xd9":  # the end of the picture; more may follow it
+            break
+        scans += found.group() == b"\xff\xda"
+        place = found.end()
+        if found.group() not in (b"\xff\xd8", b"\xff\x01"):  # those have no length
+            place += max(2, int.from_bytes(jpeg[place : place + 2], "big"))
+    return scans
 
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -450,7 +450,10 @@ def test_configuration_from_the_authors_sizes(parity: dict) -> None:
     assert config.text_config.eos_token_id == 119
 
 
-@pytest.mark.parametrize("content", ["not json", "[]", "{}", '{"sam": {}, "refersam": {}, "text": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["not json", "[]", "{}", '{"sam": {}, "refersam": {}, "text": {}}', "[" * 100_000, '{"sam": ' + "9" * 5_000 + "}"],
+)
 def test_wrong_configuration_files(tmp_path: Path, content: str) -> None:
     """Not JSON, or sizes missing: one sentence that says so."""
     file = tmp_path / "config.json"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refersam.drawing import contact_sheet, draw_overlay
+from refersam.drawing import OVERLAY_COLOUR, contact_sheet, draw_overlay
 
 
 def test_overlay() -> None:
@@ -57,3 +57,10 @@ def test_sheet_keeps_proportions_and_wraps_captions() -> None:
     assert (red.any(axis=0).sum(), red.any(axis=1).sum()) == (96, 24)
     assert long.height > short.height
     assert contact_sheet([("word " * 500, wide)], side=100).height == 100 + 4 * 14 + 10
+
+
+@pytest.mark.timeout(10)
+def test_the_outline_of_a_very_long_picture() -> None:
+    """A line of pixels is all outline, drawn at once whatever its length."""
+    drawn = draw_overlay(Image.new("RGB", (3_000_000, 1)), np.ones((1, 3_000_000), dtype=bool))
+    assert drawn.getextrema() == tuple((value, value) for value in OVERLAY_COLOUR)

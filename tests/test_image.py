@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refersam.errors import ImageError
-from refersam.image import load_image, resize_to_array
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError
+from refersam.image import count_scans, load_image, resize_to_array
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's words on damaged metadata
 
@@ -279,6 +279,44 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(size: tuple[int, i
     with pytest.raises(ImageError, match=r"too large to be decoded safely|more than the limit of 100,000,000"):
         load_image(png_that_claims(*size))
     assert time.perf_counter() - start < 1
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """The last scan of a progressive file again and again: a few bytes each, and time for all pixels."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(file, format="JPEG", progressive=True)
+    jpeg = file.getvalue()
+    last, end = jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
+    assert 1 < count_scans(jpeg) < 20
+    behind = jpeg + jpeg[last:end] * 1000  # not part of the picture: a film or another file behind it
+    assert count_scans(behind) == count_scans(jpeg)
+    assert load_image(behind).size == (64, 64)
+    bomb = jpeg[:end] + jpeg[last:end] * 1000 + jpeg[end:]
+    (tmp_path / "bomb.jpg").write_bytes(bomb)
+    for source in (bomb, tmp_path / "bomb.jpg", Image.open(io.BytesIO(bomb))):
+        with pytest.raises(ImageError, match="is a JPEG of more than 100 scans, which no program writes: save it anew"):
+            load_image(source)
+
+
+def test_tiles_larger_than_their_picture_are_refused() -> None:
+    """A TIFF of 16 x 16 pixels that is stored in one tile of 4,000 x 4,000: a few kilobytes."""
+    side = 4_000
+    data = zlib.compress(bytes(side * side), 9)
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(data)}
+    table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags.items())
+    data += b"\0" * (len(data) % 2)
+    tiff = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + table + struct.pack("<I", 0)
+    assert load_image(tiff).size == (16, 16)
+    with pytest.raises(ImageSizeError, match="stored in tiles of 4000 x 4000 pixels, more than the limit of 9,000,000"):
+        load_image(tiff, max_pixels=9_000_000)
+
+
+def test_icons_are_not_read() -> None:
+    """Pillow would unpack one to tell its size."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, format="ICO")
+    with pytest.raises(ImageFormatError):
+        load_image(file.getvalue())
 
 
 def test_the_limit_is_inclusive() -> None:

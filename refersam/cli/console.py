@@ -50,10 +50,19 @@ def _probability(text: str) -> Any:
     return typer.Option(min=0, max=1, callback=check_probability, help=text)
 
 
+def _check_pixels(value: int) -> int:
+    from refersam.image import MAX_PIXELS
+
+    if value > MAX_PIXELS:
+        raise typer.BadParameter(f"{value:,} pixels are more than the {MAX_PIXELS:,} that are ever read.")
+    return value
+
+
 # What several commands ask alike, declared once.
 ModelOption = Annotated[
     str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
 ]
+PixelsOption = Annotated[int, typer.Option(min=1, help="Of a picture.", callback=_check_pixels)]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the weights.")]
 ThresholdOption = Annotated[float, _probability("A pixel belongs to the mask from this probability on.")]

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from refersam.cli.app import app
-from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, DeviceOption, Dtype, DtypeOption, load_predictor, say
+from refersam.cli.console import (
+    NOT_FOR_PHOTOGRAPHS,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    PixelsOption,
+    load_predictor,
+    say,
+)
 
 BOX_NAME = "model in the box (drawn scenes)"
 BOX_NOTE = (
@@ -32,7 +40,7 @@ def demo(
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 25_000_000,
+    max_pixels: PixelsOption = 25_000_000,
     max_phrases: Annotated[int, typer.Option(min=1, max=64, help="Answered at once.")] = 8,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:

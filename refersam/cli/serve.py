@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from refersam.cli.app import app
-from refersam.cli.console import NOT_FOR_PHOTOGRAPHS, DeviceOption, Dtype, DtypeOption, ModelOption, load_predictor, say
+from refersam.cli.console import (
+    NOT_FOR_PHOTOGRAPHS,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ModelOption,
+    PixelsOption,
+    load_predictor,
+    say,
+)
 from refersam.serving.settings import ServerSettings
 
 _USUAL = ServerSettings()
@@ -21,13 +30,15 @@ def serve(
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     max_bytes: Annotated[int, typer.Option(min=1000, help="Of a request.")] = _USUAL.max_bytes,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = _USUAL.max_pixels,
+    max_pixels: PixelsOption = _USUAL.max_pixels,
     max_phrases: Annotated[int, typer.Option(min=1, max=255, help="In a request.")] = _USUAL.max_phrases,
     max_requests: Annotated[
         int, typer.Option(min=1, help="At work or waiting; more are turned away with 429.")
     ] = _USUAL.max_requests,
-    upload_seconds: Annotated[float, typer.Option(min=0.1, help="For a request to arrive.")] = _USUAL.upload_seconds,
-    answer_seconds: Annotated[float, typer.Option(min=0.1, help="For its answer.")] = _USUAL.answer_seconds,
+    upload_seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="For a request to arrive.")
+    ] = _USUAL.upload_seconds,
+    answer_seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="For its answer.")] = _USUAL.answer_seconds,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Most phrases, of several requests, in one run of the model.")
     ] = _USUAL.batch_size,

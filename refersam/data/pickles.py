@@ -14,15 +14,18 @@ from typing import Any, NoReturn
 
 from refersam.errors import DataError
 
-MAX_BYTES = 2**30
+MAX_BYTES = 2**28
 """Of a file. RefCOCO's largest has about 50 MB."""
+MAX_CONTAINERS = 2**24
+"""Lists, dictionaries and tuples in it: one takes tens of bytes of memory, and one byte of the file."""
+_CONTAINERS = (b"]", b"}", b"(", b")", b"\x85", b"\x86", b"\x87")
 
 # Instructions of fixed length, and those that end with their line: marks, containers, None, booleans, numbers, and the
 # memory of what was made before. That is an array as long as its largest index, so an index has at most 24 bits.
 _PLAIN = re.compile(
     rb"(?:[(\]})eaustdl0N\x85-\x89\x94]"
     rb"|[Kqh].|\x80.|M..|[rj]...\x00|J....|\x95.{8}|G.{8}"
-    rb"|[pg]\d{1,8}\n|[IL]-?\d{1,20}L?\n|F[-+.\deEinfa]{1,40}\n"
+    rb"|[pg]\d{1,7}\n|[IL]-?\d{1,20}L?\n|F[-+.\deEinfa]{1,40}\n"
     rb"|S[^\n]*\n|V[^\n]*\n){1,1000}",
     re.DOTALL,
 )
@@ -40,8 +43,7 @@ def read_plain_pickle(path: Path) -> Any:
         DataError: no such file, too large, cut off, or anything else in it; nothing of it has been run.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
+        check_pickle_size(path.stat().st_size, str(path))
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
@@ -58,7 +60,12 @@ def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
     Raises:
         DataError: see there.
     """
+    check_pickle_size(len(data), name)
     _refuse_programs(data, name)
+    if sum(map(data.count, _CONTAINERS)) > MAX_CONTAINERS:  # at most so many: strings and numbers have these bytes, too
+        raise DataError(
+            f"{name} holds more than {MAX_CONTAINERS:,} lists and dictionaries: an index of phrases has fewer."
+        )
     for encoding in ("utf-8", "latin-1"):
         try:
             return _PlainUnpickler(io.BytesIO(data), encoding=encoding).load()
@@ -70,6 +77,16 @@ def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
             reason = str(error) or type(error).__name__
             raise DataError(f"{name} is not a pickle that can be read: {reason}.") from error
     raise DataError(f"{name} is not a pickle that can be read: its text is neither UTF-8 nor Latin-1.")
+
+
+def check_pickle_size(size: int, name: str) -> None:
+    """Refuse a pickle of too many bytes, before it is read.
+
+    Raises:
+        DataError: it has more than `MAX_BYTES`.
+    """
+    if size > MAX_BYTES:
+        raise DataError(f"{name} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -12,7 +12,7 @@ from typing import IO
 
 from refersam.data.coco import read_instances
 from refersam.data.datasets import BENCHMARKS, INSTANCES_FILE
-from refersam.data.pickles import plain_pickle_from_bytes
+from refersam.data.pickles import check_pickle_size, plain_pickle_from_bytes
 from refersam.data.refs import read_refs
 from refersam.errors import DataError
 from refersam.files import write_atomically
@@ -254,6 +254,7 @@ def _copy(item: Item, path: Path) -> None:
     def write(file: IO[bytes]) -> None:
         with item.open() as source:
             if path.suffix == ".p":
+                check_pickle_size(item.size, item.label)
                 content = source.read(item.size + 1)
                 plain_pickle_from_bytes(content, item.label)
                 file.write(content)

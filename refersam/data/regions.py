@@ -11,14 +11,16 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refersam.errors import DataError
+from refersam.errors import DataError, shown
 from refersam.image import load_image
 
 Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | Path
 """One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a mask PNG."""
 
 MAX_COORDINATE = 100_000
-"""Pixels. pycocotools allocates along a polygon's outline and ends the process when that is too long."""
+"""Pixels."""
+MAX_OUTLINE = 2_000_000
+"""Pixels along a polygon. pycocotools allocates along it, and ends the process when that is too long."""
 _MAX_COUNT_CHARACTERS = 12
 """Of one number in compressed run lengths: 60 bits."""
 
@@ -31,7 +33,8 @@ def clean_region(raw: object) -> tuple[Region, int]:
 
     Returns:
         Polygons as arrays of doubles, or compressed run lengths as bytes; and how many polygons were left out: with
-        fewer than 6 coordinates, an odd count, or coordinates that are not finite or beyond `MAX_COORDINATE`.
+        fewer than 6 coordinates, an odd count, coordinates that are not finite or beyond `MAX_COORDINATE`, or with an
+        outline longer than `MAX_OUTLINE`.
 
     Raises:
         DataError: neither of the two, run lengths that do not fill their size, or no polygon left.
@@ -46,7 +49,10 @@ def clean_region(raw: object) -> tuple[Region, int]:
     if not raw:
         raise DataError("there is no polygon")
     if not polygons:
-        raise DataError(f"none of its {len(raw)} polygons has an even number of coordinates, at least 6, all finite")
+        raise DataError(
+            f"none of its {len(raw)} polygons has an even number of coordinates, at least 6, all finite, and an "
+            f"outline of at most {MAX_OUTLINE:,} pixels"
+        )
     return polygons, len(raw) - len(polygons)
 
 
@@ -96,13 +102,21 @@ def _clean_polygon(raw: object) -> array[float] | None:
         raise DataError(f"a polygon must be a list of numbers [x0, y0, x1, y1, ...]: {error}") from error
     if len(polygon) < 6 or len(polygon) % 2:
         return None
-    return polygon if np.abs(np.frombuffer(polygon)).max() <= MAX_COORDINATE else None  # NaN is not <= anything
+    points = np.frombuffer(polygon).reshape(-1, 2)
+    reach = np.abs(points).max()
+    if not reach <= MAX_COORDINATE:  # NaN is not <= anything
+        return None
+    if 2 * reach * len(points) > MAX_OUTLINE:  # only then can it be that long
+        steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+        if steps.sum() > MAX_OUTLINE:
+            return None
+    return polygon
 
 
 def _clean_rle(raw: Mapping[str, Any]) -> Region:
     size, counts = raw.get("size"), raw.get("counts")
     if not isinstance(size, Sequence) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**16 for n in size):
-        raise DataError(f'a run-length encoding needs "size": [height, width], but has {size!r:.80}')
+        raise DataError(f'a run-length encoding needs "size": [height, width], but has {shown(size)}')
     height, width = size
     if isinstance(counts, list):
         if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
@@ -113,7 +127,8 @@ def _clean_rle(raw: Mapping[str, Any]) -> Region:
     if not isinstance(counts, bytes):
         raise DataError(f'"counts" of a run-length encoding must be a list or a string, but is {_kind(counts)}')
     lengths = _run_lengths(counts)
-    if lengths is None or lengths.size == 0 or lengths.min() < 0 or int(lengths.sum()) != height * width:
+    pixels = height * width  # none may be longer: sums of such lengths do not overflow
+    if lengths is None or lengths.size == 0 or lengths.min() < 0 or lengths.max() > pixels or lengths.sum() != pixels:
         raise DataError(f"the compressed run lengths do not make a mask of {height} x {width} pixels")
     return {"size": [height, width], "counts": counts}
 

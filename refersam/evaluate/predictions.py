@@ -13,7 +13,7 @@ import numpy as np
 
 from refersam.data.regions import clean_region, decode_region
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError, first_of
+from refersam.errors import DataError, first_of, shown
 from refersam.metrics.masks import encode_mask, resize_nearest
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 
@@ -115,7 +115,7 @@ def read_predictions(
             if prediction.sample_id in wanted:
                 found[prediction.sample_id] = prediction
             elif prediction.sample_id not in skipped:
-                raise DataError(f"the data set has no sample {prediction.sample_id!r:.80}")
+                raise DataError(f"the data set has no sample {shown(prediction.sample_id)}")
         except DataError as error:
             problems.append(f"line {number}: {error}")
         if len(problems) >= MAX_PROBLEMS:
@@ -161,7 +161,7 @@ def _read_line(raw: bytes, samples: Mapping[str, ReferringSample]) -> Prediction
         raise DataError("a JSON object is expected")
     unknown = sorted(row.keys() - set(KEYS))
     if unknown:
-        raise DataError(f"unknown key {unknown[0]!r:.40}: known are {', '.join(KEYS)}")
+        raise DataError(f"unknown key {shown(unknown[0], 40)}: known are {', '.join(KEYS)}")
     sample_id = row.get("sample_id")
     if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
         raise DataError('"sample_id" must be a string')
@@ -191,7 +191,7 @@ def _check_mask(raw: object, name: str, height: int, width: int) -> Rle:
     if not isinstance(raw, dict):
         raise DataError(f'"{name}" must be COCO run lengths {{"size": [height, width], "counts": ...}}')
     if raw.get("size") != [height, width]:
-        raise DataError(f'"{name}" must have the size [{height}, {width}], but has {raw.get("size")!r:.40}')
+        raise DataError(f'"{name}" must have the size [{height}, {width}], but has {shown(raw.get("size"), 40)}')
     try:
         region, _ = clean_region(raw)
     except DataError as error:
@@ -212,7 +212,7 @@ def _check_number(value: object, name: str, least: float = -math.inf, most: floa
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         what = "a number" if most == math.inf else f"a number from {least} to {most}"
-        raise DataError(f'"{name}" must be {what}, but is {value!r:.40}')
+        raise DataError(f'"{name}" must be {what}, but is {shown(value, 40)}')
     try:
         number = float(value)
     except OverflowError:

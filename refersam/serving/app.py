@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, Response, UploadFile
@@ -34,6 +34,8 @@ from refersam.serving.metrics import Metrics
 from refersam.serving.settings import ServerSettings
 from refersam.version import __version__
 
+_CLIENT_GONE = 499
+"""Status in the metrics of a request that nobody waits for."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "format")
@@ -160,7 +162,8 @@ def create_app(
         _check_phrases(phrases, limits)
         try:
             async with asyncio.timeout(limits.answer_seconds):
-                return await service.segment(await image.read(), phrases, (threshold, no_target_threshold), format)
+                work = service.segment(await image.read(), phrases, (threshold, no_target_threshold), format)
+                return await _unless_gone(request, work)
         except TimeoutError as error:
             raise HTTPException(503, f"No answer within {limits.answer_seconds:g} s.", {"Retry-After": "5"}) from error
 
@@ -207,7 +210,7 @@ class _Service:
 
     async def stop(self) -> None:
         await self.batcher.stop()
-        self.readers.shutdown(cancel_futures=True)
+        self.readers.shutdown(wait=False, cancel_futures=True)
 
     async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, float], kind: str) -> Response:
         query = await self._in_reader(lambda: self._read(content, phrases))
@@ -241,6 +244,22 @@ class _Service:
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """Do the work; leave it where the client goes away, whose query then leaves the queue."""
+
+    async def wait_until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.create_task(work), asyncio.create_task(wait_until_gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else Response(status_code=_CLIENT_GONE)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _check_fields(names: Iterable[str]) -> None:

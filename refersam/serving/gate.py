@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
+from python_multipart.multipart import parse_options_header
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refersam.serving.metrics import Metrics
@@ -16,6 +17,7 @@ from refersam.serving.settings import ServerSettings
 
 NOT_READY = "The server is loading its model or shutting down: ask again later."
 
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 _DRAIN_SECONDS = 5.0
 """A client that is turned away may go on sending for so long: else it would see a broken connection, not the reason."""
 
@@ -75,8 +77,12 @@ class Gate:
             return _error(503, NOT_READY, {"Retry-After": "5"})
         if self.open >= self.settings.max_requests:
             return _error(429, f"{self.open} requests are waiting: ask again later.", {"Retry-After": "1"})
-        if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            return _error(415, "Send multipart/form-data with a file 'image' and one or several fields 'phrases'.")
+        kind, options = parse_options_header(headers.get("content-type", ""))
+        # A charset is the client's choice of a decoder, some of which take minutes for a field.
+        if kind.lower() != b"multipart/form-data" or options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+            return _error(
+                415, "Send multipart/form-data with a file 'image' and one or several fields 'phrases', in UTF-8."
+            )
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.settings.max_bytes:
             return _error(413, _too_large(self.settings))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from refersam.errors import ReferSamError
 from refersam.serving.settings import ServerSettings
 
+HEAD_SECONDS = 10.0
+"""For the head of a request to arrive."""
 _SPARE_CONNECTIONS = 64
 """For health, metrics, and for telling those that are too many so."""
 
@@ -47,6 +51,7 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
     """
     config = uvicorn.Config(
         app,
+        http=_Connection,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -58,6 +63,31 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
     server.run(sockets=[listening])
     if app.state.failure is not None:
         raise app.state.failure
+
+
+class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Ends where no request comes: it counts against the limit, and uvicorn would wait for the first one for ever."""
+
+    _idle_since: object = None
+    _check: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._idle_since = self.cycle
+        self._check = self.loop.call_later(HEAD_SECONDS, self._end_if_idle)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._check is not None:
+            self._check.cancel()
+        super().connection_lost(error)
+
+    def _end_if_idle(self) -> None:
+        is_idle = self.cycle is None or self.cycle.response_complete  # a head that is not complete has no cycle yet
+        if is_idle and self._idle_since is self.cycle:
+            self.transport.close()
+            return
+        self._idle_since = self.cycle if is_idle else self  # self: it was at work
+        self._check = self.loop.call_later(HEAD_SECONDS, self._end_if_idle)
 
 
 class _Server(uvicorn.Server):

@@ -26,9 +26,10 @@ class RefuseLinks:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Read a JSON body whole, look for links, and hand it on."""
-        kind = dict(scope.get("headers", ())).get(b"content-type", b"")
-        if scope["type"] != "http" or scope["method"] != "POST" or not kind.startswith(b"application/json"):
+        """Read a body whole that may be JSON, look for links, and hand it on."""
+        kinds = [value.strip().lower() for name, value in scope.get("headers", ()) if name.lower() == b"content-type"]
+        is_upload = len(kinds) == 1 and kinds[0].startswith(b"multipart/form-data")  # anything else may be read as JSON
+        if scope["type"] != "http" or scope["method"] != "POST" or is_upload:
             await self.app(scope, receive, send)
             return
         body, more = b"", True

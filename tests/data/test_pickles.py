@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from refersam.data import pickles
 from refersam.data.pickles import plain_pickle_from_bytes, read_plain_pickle
-from refersam.errors import DataError
+from refersam.errors import DataError, shown
 
 PLAIN = [
     {
@@ -106,6 +107,7 @@ def test_every_instruction_that_names_or_calls_is_refused(data: bytes) -> None:
     [
         b"]r\xff\xff\xff\x7f.",  # an index of two thousand million: Python would take 34 GB for it
         b"]p2147483647\n.",
+        b"]p99999999\n.",
         b"I" + b"9" * 10_000 + b"\n.",
         b"\x8b\xff\xff\xff\x7f.",
         b"\x8d" + struct.pack("<Q", 2**60) + b"a.",
@@ -115,6 +117,29 @@ def test_what_would_take_all_memory_is_refused(data: bytes) -> None:
     """A few bytes that ask for gigabytes."""
     with pytest.raises(DataError, match=r"x is (refused|not a pickle)"):
         plain_pickle_from_bytes(data, "x")
+
+
+def test_more_than_an_index_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bytes before they are read, and by lists, each of which takes many times its byte."""
+    with pytest.raises(DataError, match="x holds more than 16,777,216 lists and dictionaries"):
+        plain_pickle_from_bytes(b"(" + b"]" * 2**24 + b"l.", "x")
+    assert plain_pickle_from_bytes(b"(" + b"]" * 1000 + b"l.", "x") == [[]] * 1000
+    monkeypatch.setattr(pickles, "MAX_BYTES", 2**20)
+    (tmp_path / "x.p").write_bytes(bytes(2**20 + 1))
+    for read in (lambda: read_plain_pickle(tmp_path / "x.p"), lambda: plain_pickle_from_bytes(bytes(2**20 + 1), "x")):
+        with pytest.raises(DataError, match="has more than 1 MB"):
+            read()
+
+
+@pytest.mark.timeout(20)
+def test_a_list_that_holds_itself_many_times_is_quoted_at_once() -> None:
+    """Forty doublings: written out it would have a million million numbers."""
+    value: list[object] = [0]
+    for _ in range(40):
+        value = [value, value]
+    assert len(shown(value)) <= 80
+    assert len(shown("a" * 200)) == 80
+    assert shown("a" * 50) == repr("a" * 50)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])

@@ -71,6 +71,7 @@ def test_several_regions_are_their_union() -> None:
         [1, 2, 3, 4, 5, float("nan")],
         [1, 2, 3, 4, 5, float("inf")],
         [1, 2, 3, 4, 5, MAX_COORDINATE + 1],
+        [MAX_COORDINATE, MAX_COORDINATE, -MAX_COORDINATE, -MAX_COORDINATE] * 10,  # an outline of four million pixels
     ],
 )
 def test_bad_polygons_are_dropped_and_counted(bad: list[float]) -> None:
@@ -80,6 +81,15 @@ def test_bad_polygons_are_dropped_and_counted(bad: list[float]) -> None:
     np.testing.assert_array_equal(decode_region(region, 30, 40), rectangle(2, 3, 12, 13))
     with pytest.raises(DataError, match="none of its 2 polygons has an even number of coordinates, at least 6"):
         clean_region([bad, bad])
+
+
+def test_a_long_outline_that_can_be_drawn_stays() -> None:
+    """A comb of a thousand teeth, as high as the picture; many points, or far ones, are no fault by themselves."""
+    comb = [value for x in range(1000) for value in (x, 0 if x % 2 else 900)]
+    region, dropped = clean_region([[*comb, 999, 900]])
+    assert dropped == 0
+    assert decode_region(region, 1000, 1000).any()
+    assert clean_region([[0, 0, MAX_COORDINATE, 0, 0, MAX_COORDINATE]])[1] == 0
 
 
 def test_run_lengths_as_list_string_and_bytes() -> None:
@@ -105,6 +115,10 @@ def test_run_lengths_as_list_string_and_bytes() -> None:
         ({"size": [10, 10], "counts": b"zzzz"}, "do not make a mask"),
         ({"size": [10, 10], "counts": "é"}, "do not make a mask"),
         ({"size": [10, 10], "counts": "oooooooooooooooooooo0"}, "do not make a mask"),
+        (  # its sum is 100, modulo 2 ** 64
+            {"size": [100, 100], "counts": "ooooooooooo?ooooooooooo?ooooooooooo?" + "0" * 29 + "aiYPPPPPPPP@"},
+            "do not make a mask of 100 x 100",
+        ),
         ({"size": [10, 10], "counts": 3}, '"counts".*a list or a string'),
         ({"size": [10, 10]}, '"counts"'),
         ({"size": [10], "counts": [10]}, r'"size": \[height, width\]'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import threading
@@ -171,6 +172,79 @@ def test_only_multipart(serve: Callable[..., TestClient], content_type: str) -> 
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert client.post("/v1/segment", content=b"--x\r\nrubbish", headers=broken).status_code == 422
     assert client.post("/v1/segment", content=b"", headers={"content-type": "multipart/form-data"}).status_code == 422
+
+
+@pytest.mark.timeout(30)
+def test_a_client_does_not_choose_the_decoder(serve: Callable[..., TestClient]) -> None:
+    """Python's punycode takes minutes for a megabyte, in the thread that answers everybody."""
+    client = serve()
+    body = b'--x\r\nContent-Disposition: form-data; name="phrases-"\r\n\r\ne28h' + b"a" * 900_000 + b"\r\n--x--\r\n"
+    for charset, status in (("punycode", 415), ('"UTF-7"', 415), ("utf-8", 422), ("UTF-8", 422)):
+        kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        assert client.post("/v1/segment", content=body, headers=kind).status_code == status
+
+
+def test_a_picture_that_takes_hours_is_refused(serve: Callable[..., TestClient]) -> None:
+    """A JPEG of endless scans."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, format="JPEG", progressive=True)
+    jpeg = file.getvalue()
+    last, end = jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
+    bomb = jpeg[:end] + jpeg[last:end] * 1000 + jpeg[end:]
+    reply = serve().post("/v1/segment", files={"image": bomb}, data={"phrases": "x"})
+    assert reply.status_code == 422
+    assert "more than 100 scans" in reply.json()["detail"]
+
+
+def test_who_goes_away_is_not_worked_for(predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six clients that leave while another's picture is at work: the model sees none of theirs."""
+    seen: list[int] = []
+    free = threading.Event()
+    real = app_module.run_queries
+
+    def run_queries(model: Any, queries: Any) -> Any:
+        seen.append(len(queries))
+        free.wait(10)
+        return real(model, queries)
+
+    parts = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + png()
+    body = parts + b'\r\n--x\r\nContent-Disposition: form-data; name="phrases"\r\n\r\nstar\r\n--x--\r\n'
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+
+    async def ask(app: Any, gone: asyncio.Event) -> int:
+        sent: list[Any] = []
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            if parts:
+                return parts.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/segment", "query_string": b""}
+        await app({**scope, "root_path": "", "scheme": "http", "headers": headers}, receive, send)
+        return int(sent[0]["status"])
+
+    async def visit() -> list[int]:
+        app = create_app(predictor, ServerSettings())
+        async with app.router.lifespan_context(app):
+            monkeypatch.setattr(app_module, "run_queries", run_queries)
+            stays, leave = asyncio.Event(), asyncio.Event()
+            first = asyncio.create_task(ask(app, stays))
+            while not seen:
+                await asyncio.sleep(0.01)
+            others = [asyncio.create_task(ask(app, leave)) for _ in range(6)]
+            await asyncio.sleep(0.5)  # their pictures are read, and wait
+            leave.set()
+            statuses = [await other for other in others]
+            free.set()
+            return [await first, *statuses]
+
+    assert asyncio.run(visit()) == [200] + [499] * 6
+    assert seen == [1]
 
 
 def test_a_body_without_a_length_is_bounded_too(serve: Callable[..., TestClient]) -> None:

@@ -7,17 +7,25 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install 'refersam[serve]'")
 
 import httpx2
+
+from refersam import ReferSamPredictor
+from refersam.serving import app as app_module
+from refersam.serving import run as run_module
+from refersam.serving.app import create_app
+from refersam.serving.settings import ServerSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "scene_1.png"
 
@@ -88,6 +96,38 @@ def test_from_start_to_sigterm(server: SimpleNamespace) -> None:
     assert set(statuses) <= {200, 503, None}
     assert server.process.wait(20) == 0
     assert "Traceback" not in server.process.stdout.read()
+
+
+def test_connections_without_a_request_end(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent ones, those with half a head, and those that stay after an answer; a request at work is not ended."""
+    monkeypatch.setattr(run_module, "HEAD_SECONDS", 0.3)
+    predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
+    listening = run_module.open_socket("127.0.0.1", 0)
+    address = listening.getsockname()
+    app, settings = create_app(predictor), ServerSettings()
+    real = app_module.run_queries
+
+    def slow(model: Any, queries: Any) -> Any:
+        time.sleep(1.5)
+        return real(model, queries)
+
+    server = threading.Thread(target=run_module.serve, args=(app, listening, settings), daemon=True)
+    server.start()
+    base = f"http://{address[0]}:{address[1]}"
+    wait_until_ready(base)
+    monkeypatch.setattr(app_module, "run_queries", slow)
+    silent, half, idle = (socket.create_connection(address) for _ in range(3))
+    half.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+    idle.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert ask(base) == 200
+    for waiting in (silent, half, idle):
+        waiting.settimeout(5)
+        received = b"".join(iter(lambda waiting=waiting: waiting.recv(4096), b""))  # until the server ends it
+        assert received.startswith(b"HTTP/1.1 200") if waiting is idle else received == b""
+        waiting.close()
+    app.state.give_up()
+    server.join(10)
+    assert not server.is_alive()
 
 
 def test_a_port_that_is_taken(run: Callable[..., SimpleNamespace]) -> None:

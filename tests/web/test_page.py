@@ -143,6 +143,14 @@ def test_links_in_place_of_files_are_refused() -> None:
     assert (status, b"".join(came)) == (200, b'{"path": "http://a"}')
 
 
+@pytest.mark.parametrize(
+    "kind", [b"application/x+json", b"Application/JSON", b" application/json", b"text/plain", b"", b"multipart/mixed"]
+)
+def test_links_under_another_content_type(kind: bytes) -> None:
+    """Whatever may be read as JSON after all."""
+    assert ask(b'{"path": "http://169.254.169.254/x"}', kind) == (400, [])
+
+
 def test_the_page_can_be_built(page: Page) -> None:
     """Where gradio is installed; the command's own test is in test_browser.py."""
     pytest.importorskip("gradio")
