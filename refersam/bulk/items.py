@@ -69,7 +69,7 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
         phrases: texts, asked about every picture; or one file: `.txt`, a phrase a line for every picture; `.csv` with
             columns image and phrase; `.jsonl` with image and phrase or phrases; `.json`, a COCO file, whose captions
             are the phrases, or else the names of its categories, for every picture.
-        leave_out: folder that is not searched: where the results go.
+        leave_out: where the results go: not searched inside of another folder, and its masks never.
 
     Raises:
         DataError: a file or folder that is not there, or no phrase.
@@ -115,15 +115,23 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
         raise DataError(f"No such folder: {images}.")
 
     def items() -> Iterator[Item]:
+        results = leave_out.resolve()
         if folder.is_dir():
-            for path in _pictures(folder, leave_out.absolute()):
+            for path in _pictures(folder, results):
                 yield Item(os.path.relpath(path, folder), path, phrases)
             return
+        start = _fixed_part(folder).resolve()
+        left_out = results / MASKS if start.is_relative_to(results) else results
         for path in [images] if folder.is_file() else sorted(glob.iglob(images, recursive=True)):  # noqa: PTH207
-            if Path(path).is_file() and leave_out.absolute() not in Path(path).absolute().parents:
+            if Path(path).is_file() and left_out not in Path(path).resolve().parents:
                 yield Item(path, path, phrases)
 
     return items
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that all matches of a pattern lie in."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _pictures(folder: Path, leave_out: Path) -> Iterator[str]:
@@ -131,7 +139,7 @@ def _pictures(folder: Path, leave_out: Path) -> Iterator[str]:
         here = Path(place)
         # Where the results lie beside the pictures, their masks are no pictures.
         left_out = (leave_out, leave_out / MASKS)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).absolute() not in left_out)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() not in left_out)
         for name in sorted(files):
             if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 yield str(here / name)

@@ -45,13 +45,16 @@ class ResultFolder:
         self._settings = {**settings, "masks": masks}
         self._final, self._part = out / RESULTS, out / (RESULTS + _PART)
         self._failed = out / (FAILURES + _PART)
+        self._was_finished = self._is_first_try = self._is_changed = False
         self._file: IO[bytes]
         self._failed_file: IO[bytes] | None = None
 
     def __enter__(self) -> ResultFolder:
         self._check_settings()
         self.out.mkdir(parents=True, exist_ok=True)
-        if self._final.exists() and not self._part.exists():
+        self._was_finished = self._final.exists() and not self._part.exists()
+        self._is_first_try = not (self.out / SETTINGS).exists()
+        if self._was_finished:
             self._final.replace(self._part)
         self._file = self._part.open("r+b" if self._part.exists() else "w+b")
         try:
@@ -59,19 +62,28 @@ class ResultFolder:
             self._resume()
             content = json.dumps(self._settings, indent=1).encode()
             write_atomically(self.out / SETTINGS, lambda file: file.write(content))
-            (self.out / FAILURES).unlink(missing_ok=True)
         except BaseException:
-            self._file.close()
+            self._leave()
             raise
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Close the files; where nothing was added, the folder is as it was."""
         self._file.close()
         if self._failed_file is not None:
             self._failed_file.close()
+        if self._was_finished and not self._is_changed and self._part.exists():
+            self._part.replace(self._final)
+        elif self._is_first_try and not self._is_changed and self._part.exists() and not self._part.stat().st_size:
+            self._part.unlink()
+            (self.out / SETTINGS).unlink(missing_ok=True)
 
     def add(self, line: Line) -> None:
         """Write the results of one picture, or its failure."""
+        self._is_changed = True
         if "error" in line:
             self.failures += 1
             if self._failed_file is None:
@@ -109,6 +121,9 @@ class ResultFolder:
         if self._failed_file is not None:
             self._failed_file.close()
             self._failed.replace(self.out / FAILURES)
+        else:
+            for old in (self._failed, self.out / FAILURES):
+                old.unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
         path = self.out / SETTINGS

@@ -107,6 +107,7 @@ def evaluate(
 
         data = open_dataset(data_root, dataset, split, split_by, text_field=text_field.value)
         chosen = _choose_protocol(protocol, data)
+        _check_judged(min_pixels, chosen)
     samples = data[:limit]
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes = join_processes(device)
@@ -170,11 +171,18 @@ def _check_options(context: typer.Context, has_predictions: bool, min_pixels: in
     idle = [name for name in MODEL_OPTIONS if has_predictions and sources[name] == "COMMANDLINE"]
     if idle:
         raise typer.BadParameter(f"--{idle[0].replace('_', '-')} is about a model, and --predictions is given.")
-    from refersam.metrics import PROTOCOLS, get_protocol
+    if protocol is not None:
+        from refersam.metrics import get_protocol
 
-    if protocol is not None and min_pixels and not get_protocol(protocol).judged:
+        _check_judged(min_pixels, get_protocol(protocol))
+
+
+def _check_judged(min_pixels: int, protocol: Protocol) -> None:
+    from refersam.metrics import PROTOCOLS
+
+    if min_pixels and not protocol.judged:
         able = " or ".join(name for name, each in PROTOCOLS.items() if each.judged)
-        raise typer.BadParameter(f"--min-pixels has a meaning for the protocol {able}, not for {protocol}.")
+        raise typer.BadParameter(f"--min-pixels has a meaning for the protocol {able}, not for {protocol.name}.")
 
 
 def _choose_protocol(name: str | None, data: ReferringDataset) -> Protocol:

@@ -103,8 +103,8 @@ class VideoReader:
             if number >= self.max_frames:
                 raise VideoError(_too_many(self.path, self.max_frames))
             yield BrokenFrame(number, found) if isinstance(found, str) else self._frame(number, found)
-        if number + 1 < self._stream.frames:
-            yield BrokenFrame(number + 1, f"the file ends here, but says that it has {self._stream.frames} frames")
+        if number + 1 < self._stored_frames:
+            yield BrokenFrame(number + 1, f"the file ends here, but says that it has {self._stored_frames} frames")
 
     def _decoded(self) -> Iterator[Any]:
         """Frames of PyAV, and sentences where there should be one."""
@@ -153,7 +153,12 @@ class VideoReader:
         seconds = float(stream.duration * stream.time_base) if stream.duration else None
         if seconds is None and self._container.duration:
             seconds = self._container.duration / self._av.time_base
-        self.expected_frames = stream.frames or (None if seconds is None else round(seconds * self.rate))
+        self._stored_frames = stream.frames
+        if stream.frames and "mp4" in self._container.format.name.split(","):
+            # Cut without being encoded anew, it has frames that are not shown; its index, of all frames, knows which.
+            shown = sum(not entry.is_discard for entry in getattr(stream, "index_entries", ()))
+            self._stored_frames = min(stream.frames, shown or stream.frames)
+        self.expected_frames = self._stored_frames or (None if seconds is None else round(seconds * self.rate))
         if self.expected_frames is not None and self.expected_frames > self.max_frames:
             raise VideoError(_too_many(self.path, self.max_frames))
         self._start = float(stream.start_time * stream.time_base) if stream.start_time else 0.0

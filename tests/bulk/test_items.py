@@ -51,6 +51,19 @@ def test_a_pattern_gives_what_it_matches(tmp_path: Path) -> None:
     assert names(items) == [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "x/c.jpg")]
 
 
+def test_where_the_results_go_into_the_pictures_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern and a file find the pictures, and never the masks; however the folder is written, by a link as well."""
+    make(tmp_path, "a.png", "x/b.png", "masks/a.png/0_x.png", "out/masks/c.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert names(list(open_items("*.png", ["x"], Path())())) == ["a.png"]
+    assert names(list(open_items("a.png", ["x"], Path())())) == ["a.png"]
+    assert names(list(open_items("**/*.png", ["x"], Path("x/.."))()))[:2] == ["a.png", "link/a.png"]
+    assert not any("masks/a.png" in name for name in names(list(open_items("**/*.png", ["x"], Path())())))
+    for out in ("out", "x/../out", "link/out"):
+        assert names(list(open_items(".", ["x"], Path(out))())) == ["a.png", "masks/a.png/0_x.png", "x/b.png"]
+
+
 def test_a_text_file_has_a_phrase_a_line(tmp_path: Path) -> None:
     """Empty lines are passed over, and a byte order mark."""
     make(tmp_path, "a.jpg")

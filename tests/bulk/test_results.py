@@ -84,6 +84,34 @@ def test_failed_pictures_are_tried_again(tmp_path: Path) -> None:
     assert not (tmp_path / "failures.jsonl").exists()
 
 
+def test_where_nothing_is_added_the_folder_stays_as_it_was(tmp_path: Path) -> None:
+    """A mistyped second call does not unmake what is finished; a first one leaves nothing."""
+    for _ in range(2):
+        with pytest.raises(DataError), ResultFolder(tmp_path / "new", {}, masks=False):
+            raise DataError("no picture")
+        assert not list((tmp_path / "new").iterdir())
+    out = tmp_path / "done"
+    with ResultFolder(out, {}, masks=False) as folder:
+        folder.add(line("a.jpg", "x"))
+        folder.add({"image": "b.jpg", "phrases": ["x"], "error": "broken"})
+        folder.finish()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "failures.jsonl" in before
+    with pytest.raises(DataError), ResultFolder(out, {}, masks=False):
+        raise DataError("no picture")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    with ResultFolder(out, {}, masks=False) as folder:  # stopped on the way
+        folder.add({"image": "b.jpg", "phrases": ["x"], "error": "broken"})
+    assert {path.name for path in out.iterdir() if path.suffix == ".part"} == {
+        "results.jsonl.part",
+        "failures.jsonl.part",
+    }
+    with ResultFolder(out, {}, masks=False) as folder:
+        folder.add(line("b.jpg", "x"))
+        folder.finish()
+    assert {path.name for path in out.iterdir()} == {"results.jsonl", "settings.json"}
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     """Other settings, foreign files, and a second process."""
     with ResultFolder(tmp_path, {"threshold": 0.5}, masks=False) as folder:

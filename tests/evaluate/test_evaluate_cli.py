@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 Run = Callable[..., SimpleNamespace]
 
@@ -92,6 +93,17 @@ def test_usage(run: Run, arguments: list[object], options: list[str], told: str)
     assert result.code == 2, result
     assert told in " ".join(result.err.replace("│", " ").split())
     assert not Path("evaluation").exists()
+
+
+def test_least_pixels_need_a_protocol_that_judges(run: Run, tmp_path: Path) -> None:
+    """Also where the data set chooses it: own data with a target for every phrase goes by the original one."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    sample = {"image": "a.png", "phrase": "x", "polygons": [[2, 3, 12, 3, 12, 13]]}
+    (tmp_path / "val.jsonl").write_text(json.dumps(sample))
+    own = ["evaluate", "--data-root", tmp_path, "--dataset", "jsonl", "--split", "val", "--workers", 0]
+    result = run(*own, "--min-pixels", 50)
+    assert result.code == 2, result
+    assert "not for original" in " ".join(result.err.replace("│", " ").split())
 
 
 def test_broken_predictions_leave_nothing(run: Run, arguments: list[object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -82,6 +83,28 @@ def test_frames_in_order(clip: Path) -> None:
     means = [np.asarray(frame.picture).mean() for frame in frames]
     assert {frame.picture.size for frame in frames} == {(64, 48)}
     assert np.allclose(np.diff(means), 20, atol=4)
+
+
+@pytest.mark.parametrize(("codec", "gop"), [("mpeg4", 1), ("mpeg4", 4), ("libx264", 8)])
+def test_a_trimmed_video_is_not_broken(codec: str, gop: int, tmp_path: Path) -> None:
+    """Cut without being encoded anew: frames before the cut are in the file, and are not shown."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV was built without {codec}")
+    path = tmp_path / "trimmed.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", gop
+        pictures = [np.full((48, 64, 3), 20 * number, dtype=np.uint8) for number in range(FRAMES)]
+        packets = [stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")) for picture in pictures]
+        for packet in itertools.chain(*packets, stream.encode(None)):
+            shift = int(Fraction(3, 10) / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            container.mux(packet)
+    with VideoReader(path) as reader:
+        frames = list(reader)
+        assert reader._stream.frames == FRAMES
+        assert reader.expected_frames == len(frames) == FRAMES - 3
+    assert not any(isinstance(frame, BrokenFrame) for frame in frames)
 
 
 def test_one_frame_at_a_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
