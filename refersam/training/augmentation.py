@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from refersam.data.sample import ReferringImage
-from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
+from refersam.training.directions import (
+    mentions_another,
+    mentions_colour,
+    mentions_horizontal,
+    mentions_vertical,
+    mirror_phrase,
+)
 from refersam.training.settings import AugmentSettings
 from refersam.training.wording import frame, misspell
 
@@ -52,11 +58,15 @@ def reword(phrase: str, settings: AugmentSettings, numbers: np.ndarray) -> str:
 def crop(picture: ReferringImage, smallest: float, places: np.ndarray) -> ReferringImage:
     """Cut off the borders, as far as no target loses a pixel and no phrase speaks of a side that would move.
 
+    Where a phrase may speak of something beside its target, which nothing shows the place of, the picture stays whole.
+
     Args:
         picture: with its phrases.
         smallest: least share of each side to keep.
         places: four numbers in [0, 1): sizes of both sides, then where the window lies; height before width.
     """
+    if any(map(mentions_another, picture.phrases)):
+        return picture
     masks = picture.masks
     rows = _window(
         np.asarray(masks.any(axis=(0, 2))), any(map(mentions_vertical, picture.phrases)), smallest, places[0], places[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -101,16 +102,24 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
         pictures = self.settings.batch_pictures
         start = (number * self.world_size + self.rank) * pictures
         data, (stage, before) = self.settings.data, self._stages(number)
-        num_review = round(stage.review * pictures)
-        loaded = [self.source.load(start + i, before if i < num_review else stage) for i in range(pictures)]
+        loaded = [
+            self.source.load(picture, before if _is_review(picture, stage.review) else stage)
+            for picture in range(start, start + pictures)
+        ]
         side = stage.image_size or data.image_size
         return collate(loaded, self.processor, data.phrases_per_picture, side, (self.settings.seed, start))
 
     def _stages(self, number: int) -> tuple[StageSettings, StageSettings]:
         """The stage that a batch is in, and the one before it; the first has none but itself."""
-        share, stages = number / self.count, self.settings.data.stages
+        each, stages = self.settings.accumulate, self.settings.data.stages
+        share = number // each * each / self.count  # all passes of a step are in one stage
         current = next((i for i, stage in enumerate(stages) if share < stage.until), len(stages) - 1)
         return stages[current], stages[max(0, current - 1)]
+
+
+def _is_review(picture: int, share: float) -> bool:
+    """Whether a picture of the run, by its number, is one of the share; they are evenly spread."""
+    return math.floor((picture + 1) * share) > math.floor(picture * share)
 
 
 def collate(

@@ -37,6 +37,12 @@ _VERTICAL = re.compile(
     rf"|over|up|down|foreground|background|front|back|north|south|{_ORDER})\b",
     re.IGNORECASE,
 )
+_ANOTHER = re.compile(
+    r"\b(of|from|than|with|by|beside|besides|near|nearby|next|alongside|against|behind|before|opposite|across|around"
+    r"|among|amongst|between|above|below|under|underneath|beneath|over|touching|facing|following|holding|carrying"
+    r"|closest|nearest|farthest|furthest|closer|nearer|farther|further)\b",
+    re.IGNORECASE,
+)
 _COLOURS = re.compile(
     r"\b(red|orange|yellow|green|blue|cyan|purple|violet|pink|brown|white|black|gr[ae]y|silver|gold(en)?|beige|tan|maroon"
     r"|navy|teal|turquoise|blond|blonde|brunette|colou?r(s|ed|ful)?|dark(er|est)?|light(er|est)?|bright(er|est)?|pale(r)?"
@@ -73,6 +79,11 @@ def mentions_horizontal(phrase: str) -> bool:
 def mentions_vertical(phrase: str) -> bool:
     """Whether it speaks of top, bottom, front, the middle or an order: the picture must keep both of these sides."""
     return _VERTICAL.search(phrase) is not None
+
+
+def mentions_another(phrase: str) -> bool:
+    """Whether it may speak of something beside its target, which the picture must keep."""
+    return _ANOTHER.search(phrase) is not None
 
 
 def mentions_colour(phrase: str) -> bool:

@@ -53,6 +53,8 @@ class LooksHeads(nn.Module):
     def forward(self, pyramid: Tensor, cells: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """Cross-entropies by `LOOKS`, each the sum over levels; `shape right` and so on, shares at the last in [0, 1].
 
+        Both are means over the cells with an object of a picture, then over pictures, however they are dealt out.
+
         Args:
             pyramid: (I, L, D) of I pictures.
             cells: `cell_labels` of the pictures by stride, each (I, 3, H/stride, W/stride).
@@ -65,10 +67,10 @@ class LooksHeads(nn.Module):
             found = logits.split(self.counts, dim=-1)
             start += by_look[0].shape[1]
             is_object = by_look[0] >= 0
-            count = is_object.sum().clamp(min=1)  # objects may all be too small for a cell: then there is no loss
+            count = is_object.sum(dim=1).clamp(min=1)  # objects may all be too small for a cell: then there is no loss
             for name, scores, wanted in zip(LOOKS, found, by_look, strict=True):
-                error = F.cross_entropy(scores.transpose(1, 2), wanted, ignore_index=-1, reduction="sum")
-                terms[name] = terms[name] + error / count
+                error = F.cross_entropy(scores.transpose(1, 2), wanted, ignore_index=-1, reduction="none")
+                terms[name] = terms[name] + (error.sum(dim=1) / count).mean()
         for name, scores, wanted in zip(LOOKS, found, by_look, strict=True):  # of the last stride
-            terms[f"{name} right"] = ((scores.argmax(-1) == wanted) & is_object).sum() / count
+            terms[f"{name} right"] = (((scores.argmax(-1) == wanted) & is_object).sum(dim=1) / count).mean()
         return terms

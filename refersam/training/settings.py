@@ -229,7 +229,7 @@ class TrainSettings(_Section):
     epochs: float | None = Field(None, gt=0, description="Passes over the data set, in place of steps.")
     batch_pictures: int = Field(4, ge=1, description="Pictures per forward pass and process.")
     accumulate: int = Field(1, ge=1, description="Forward passes per step.")
-    seed: int = Field(0, ge=0, description="Of weights, points and pictures.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of weights, points and pictures.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision.")
     sharding: Literal["none", "full"] = Field(
         "none", description="Whether processes share out one model (FSDP), or hold a whole one each."
@@ -262,6 +262,8 @@ class TrainSettings(_Section):
         if self.sharding == "full" and self.pretraining is not None:
             raise ValueError("sharding: full is for models that start from published weights: leave out pretraining")
         if self.loss.grounding_weight or self.loss.looks_weight:
+            if self.precision == "fp16":
+                raise ValueError("loss.grounding_weight and looks_weight work with precision bf16 or no, not with fp16")
             if not self.data.is_drawn:
                 raise ValueError(
                     "loss.grounding_weight and looks_weight need drawn scenes: leave them out for a data set"

@@ -87,7 +87,10 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         for index, values in state["state"].items()
         if index < len(parameters)
     }
+    options = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict({**state, "state": moments})
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)  # weight decay and the like are the recipe's, which may have changed
 
 
 def hollow(model: nn.Module) -> nn.Module:

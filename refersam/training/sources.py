@@ -12,6 +12,7 @@ import numpy as np
 from refersam.data.datasets import open_dataset
 from refersam.data.sample import DrawnObjects, ReferringImage, ReferringSample
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
+from refersam.errors import DataError
 from refersam.training.augmentation import augment
 from refersam.training.auxiliary import needs_objects
 from refersam.training.looks import looks_of
@@ -64,7 +65,10 @@ class SceneSource:
         data = self.settings.data
         side = data.picture_sizes[number % len(data.picture_sizes)]
         scenes = stage.scenes(side, data.phrases_per_picture)
-        scene = generate_scene(scenes, "train", self.settings.seed, number)
+        try:
+            scene = generate_scene(scenes, "train", self.settings.seed, number)
+        except RuntimeError as error:
+            raise DataError(f"Scene {number} cannot be drawn. {error}") from error
         picture = scene_to_referring_image(scene, f"scene_{number}")
         if needs_objects(self.settings.loss):
             picture = replace(picture, objects=drawn_objects(scene))

@@ -244,8 +244,9 @@ class Trainer:
             raise
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
-                f"The checkpoint in {self.checkpoints} is of another model than the recipe's: resume with the recipe "
-                f"that the run began with ({self.out / 'settings.yaml'})."
+                f"The checkpoint in {self.checkpoints} is of another model than the recipe's, or of other groups of "
+                "parameters (optimizer.matrix_rate and factors, auxiliary losses): resume with the recipe that the run "
+                f"began with ({self.out / 'settings.yaml'})."
             ) from error
         if len(randoms) == self.accelerator.num_processes:
             checkpoint.restore_random_state(randoms[self.accelerator.process_index])

@@ -123,8 +123,17 @@ def test_a_crop_keeps_the_sides_that_are_spoken_of() -> None:
     places = np.array([0.0, 0.0, 0.5, 0.5])
     assert crop(picture("a cup"), 0.5, places).image.shape[:2] == (40, 60)
     assert crop(picture("a cup", "the left cup"), 0.5, places).image.shape[:2] == (40, 120)
-    assert crop(picture("the cup above"), 0.5, places).image.shape[:2] == (80, 60)
+    assert crop(picture("the top cup"), 0.5, places).image.shape[:2] == (80, 60)
     assert crop(picture("the second cup"), 0.5, places).image.shape[:2] == (80, 120)
+
+
+@pytest.mark.parametrize(
+    "phrase", ["the cup beside the kettle", "a cup left of a kettle", "cup with a lid", "cup smaller than the pot"]
+)
+def test_a_crop_leaves_whole_what_a_phrase_compares_with(phrase: str) -> None:
+    """Nothing shows where the other thing is."""
+    before = picture("a cup", phrase)
+    assert crop(before, 0.1, np.array([0.0, 0.0, 0.5, 0.5])) is before
 
 
 def test_recolour_by_hand() -> None:

@@ -16,7 +16,7 @@ from refersam.data.sceneref import generate_scene
 from refersam.training.auxiliary import AuxiliaryHeads, GroundingHeads, seen_by
 from refersam.training.building import build_model, build_processor
 from refersam.training.data import BatchStream, mention_mask
-from refersam.training.looks import looks_of
+from refersam.training.looks import LooksHeads, looks_of
 from refersam.training.settings import LossSettings, SettingsError, TrainSettings
 from refersam.training.sources import open_source
 from refersam.training.trainer import Trainer
@@ -82,6 +82,22 @@ def test_the_loss_by_hand() -> None:
     at_16 = (entropy(0.5, 0.5) + entropy(-1, 0)) / 2
     at_16 += (dice([sigmoid(0.5)], [0.5]) + dice([sigmoid(-1)], [0])) / 2
     assert heads([pyramid], mask).item() == pytest.approx((at_8 + at_16) / 2, rel=1e-5)
+
+
+def test_looks_do_not_depend_on_how_pictures_are_dealt_out() -> None:
+    """Pictures with many objects and with none: the mean of two batches is that of both together."""
+    torch.manual_seed(0)
+    heads, pyramid = LooksHeads(8), torch.rand(2, 64 + 16 + 4, 8)
+    labels = {8: torch.randint(-1, 3, (2, 3, 8, 8)), 16: torch.randint(-1, 3, (2, 3, 4, 4))}
+    for of in labels.values():
+        of[:, 1:] = torch.where(of[:, :1] < 0, -1, of[:, 1:].clamp(min=0))
+        of[1, :, :, 1:] = -1
+    together = heads(pyramid, labels)
+    apart = [heads(pyramid[i : i + 1], {stride: of[i : i + 1] for stride, of in labels.items()}) for i in range(2)]
+    for name, value in together.items():
+        assert value.item() == pytest.approx((apart[0][name].item() + apart[1][name].item()) / 2, rel=1e-5), name
+    empty = heads(pyramid, {stride: torch.full_like(of, -1) for stride, of in labels.items()})
+    assert {value.item() for value in empty.values()} == {0.0}
 
 
 def test_what_a_model_sees(tiny_model_folder: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from refersam.data.sample import ReferringImage
+from refersam.errors import DataError
 from refersam.processor import ReferSamProcessor
 from refersam.training.building import build_processor
 from refersam.training.data import Batch, BatchStream, training_batches
@@ -77,24 +79,38 @@ def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., Train
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_stages_and_their_review(miniature: Callable[..., TrainSettings]) -> None:
-    """Of four pictures, one is as in the stage before; the first stage has nothing to review."""
+@pytest.mark.parametrize(("pictures", "accumulate", "world"), [(4, 1, 1), (2, 1, 2), (1, 4, 1), (2, 2, 1), (1, 2, 2)])
+def test_stages_and_their_review(
+    pictures: int, accumulate: int, world: int, miniature: Callable[..., TrainSettings]
+) -> None:
+    """Of four pictures, one is as in the stage before, however a step is dealt out; the first has nothing to review."""
     stages = [
-        {"until": 0.5, "max_objects": 2, "review": 0.25},
+        {"until": 0.4, "max_objects": 2, "review": 0.25},
         {"max_objects": 9, "min_objects": 9, "review": 0.25},
     ]
-    settings = miniature(steps=4, batch_pictures=4, data={"stages": stages, "picture_sizes": [128]})
-    source, asked = open_source(settings), []
+    data = {"stages": stages, "picture_sizes": [128]}
+    settings = miniature(steps=4, batch_pictures=pictures, accumulate=accumulate, data=data)
+    source, asked = open_source(settings), {}
 
     class Spy:
         length = None
 
         def load(self, number: int, stage: StageSettings) -> ReferringImage:
-            asked.append((number, stage.max_objects))
+            asked[number] = stage.max_objects
             return source.load(number, stage)
 
-    batches = BatchStream(settings, Spy(), processor_of(settings), settings.steps)
-    for number in range(4):
-        batches.batch(number)
-    sizes = [[most for number, most in asked if number // 4 == batch] for batch in range(4)]
-    assert sizes == [[2, 2, 2, 2], [2, 2, 2, 2], [2, 9, 9, 9], [2, 9, 9, 9]]
+    count = settings.steps * accumulate
+    for rank in range(world):
+        batches = BatchStream(settings, Spy(), processor_of(settings), count, rank=rank, world_size=world)
+        for number in range(count):
+            batches.batch(number)
+    sizes = [[asked[4 * step + picture] for picture in range(4)] for step in range(4)]
+    assert sizes == [[2, 2, 2, 2], [2, 2, 2, 2], [9, 9, 9, 2], [9, 9, 9, 2]]
+
+
+def test_a_scene_that_has_no_room(miniature: Callable[..., TrainSettings]) -> None:
+    """A sentence, not the traceback of a worker."""
+    settings = miniature(data={"picture_sizes": [32], "stages": [{"min_objects": 10, "max_objects": 10}]})
+    source = open_source(settings)
+    with pytest.raises(DataError, match=r"Scene \d+ cannot be drawn. No room for 10 objects in 32 x 32 pixels"):
+        [source.load(number, settings.data.stages[0]) for number in range(200)]

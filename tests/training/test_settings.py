@@ -145,6 +145,11 @@ def test_changed_settings_by_hand() -> None:
             "{loss: {looks_weight: 1}, sharding: full}",
             "loss.grounding_weight and looks_weight go without sharding: full",
         ),
+        (
+            "{loss: {looks_weight: 1}, precision: fp16}",
+            "loss.grounding_weight and looks_weight work with precision bf16",
+        ),
+        ("seed: 5000000000", "seed should be less than 2147483648"),
         ("{final_model: best, keep_best: 0}", "final_model: best needs keep_best"),
         ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
     ],

@@ -256,8 +256,11 @@ def test_a_spatial_prior_taken_over(
 def test_changed_settings_are_named(tmp_path: Path, miniature: Miniature, caplog: pytest.LogCaptureFixture) -> None:
     """On resume; the run goes on with the new ones, and settings.yaml holds them."""
     run_until(tmp_path, miniature(), 3)
-    Trainer(miniature(optimizer={"learning_rate": 0.5}, seed=7), tmp_path, resume=True)
-    assert "goes on with changed settings: optimizer.learning_rate: 0.001 -> 0.5; seed: 0 -> 7." in caplog.text
+    changed = miniature(optimizer={"learning_rate": 0.5, "weight_decay": 0.125}, seed=7)
+    resumed = Trainer(changed, tmp_path, resume=True)
+    told = "optimizer.learning_rate: 0.001 -> 0.5; optimizer.weight_decay: 0.01 -> 0.125; seed: 0 -> 7."
+    assert f"goes on with changed settings: {told}" in caplog.text
+    assert {group["weight_decay"] for each in resumed.engine.optimizers for group in each.param_groups} == {0.0, 0.125}
     assert yaml.safe_load((tmp_path / "settings.yaml").read_text())["seed"] == 7
 
 
