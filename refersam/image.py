@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError
 
@@ -36,8 +37,11 @@ FORMATS = (
 MAX_SCANS = 100
 """Passes over a JPEG's pixels; cameras and programs write about ten. Each takes time for all pixels, and few bytes."""
 
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_TILE_SIDES = (322, 323)
+_TIFF_NUMBERS = (3, 4, 16)  # SHORT, LONG, LONG8
 _USUAL_TILE = 1024 * 1024
+_MOST_TAGS = 10_000
+_MOST_MARKERS = 10_000
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # in coded pixels, others follow an FF
 
 ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -72,13 +76,13 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         raise ImageSizeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
         )
-    _check_decoding(image, name, max_pixels)
     try:
+        _check_decoding(image, name, max_pixels)
         image.load()
         if apply_exif_rotation:
             image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
-    except MemoryError:
+    except (MemoryError, ImageError):
         raise
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
@@ -86,35 +90,63 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
 
 def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
     """Refuse a small file that is large, or slow, to decode, whatever its size says."""
-    tags = getattr(image, "tag_v2", {})
-    tile = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT)]
-    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(max_pixels, _USUAL_TILE):
+    file = image.fp if isinstance(image, ImageFile.ImageFile) else None
+    if file is None:
+        return
+    place = file.tell()
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiles(image.tag_v2, file, name, max_pixels)
+        elif image.format in ("JPEG", "MPO"):
+            file.seek(0)
+            if count_scans(file.read()) > MAX_SCANS:
+                raise ImageError(
+                    f"{name} is a JPEG of more than {MAX_SCANS} scans, which no program writes: save it anew."
+                )
+    finally:
+        file.seek(place)
+
+
+def _check_tiles(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes], name: str, max_pixels: int) -> None:
+    """A tile is decoded whole, however little of it the picture shows."""
+    sides = [tags[tag] for tag in _TILE_SIDES if tag in tags]
+    kinds = [kind for tag, kind in _tiff_entries(tags, file) if tag in _TILE_SIDES]
+    # libtiff takes the first of two entries, and kinds of numbers that Pillow passes over
+    if len(kinds) != len(sides) or not all(kind in _TIFF_NUMBERS for kind in kinds):
+        raise ImageError(f"{name} says the size of its tiles in a way that no program writes: save it anew.")
+    if len(sides) == len(_TILE_SIDES) and sides[0] * sides[1] > max(max_pixels, _USUAL_TILE):
         raise ImageSizeError(
-            f"{name} is stored in tiles of {tile[0]} x {tile[1]} pixels, more than the limit of {max_pixels:,}: save "
+            f"{name} is stored in tiles of {sides[0]} x {sides[1]} pixels, more than the limit of {max_pixels:,}: save "
             "it anew."
         )
-    file = getattr(image, "fp", None)
-    if image.format in ("JPEG", "MPO") and file is not None:
-        place = file.tell()
-        file.seek(0)
-        scans = count_scans(file.read())
-        file.seek(place)
-        if scans > MAX_SCANS:
-            raise ImageError(f"{name} is a JPEG of more than {MAX_SCANS} scans, which no program writes: save it anew.")
+
+
+def _tiff_entries(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes]) -> list[tuple[int, int]]:
+    """Tag and kind of number of each entry of a directory, as they are in the file."""
+    order = "<" if tags.prefix == b"II" else ">"
+    file.seek(2)
+    is_big = file.read(2) in (b"+\0", b"\0+")  # 43; 42 else
+    count, entry = ("Q", 20) if is_big else ("H", 12)
+    file.seek(tags.offset or 0)
+    number = struct.unpack(order + count, file.read(struct.calcsize(order + count)))[0]
+    entries = file.read(entry * min(number, _MOST_TAGS))
+    return [struct.unpack_from(order + "HH", entries, at) for at in range(0, len(entries) - 3, entry)]
 
 
 def count_scans(jpeg: bytes) -> int:
-    """Scans of a JPEG file up to its end, or one more than `MAX_SCANS`."""
+    """Scans of a JPEG file up to its end; more than `MAX_SCANS` where there are so many, or markers without end."""
     place = scans = 0
-    while scans <= MAX_SCANS:
+    for _ in range(_MOST_MARKERS):
         found = _MARKER.search(jpeg, place)
         if found is None or found.group() == b"\xff\xd9":  # the end of the picture; more may follow it
-            break
+            return scans
         scans += found.group() == b"\xff\xda"
+        if scans > MAX_SCANS:
+            return scans
         place = found.end()
-        if found.group() not in (b"\xff\xd8", b"\xff\x01"):  # those have no length
+        if found.group()[1] >= 0xC0 and found.group() != b"\xff\xd8":  # the others have no length
             place += max(2, int.from_bytes(jpeg[place : place + 2], "big"))
-    return scans
+    return MAX_SCANS + 1
 
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -292,23 +292,62 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path)
     assert count_scans(behind) == count_scans(jpeg)
     assert load_image(behind).size == (64, 64)
     bomb = jpeg[:end] + jpeg[last:end] * 1000 + jpeg[end:]
+    hidden = jpeg[:end] + b"\xff\x02\xff\xff" + jpeg[last:end] * 1000 + jpeg[end:]  # a marker that has no length
+    endless = jpeg[:end] + b"\xff\x01" * 20_000 + jpeg[end:]
     (tmp_path / "bomb.jpg").write_bytes(bomb)
-    for source in (bomb, tmp_path / "bomb.jpg", Image.open(io.BytesIO(bomb))):
+    for source in (bomb, hidden, endless, tmp_path / "bomb.jpg", Image.open(io.BytesIO(bomb))):
         with pytest.raises(ImageError, match="is a JPEG of more than 100 scans, which no program writes: save it anew"):
             load_image(source)
+    with (tmp_path / "bomb.jpg").open("rb") as file:
+        closed = Image.open(file)
+    with pytest.raises(ImageError, match="is broken or cut off"):
+        load_image(closed)
 
 
-def test_tiles_larger_than_their_picture_are_refused() -> None:
-    """A TIFF of 16 x 16 pixels that is stored in one tile of 4,000 x 4,000: a few kilobytes."""
-    side = 4_000
+def tiled(*entries: tuple[int, int, int], side: int, order: str = "<") -> bytes:
+    """A TIFF of 16 x 16 pixels in one tile; entries are tags, kinds and values beside the usual ones."""
     data = zlib.compress(bytes(side * side), 9)
-    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(data)}
-    table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags.items())
     data += b"\0" * (len(data) % 2)
-    tiff = struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + table + struct.pack("<I", 0)
+    usual = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 324: 8, 325: len(data)}
+    tags = sorted([*((tag, 4, value) for tag, value in usual.items()), *entries], key=lambda entry: entry[0])
+    table = struct.pack(order + "H", len(tags)) + b"".join(struct.pack(order + "HHII", t, k, 1, v) for t, k, v in tags)
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(data))
+    return head + data + table + struct.pack(order + "I", 0)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_tiles_larger_than_their_picture_are_refused(order: str) -> None:
+    """A TIFF of 16 x 16 pixels that is stored in one tile of 4,000 x 4,000: a few kilobytes."""
+    tiff = tiled((322, 4, 4_000), (323, 4, 4_000), side=4_000, order=order)
     assert load_image(tiff).size == (16, 16)
     with pytest.raises(ImageSizeError, match="stored in tiles of 4000 x 4000 pixels, more than the limit of 9,000,000"):
         load_image(tiff, max_pixels=9_000_000)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [(322, 4, 4_000), (322, 4, 16), (323, 4, 4_000), (323, 4, 16)],  # libtiff takes the first, Pillow the last
+        [(322, 17, 4_000), (323, 17, 4_000)],  # a kind that Pillow passes over
+        [(322, 1, 16), (323, 1, 16)],
+    ],
+)
+def test_tiles_that_two_programs_read_differently(entries: list[tuple[int, int, int]]) -> None:
+    """What is checked would not be what is decoded."""
+    with pytest.raises(ImageError, match="the size of its tiles in a way that no program writes"):
+        load_image(tiled(*entries, side=4_000))
+
+
+def test_tiffs_of_several_pictures_and_of_both_sizes() -> None:
+    """The directory that is looked at is that of the picture."""
+    for big in (False, True):
+        file = io.BytesIO()
+        pictures = [Image.new("L", (9, 7)), Image.new("L", (5, 4))]
+        pictures[0].save(file, format="TIFF", save_all=True, append_images=pictures[1:], big_tiff=big)
+        image = Image.open(file)
+        for number, picture in enumerate(pictures):
+            image.seek(number)
+            assert load_image(image).size == picture.size
 
 
 def test_icons_are_not_read() -> None:

@@ -52,13 +52,14 @@ class ResultFolder:
     def __enter__(self) -> ResultFolder:
         self._check_settings()
         self.out.mkdir(parents=True, exist_ok=True)
-        self._was_finished = self._final.exists() and not self._part.exists()
-        self._is_first_try = not (self.out / SETTINGS).exists()
-        if self._was_finished:
+        was_finished = self._final.exists() and not self._part.exists()
+        is_first_try = not (self.out / SETTINGS).exists()
+        if was_finished:
             self._final.replace(self._part)
         self._file = self._part.open("r+b" if self._part.exists() else "w+b")
         try:
             _lock(self._file, self.out)
+            self._was_finished, self._is_first_try = was_finished, is_first_try  # from here on it is ours to undo
             self._resume()
             content = json.dumps(self._settings, indent=1).encode()
             write_atomically(self.out / SETTINGS, lambda file: file.write(content))
@@ -72,14 +73,15 @@ class ResultFolder:
 
     def _leave(self) -> None:
         """Close the files; where nothing was added, the folder is as it was."""
-        self._file.close()
+        if not self._is_changed and self._part.exists():
+            if self._was_finished:
+                self._part.replace(self._final)
+            elif self._is_first_try and not self._part.stat().st_size:
+                self._part.unlink()
+                (self.out / SETTINGS).unlink(missing_ok=True)
+        self._file.close()  # the last: it gives up the lock
         if self._failed_file is not None:
             self._failed_file.close()
-        if self._was_finished and not self._is_changed and self._part.exists():
-            self._part.replace(self._final)
-        elif self._is_first_try and not self._is_changed and self._part.exists() and not self._part.stat().st_size:
-            self._part.unlink()
-            (self.out / SETTINGS).unlink(missing_ok=True)
 
     def add(self, line: Line) -> None:
         """Write the results of one picture, or its failure."""

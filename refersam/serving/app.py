@@ -243,7 +243,12 @@ class _Service:
         return Response(file.getvalue(), media_type="image/png")
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.readers, work)
+        waiting = [work]  # taken out where the client goes away: a reader's queue would hold its picture
+        del work
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.readers, lambda: waiting.pop()())
+        finally:
+            waiting.clear()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -59,7 +59,11 @@ class Batcher:
         future: asyncio.Future[ReferSamOutput] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, future))
         self._arrived.set()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not future]
+            raise
 
     async def _work(self) -> None:
         while True:

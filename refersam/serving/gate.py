@@ -50,7 +50,8 @@ class Gate:
             await send(message)
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refuse(headers, scope["app"].state.ready and not scope["app"].state.draining)
+        kinds = sum(name.lower() == b"content-type" for name, _ in scope["headers"])
+        refusal = self._refuse(headers, kinds, scope["app"].state.ready and not scope["app"].state.draining)
         try:
             if refusal is not None:
                 await self._drain(receive, headers)
@@ -67,7 +68,7 @@ class Gate:
             self.metrics.requests.labels(status=str(status)).inc()
             self.metrics.seconds.observe(time.monotonic() - start)
 
-    def _refuse(self, headers: Mapping[str, str], ready: bool) -> JSONResponse | None:
+    def _refuse(self, headers: Mapping[str, str], kinds: int, ready: bool) -> JSONResponse | None:
         key = self.settings.api_key
         if key is not None:
             sent = headers.get("authorization", "")
@@ -79,7 +80,11 @@ class Gate:
             return _error(429, f"{self.open} requests are waiting: ask again later.", {"Retry-After": "1"})
         kind, options = parse_options_header(headers.get("content-type", ""))
         # A charset is the client's choice of a decoder, some of which take minutes for a field.
-        if kind.lower() != b"multipart/form-data" or options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+        if (
+            kinds != 1
+            or kind.lower() != b"multipart/form-data"
+            or options.get(b"charset", b"utf-8").lower() not in _CHARSETS
+        ):
             return _error(
                 415, "Send multipart/form-data with a file 'image' and one or several fields 'phrases', in UTF-8."
             )

@@ -52,6 +52,7 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
     config = uvicorn.Config(
         app,
         http=_Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +21,7 @@ from refersam.training.looks import LEAST_COVER, cell_labels
 from refersam.training.settings import StageSettings, TrainSettings
 from refersam.training.sources import PictureSource
 
+_REVIEW = 3  # random stream of a run, beside those of `sources`
 MENTION_STRIDE = 8
 """Pixels to a cell of `Batch.mention_mask`: those of the pyramid's finest level."""
 
@@ -103,7 +103,7 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
         start = (number * self.world_size + self.rank) * pictures
         data, (stage, before) = self.settings.data, self._stages(number)
         loaded = [
-            self.source.load(picture, before if _is_review(picture, stage.review) else stage)
+            self.source.load(picture, before if _is_review(picture, stage.review, self.settings.seed) else stage)
             for picture in range(start, start + pictures)
         ]
         side = stage.image_size or data.image_size
@@ -117,9 +117,9 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
         return stages[current], stages[max(0, current - 1)]
 
 
-def _is_review(picture: int, share: float) -> bool:
-    """Whether a picture of the run, by its number, is one of the share; they are evenly spread."""
-    return math.floor((picture + 1) * share) > math.floor(picture * share)
+def _is_review(picture: int, share: float, seed: int) -> bool:
+    """Whether a picture of the run, by its number, is one of the share."""
+    return share > 0 and bool(np.random.default_rng([seed, _REVIEW, picture]).random() < share)
 
 
 def collate(

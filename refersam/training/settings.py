@@ -59,6 +59,14 @@ class SceneSettings(_Section):
     )
     phenomena: dict[str, float] | None = Field(None, description="Share of each phenomenon; none for SceneRef's own.")
 
+    @field_validator("phenomena")
+    @classmethod
+    def _without_zeros(cls, shares: dict[str, float] | None) -> dict[str, float] | None:
+        """A recipe leaves out what the one that it extends has by a share of 0."""
+        return (
+            {name: share for name, share in shares.items() if share != 0} if shares and any(shares.values()) else shares
+        )
+
     @model_validator(mode="after")
     def _can_be_drawn(self) -> SceneSettings:
         self.scenes(256, 1)

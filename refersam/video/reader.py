@@ -154,9 +154,11 @@ class VideoReader:
         if seconds is None and self._container.duration:
             seconds = self._container.duration / self._av.time_base
         self._stored_frames = stream.frames
+        if stream.frames > 10 * self.max_frames:
+            raise VideoError(_too_many(self.path, self.max_frames))
         if stream.frames and "mp4" in self._container.format.name.split(","):
             # Cut without being encoded anew, it has frames that are not shown; its index, of all frames, knows which.
-            shown = sum(not entry.is_discard for entry in getattr(stream, "index_entries", ()))
+            shown = sum(not entry.is_discard for entry in stream.index_entries)
             self._stored_frames = min(stream.frames, shown or stream.frames)
         self.expected_frames = self._stored_frames or (None if seconds is None else round(seconds * self.rate))
         if self.expected_frames is not None and self.expected_frames > self.max_frames:

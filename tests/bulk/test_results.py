@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from refersam.bulk.coco import write_coco
 from refersam.bulk.items import Item
-from refersam.bulk.results import ResultFolder, mask_path, read_results
+from refersam.bulk.results import SETTINGS, ResultFolder, mask_path, read_results
 from refersam.errors import DataError
 from refersam.inference import Answer
 
@@ -110,6 +110,18 @@ def test_where_nothing_is_added_the_folder_stays_as_it_was(tmp_path: Path) -> No
         folder.add(line("b.jpg", "x"))
         folder.finish()
     assert {path.name for path in out.iterdir()} == {"results.jsonl", "settings.json"}
+
+
+def test_who_comes_second_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two first tries at the same moment: the one without the lock leaves the other's files alone."""
+    first, second = (ResultFolder(tmp_path, {}, masks=False) for _ in range(2))
+    check = second._check_settings
+    monkeypatch.setattr(second, "_check_settings", lambda: (check(), first.__enter__(), (tmp_path / SETTINGS).unlink()))
+    with pytest.raises(DataError, match="Another process is at work"):
+        second.__enter__()
+    first.add(line("a.jpg", "x"))
+    first.finish()
+    assert images(tmp_path / "results.jsonl") == ["a.jpg"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -184,6 +186,14 @@ def test_a_client_does_not_choose_the_decoder(serve: Callable[..., TestClient]) 
         assert client.post("/v1/segment", content=body, headers=kind).status_code == status
 
 
+def test_two_content_types(serve: Callable[..., TestClient]) -> None:
+    """One for those who look at the first, another for those who look at the last."""
+    kinds = ["multipart/form-data; boundary=x; charset=punycode", "multipart/form-data; boundary=x"]
+    for order in (kinds, kinds[::-1]):
+        headers = [("content-type", kind) for kind in order]
+        assert serve().post("/v1/segment", content=b"--x--", headers=headers).status_code == 415
+
+
 def test_a_picture_that_takes_hours_is_refused(serve: Callable[..., TestClient]) -> None:
     """A JPEG of endless scans."""
     file = io.BytesIO()
@@ -200,7 +210,9 @@ def test_who_goes_away_is_not_worked_for(predictor: ReferSamPredictor, monkeypat
     """Six clients that leave while another's picture is at work: the model sees none of theirs."""
     seen: list[int] = []
     free = threading.Event()
-    real = app_module.run_queries
+    real, service = app_module.run_queries, app_module._Service
+    services: list[Any] = []
+    monkeypatch.setattr(app_module, "_Service", lambda *limits: services.append(service(*limits)) or services[0])
 
     def run_queries(model: Any, queries: Any) -> Any:
         seen.append(len(queries))
@@ -237,14 +249,45 @@ def test_who_goes_away_is_not_worked_for(predictor: ReferSamPredictor, monkeypat
             while not seen:
                 await asyncio.sleep(0.01)
             others = [asyncio.create_task(ask(app, leave)) for _ in range(6)]
-            await asyncio.sleep(0.5)  # their pictures are read, and wait
+            batcher = services[0].batcher
+            while len(batcher._waiting) < 6:
+                await asyncio.sleep(0.01)
             leave.set()
             statuses = [await other for other in others]
+            await asyncio.sleep(0.05)  # the tasks that were cancelled end
+            kept = len(batcher._waiting)
             free.set()
-            return [await first, *statuses]
+            return [kept, await first, *statuses]
 
-    assert asyncio.run(visit()) == [200] + [499] * 6
+    assert asyncio.run(visit()) == [0, 200] + [499] * 6  # nor are their pictures kept
     assert seen == [1]
+
+
+def test_a_reader_that_is_busy_keeps_no_pictures_of_those_who_left(predictor: ReferSamPredictor) -> None:
+    """Its queue holds what is still to be done, not what nobody waits for."""
+
+    class Picture:
+        pass
+
+    async def visit() -> None:
+        service = app_module._Service(predictor, ServerSettings(readers=1), app_module.Metrics())
+        free = threading.Event()
+        busy = asyncio.create_task(service._in_reader(free.wait))
+        await asyncio.sleep(0.05)
+        picture = Picture()
+        kept = weakref.ref(picture)
+        leaves = asyncio.create_task(service._in_reader(lambda picture=picture: picture))
+        await asyncio.sleep(0.05)
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        del picture, leaves
+        gc.collect()
+        is_kept = kept() is not None
+        free.set()
+        assert await busy
+        assert not is_kept
+
+    asyncio.run(visit())
 
 
 def test_a_body_without_a_length_is_bounded_too(serve: Callable[..., TestClient]) -> None:

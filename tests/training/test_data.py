@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from refersam.data.sample import ReferringImage
 from refersam.errors import DataError
 from refersam.processor import ReferSamProcessor
 from refersam.training.building import build_processor
-from refersam.training.data import Batch, BatchStream, training_batches
+from refersam.training.data import Batch, BatchStream, _is_review, training_batches
 from refersam.training.settings import StageSettings, TrainSettings
 from refersam.training.sources import open_source
 
@@ -83,7 +84,7 @@ def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., Train
 def test_stages_and_their_review(
     pictures: int, accumulate: int, world: int, miniature: Callable[..., TrainSettings]
 ) -> None:
-    """Of four pictures, one is as in the stage before, however a step is dealt out; the first has nothing to review."""
+    """A share of the pictures, the same ones however a step is dealt out; the first stage has nothing to review."""
     stages = [
         {"until": 0.4, "max_objects": 2, "review": 0.25},
         {"max_objects": 9, "min_objects": 9, "review": 0.25},
@@ -104,8 +105,18 @@ def test_stages_and_their_review(
         batches = BatchStream(settings, Spy(), processor_of(settings), count, rank=rank, world_size=world)
         for number in range(count):
             batches.batch(number)
-    sizes = [[asked[4 * step + picture] for picture in range(4)] for step in range(4)]
-    assert sizes == [[2, 2, 2, 2], [2, 2, 2, 2], [9, 9, 9, 2], [9, 9, 9, 2]]
+    assert [asked[number] for number in range(8)] == [2] * 8
+    later = [asked[number] for number in range(8, 16)]
+    assert later == [2 if _is_review(number, 0.25, 0) else 9 for number in range(8, 16)]
+    assert set(later) == {2, 9}
+
+
+def test_reviews_are_a_share_of_every_size() -> None:
+    """Sizes take turns with the pictures; reviews must not fall on one of them."""
+    chosen = [number for number in range(4000) if _is_review(number, 0.25, 7)]
+    by_size = Counter(number % 4 for number in chosen)
+    assert all(200 < by_size[size] < 300 for size in range(4))
+    assert not any(_is_review(number, 0.0, 7) for number in range(100))
 
 
 def test_a_scene_that_has_no_room(miniature: Callable[..., TrainSettings]) -> None:

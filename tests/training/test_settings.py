@@ -162,6 +162,14 @@ def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, told: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_share_of_none_is_left_out(tmp_path: Path) -> None:
+    """So a recipe can do without what the one that it extends has, and says the same as one that never had it."""
+    without = recipe(tmp_path, "data: {stages: [{phenomena: {attribute: 1, several: 0}}]}")
+    assert read_settings(without).data.stages[0].phenomena == {"attribute": 1}
+    with pytest.raises(SettingsError, match="not all zero"):
+        read_settings(recipe(tmp_path, "data: {stages: [{phenomena: {attribute: 0}}]}"))
+
+
 def test_settings_survive_being_written(tmp_path: Path) -> None:
     """settings.yaml of a run is a recipe."""
     changes = [
