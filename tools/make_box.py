@@ -1,7 +1,7 @@
 """Turn a trained run into the model in the box: half precision, no-target decision and score set on training scenes.
 
     python tools/make_box.py runs/tiny/model
-    python tools/make_box.py runs/tiny_7/model --mix runs/box_6 0.4
+    python tools/make_box.py runs/tiny_8/model --mix runs/box_7 0.5
 
 In training phrases without a target are the rarer ones, so a model that is unsure says that there is one. The score's
 last bias is moved until, on fresh scenes of the training split, a given share of the phrases that have a target are
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("--out", type=Path, default=Path(MODEL_IN_THE_BOX))
     parser.add_argument("--mix", nargs=2, metavar=("OTHER", "SHARE"), help="folder of another model, and its share")
-    parser.add_argument("--false-alarms", type=float, default=0.08, help="share of phrases with a target")
+    parser.add_argument("--false-alarms", type=float, default=0.04, help="share of phrases with a target")
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")
     args = parser.parse_args()
     predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
