@@ -112,11 +112,6 @@ class AuxiliaryHeads(nn.Module):
         return terms | {"auxiliary": cast(Tensor, total)}
 
 
-def needs_objects(settings: LossSettings) -> bool:
-    """Whether a loss asks for what a drawn scene knows of its objects."""
-    return settings.grounding_weight > 0 or settings.looks_weight > 0
-
-
 @contextmanager
 def seen_by(model: ReferSamModel) -> Iterator[Seen]:
     """What the model's forward pass sees inside of the context."""

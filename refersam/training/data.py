@@ -19,9 +19,8 @@ from refersam.image import resize_to_array
 from refersam.processor import ReferSamProcessor
 from refersam.training.looks import LEAST_COVER, cell_labels
 from refersam.training.settings import StageSettings, TrainSettings
-from refersam.training.sources import PictureSource
+from refersam.training.sources import REVIEW, PictureSource
 
-_REVIEW = 3  # random stream of a run, beside those of `sources`
 MENTION_STRIDE = 8
 """Pixels to a cell of `Batch.mention_mask`: those of the pyramid's finest level."""
 
@@ -119,7 +118,7 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
 
 def _is_review(picture: int, share: float, seed: int) -> bool:
     """Whether a picture of the run, by its number, is one of the share."""
-    return share > 0 and bool(np.random.default_rng([seed, _REVIEW, picture]).random() < share)
+    return share > 0 and bool(np.random.default_rng([seed, REVIEW, picture]).random() < share)
 
 
 def collate(

@@ -39,7 +39,8 @@ _VERTICAL = re.compile(
 )
 _ANOTHER = re.compile(
     r"\b(of|from|than|with|by|beside|besides|near|nearby|next|alongside|against|behind|before|opposite|across|around"
-    r"|in|inside|on|atop|at|as|along|toward|towards|riding|wearing|among|amongst|between|above|below|under|underneath|beneath|over|touching|facing|following|holding|carrying"
+    r"|in|inside|on|atop|at|as|along|toward|towards|riding|wearing|among|amongst|between|above|below|under|underneath"
+    r"|beneath|over|touching|facing|following|holding|carrying"
     r"|closest|nearest|farthest|furthest|closer|nearer|farther|further)\b",
     re.IGNORECASE,
 )

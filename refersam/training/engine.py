@@ -18,7 +18,7 @@ from refersam.losses import ReferSamLoss
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.predictor import warn_if_emulated
 from refersam.training import sharding
-from refersam.training.auxiliary import AuxiliaryHeads, Seen, needs_objects, seen_by
+from refersam.training.auxiliary import AuxiliaryHeads, Seen, seen_by
 from refersam.training.data import Batch
 from refersam.training.errors import TrainingError
 from refersam.training.guard import StepGuard
@@ -87,7 +87,7 @@ class Engine:
         self._average.to(accelerator.device)
         optimizers = build_optimizers(model, settings.optimizer)
         self.heads: nn.Module | None = None
-        if needs_objects(settings.loss):
+        if settings.loss.needs_objects:
             heads = AuxiliaryHeads(model, settings.loss).to(accelerator.device)
             optimizers.append(torch.optim.AdamW(heads.parameters(), lr=HEAD_RATE, weight_decay=0.0))
             self.heads = accelerator.prepare(heads)

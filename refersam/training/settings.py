@@ -199,6 +199,11 @@ class LossSettings(_Section):
         0.0, ge=0, description="Of telling colour, shape and pattern of a drawn scene's objects; 0 leaves it out."
     )
 
+    @property
+    def needs_objects(self) -> bool:
+        """Whether a term asks for what a drawn scene knows of its objects."""
+        return self.grounding_weight > 0 or self.looks_weight > 0
+
 
 class PretrainingSettings(_Section):
     """What sees no phrase, on labels of drawn scenes, before the first step."""
@@ -269,7 +274,7 @@ class TrainSettings(_Section):
             raise ValueError("sharding: full works with precision bf16 or no, not with fp16")
         if self.sharding == "full" and self.pretraining is not None:
             raise ValueError("sharding: full is for models that start from published weights: leave out pretraining")
-        if self.loss.grounding_weight or self.loss.looks_weight:
+        if self.loss.needs_objects:
             if self.precision == "fp16":
                 raise ValueError("loss.grounding_weight and looks_weight work with precision bf16 or no, not with fp16")
             if not self.data.is_drawn:

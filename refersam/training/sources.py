@@ -14,11 +14,11 @@ from refersam.data.sample import DrawnObjects, ReferringImage, ReferringSample
 from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
 from refersam.errors import DataError
 from refersam.training.augmentation import augment
-from refersam.training.auxiliary import needs_objects
 from refersam.training.looks import looks_of
 from refersam.training.settings import SettingsError, StageSettings, TrainSettings
 
-_AUGMENTATION, _ORDER = 1, 2  # random streams of a run, beside the scenes'
+_AUGMENTATION, _ORDER, REVIEW = 1, 2, 3
+"""Random streams of a run, beside the scenes'."""
 
 
 class PictureSource(Protocol):
@@ -70,7 +70,7 @@ class SceneSource:
         except RuntimeError as error:
             raise DataError(f"Scene {number} cannot be drawn. {error}") from error
         picture = scene_to_referring_image(scene, f"scene_{number}")
-        if needs_objects(self.settings.loss):
+        if self.settings.loss.needs_objects:
             picture = replace(picture, objects=drawn_objects(scene))
         return augment(picture, data.augment, _rng(self.settings, number))
 
