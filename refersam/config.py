@@ -57,6 +57,10 @@ class ReferSamConfig(PreTrainedConfig):
         use_interactor: off for an ablation: the image encoder runs alone, and picture and text do not meet in it.
         use_prompter: off for an ablation: the sentence feature is SAM's one prompt.
         use_dense_prompt: off for an ablation: no coarse mask, and no prompt made of it.
+        guided_filter_radius: of the guided filter that brings masks to the picture's size along its edges, in cells of
+            stride 4. 0 for bilinear upsampling, as in the authors' models.
+        guided_filter_epsilon: squared contrast below which an edge of the picture counts little, in units of the
+            normalised picture.
         drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
 
     Raises:
@@ -98,6 +102,8 @@ class ReferSamConfig(PreTrainedConfig):
     use_interactor: bool = True
     use_prompter: bool = True
     use_dense_prompt: bool = True
+    guided_filter_radius: int = 0
+    guided_filter_epsilon: float = 0.02
     drop_path: float = 0.0
     initializer_range: float = 0.02
 
@@ -145,6 +151,11 @@ class ReferSamConfig(PreTrainedConfig):
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be at least 0 and below 1, but is {self.drop_path}.")
+        if self.guided_filter_radius < 0 or self.guided_filter_epsilon <= 0:
+            raise ValueError(
+                "guided_filter_radius must be 0 or more and guided_filter_epsilon above 0, but they are "
+                f"{self.guided_filter_radius} and {self.guided_filter_epsilon}."
+            )
         value_width = self.deformable_value_ratio * vision.hidden_size
         for name, width, heads in (
             ("vision_config.hidden_size", vision.hidden_size, vision.num_attention_heads),

@@ -28,6 +28,9 @@ _PARTS = {
 """Parts of the model by how their weights' names begin; the first that fits counts."""
 
 _FORMATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+UPSAMPLING = ("bilinear", "guided filter")
+"""Without and with a guided filter."""
+
 _MOST_OF_A_CARD = 65_536  # bytes
 
 
@@ -41,6 +44,7 @@ class Description:
         text_encoder: its kind and sizes, in words.
         image_encoder: its sizes, in words.
         left_out: parts of ReferSAM that it does without, as in an ablation.
+        upsampling: how masks come to the size of the input: "bilinear", or "guided filter" along the picture's edges.
         heads: "no_target", "iou": whether it says that nothing matches, and how good its mask is.
         parameters: by part, and "total"; of an exported model the total alone.
         number_formats: parameters stored in each; of an exported model with the constants of its graph.
@@ -55,6 +59,7 @@ class Description:
     text_encoder: str
     image_encoder: str
     left_out: tuple[str, ...]
+    upsampling: str
     heads: dict[str, bool]
     parameters: dict[str, int]
     number_formats: dict[str, int]
@@ -130,6 +135,7 @@ def _of_checkpoint(path: Path) -> Description:
             "text_encoder": "CLIP" if clip else "BERT",
             "image_encoder": f"ViT, {layers} layers of {width}",
             "left_out": (),
+            "upsampling": UPSAMPLING[False],
             "heads": {"no_target": False, "iou": False},
         }
     )
@@ -166,6 +172,7 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
         "image_encoder": f"ViT, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
         f"{vision.num_attention_heads} heads, windows of {vision.window_size}",
         "left_out": tuple(part for part, used in switches.items() if not used),
+        "upsampling": UPSAMPLING[config.guided_filter_radius > 0],
         "heads": {"no_target": config.object_score_head, "iou": config.supervise_iou},
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -176,14 +176,21 @@ class ReferSamPredictor:
         return results[0] if isinstance(phrase, str) else results
 
 
-def load_model(name: str) -> tuple[ReferSamModel, ReferSamProcessor]:
+def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[ReferSamModel, ReferSamProcessor]:
     """Load a ReferSAM model and its processor in float32 on the CPU.
+
+    Args:
+        name: a folder or Hub id.
+        changes: fields of its configuration that get another value.
 
     Raises:
         CheckpointError: no such folder or Hub id, no weights in it, another kind of model, weights that do not fit.
+        ValueError: a changed configuration that is none.
     """
     register()  # transformers finds the image processor by its registration
     config, place = load_config(name)
+    if changes:
+        config = ReferSamConfig(**{**config.to_dict(), **changes})
     model = load_weights(name, config=config, **place)
     try:
         processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)

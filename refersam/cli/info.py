@@ -63,6 +63,7 @@ def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
         ("weights' files", f"{description.file_bytes:,} bytes"),
         ("input", "unknown: no processor" if size is None else f"{size[1]} x {size[0]} px"),
         ("longest phrase", "unknown: no processor" if size is None else f"{description.max_text_tokens} tokens"),
+        ("masks' upsampling", description.upsampling),
         ("says that nothing matches", "yes" if heads["no_target"] else "no: it always answers with a mask"),
         ("score", "expected IoU, trained" if heads["iou"] else "mean probability inside the mask"),
         ("licence", description.licence or "not told"),

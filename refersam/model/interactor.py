@@ -48,12 +48,14 @@ class ImageFeatures:
         patches: (I, h * w, D) ViT tokens after the layers that see no text.
         pyramid: (I, L, D) beside them; without interactor (I, L, C), finished.
         detail: (I, C, H/4, W/4) part of the stride-4 features that comes from the picture alone.
+        guide: (I, 3, H, W) the pictures, for a model whose masks follow their edges; None for others.
     """
 
     geometry: PyramidGeometry
     patches: Tensor
     pyramid: Tensor
     detail: Tensor
+    guide: Tensor | None = None
 
     @property
     def num_images(self) -> int:

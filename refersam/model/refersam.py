@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from refersam.config import PATCH_SIZE, ReferSamConfig
 from refersam.model.adapter import Injector
 from refersam.model.deformable_attention import DeformableAttention, compass_offsets
 from refersam.model.fusion import Fusion
+from refersam.model.guided_filter import guided_upsampling
 from refersam.model.interactor import ImageFeatures, Interactor
 from refersam.model.plain_encoder import PlainEncoder
 from refersam.model.prompter import Prompter, SentencePrompter
@@ -135,7 +136,8 @@ class ReferSamModel(PreTrainedModel):
             ValueError: another shape.
         """
         check_pictures(pixel_values)
-        return self.interactor.encode_image(self.sam, pixel_values)
+        features: ImageFeatures = self.interactor.encode_image(self.sam, pixel_values)
+        return replace(features, guide=pixel_values) if self.config.guided_filter_radius else features
 
     def forward(
         self,
@@ -176,15 +178,22 @@ class ReferSamModel(PreTrainedModel):
         prompts = self.prompter(seen.text, text_mask, sentence, seen.pyramid, seen.mask_features, image.geometry)
         dense_prompt = None if prompts.dense_prompt is None else self.sam.embed_mask(prompts.dense_prompt)
         low_res, iou, score = self.sam.decode_mask(seen.image_embedding, dense_prompt, prompts.sparse_prompts)
-        size = [side * PATCH_SIZE for side in image.geometry.grid_size]
-        mask = F.interpolate(low_res.unsqueeze(1), size=size, mode="bilinear", align_corners=True)
         return ReferSamOutput(
-            mask_logits=mask.squeeze(1),
+            mask_logits=self._upsample(low_res, image),
             low_res_mask_logits=low_res,
             coarse_mask_logits=prompts.coarse_mask_logits,
             iou_scores=iou,
             object_score_logits=score,
         )
+
+    def _upsample(self, low_res: Tensor, image: ImageFeatures) -> Tensor:
+        """(B, H/4, W/4) -> (B, H, W)."""
+        if image.guide is not None:
+            return guided_upsampling(
+                low_res, image.guide, self.config.guided_filter_radius, self.config.guided_filter_epsilon
+            )
+        size = [side * PATCH_SIZE for side in image.geometry.grid_size]
+        return F.interpolate(low_res.unsqueeze(1), size=size, mode="bilinear", align_corners=True).squeeze(1)
 
     @classmethod
     def from_backbones(cls, sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any) -> ReferSamModel:

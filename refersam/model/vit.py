@@ -18,7 +18,8 @@ def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
     attention, size = layer.attn, patches.shape[1:3]
     normed = layer.layer_norm1(patches)
     window = layer.window_size
-    grid = [-(-side // window) if window else 1 for side in size]  # windows, the last of which may need padding
+    # Windows, the last of which may need padding; rounded up without negative numbers, which ONNX rounds to zero.
+    grid = [(side + window - 1) // window if window else 1 for side in size]
     padding = [count * window - side if window else 0 for count, side in zip(grid, size, strict=True)]
     # An exported graph serves all sizes: it always pads, if need be by nothing.
     if (window and torch.compiler.is_exporting()) or any(padding):
@@ -62,9 +63,9 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
         by_row = query.unflatten(2, (height, width))
         bias_y = torch.einsum("nhrwc,rkc->nhrwk", by_row, along_y).flatten(2, 3)
         bias_x = torch.einsum("nhrwc,wkc->nhrwk", by_row, along_x).flatten(2, 3)
-        own_row = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, dim=0)
-        own_column = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
-        place = torch.cat([own_row, own_column], dim=1).expand(*key.shape[:2], -1, -1)
+        own_row = torch.eye(height, dtype=key.dtype, device=key.device).unsqueeze(1).expand(-1, width, -1)
+        own_column = torch.eye(width, dtype=key.dtype, device=key.device).expand(height, -1, -1)
+        place = torch.cat([own_row, own_column], dim=2).flatten(0, 1).expand(*key.shape[:2], -1, -1)
         query = torch.cat([query, bias_y, bias_x], dim=3)
         key = torch.cat([key, place], dim=3)
         if not torch.compiler.is_exporting():

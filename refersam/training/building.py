@@ -42,21 +42,20 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         SettingsError: sizes that do not fit together.
     """
     asked = settings.model
-    if asked.start_from is not None:
-        model = load_model(asked.start_from)[0]
-    else:
-        _check_names(asked.config)
-        try:
-            if asked.sam is not None and asked.text is not None:
-                model = ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
-            else:
-                config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
-                config.text_config.vocab_size = len(processor.tokenizer)
-                model = ReferSamModel(config)
-        except ReferSamError:
-            raise
-        except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:  # of wrong sizes
-            raise SettingsError(f"model.config: {error}") from error
+    _check_names(asked.config)
+    try:
+        if asked.start_from is not None:
+            model = load_model(asked.start_from, asked.config)[0]
+        elif asked.sam is not None and asked.text is not None:
+            model = ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
+        else:
+            config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
+            config.text_config.vocab_size = len(processor.tokenizer)
+            model = ReferSamModel(config)
+    except ReferSamError:
+        raise
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:  # of wrong sizes
+        raise SettingsError(f"model.config: {error}") from error
     room = model.config.text_config.max_position_embeddings
     if settings.data.max_text_tokens > room:
         raise SettingsError(

@@ -19,6 +19,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+WEIGHTLESS = frozenset({"drop_path", "guided_filter_radius", "guided_filter_epsilon"})
+"""Fields of a model's configuration that any trained model can be given another value of."""
+
+
 class ModelSettings(_Section):
     """What is trained."""
 
@@ -40,8 +44,11 @@ class ModelSettings(_Section):
             raise ValueError("a run starts from sam and text, or from start_from, not from both")
         if self.start_from is not None and self.prior is not None:
             raise ValueError("the model in start_from has a spatial prior already: leave out prior")
-        if self.start_from is not None and self.config:
-            raise ValueError("config is that of the model in start_from: it cannot be changed")
+        if self.start_from is not None and not set(self.config) <= WEIGHTLESS:
+            raise ValueError(
+                "config is that of the model in start_from, of which only what has no weights can be changed: "
+                f"{', '.join(sorted(WEIGHTLESS))}"
+            )
         return self
 
 

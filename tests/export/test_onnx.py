@@ -22,6 +22,7 @@ from refersam.model.attention import Attention
 from refersam.model.refersam import ReferSamOutput
 from refersam.model.spatial_prior import MapNorm
 from refersam.onnx_model import OnnxModel, load_onnx, read_contents
+from refersam.predictor import load_model
 from refersam.tokenizer import train_tokenizer
 
 onnx = pytest.importorskip("onnx")
@@ -103,6 +104,20 @@ def test_any_number_of_pictures_phrases_and_tokens(
     for name in output_names(original.model):
         assert export.relative_error(expected, got, name) < 1e-4, name
     assert got.coarse_mask_logits is None
+
+
+def test_masks_along_edges_of_pictures_of_any_size(folder: Path, tmp_path: Path) -> None:
+    """The guided filter is part of the graph; every comparison is with the model's own."""
+    model, processor = load_model(str(folder), {"guided_filter_radius": 2})
+    plain, _ = load_model(str(folder))
+    report = export.export_onnx(model, processor, tmp_path / "guided.onnx", any_size=True)
+    assert max(case.error for case in report.cases) < 1e-4
+    loaded = ReferSamPredictor.from_pretrained(tmp_path / "guided.onnx", device="cpu").model
+    inputs = (torch.randn(2, 3, 96, 160), torch.randint(5, 90, (4, 6)))
+    with torch.inference_mode():
+        expected, other, got = (each(*inputs).mask_logits for each in (model, plain, loaded))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+    assert (got - other).abs().max() > 0.1 * other.abs().max()
 
 
 def test_the_file_says_nothing_of_the_machine(exported: SimpleNamespace) -> None:
@@ -256,7 +271,16 @@ def test_info_describes_the_file(
     found = run("info", exported.path, "--json")
     assert (found.code, found.err) == (0, "")
     told, model = json.loads(found.out), json.loads(run("info", folder, "--json").out)
-    same = ("preset", "text_encoder", "image_encoder", "left_out", "heads", "input_size", "max_text_tokens")
+    same = (
+        "preset",
+        "text_encoder",
+        "image_encoder",
+        "left_out",
+        "upsampling",
+        "heads",
+        "input_size",
+        "max_text_tokens",
+    )
     assert {key: told[key] for key in same} == {key: model[key] for key in same}
     assert told["parameters"] == {"total": model["parameters"]["total"]}
     assert told["number_formats"]["float32"] > 0.9 * model["parameters"]["total"]

@@ -19,6 +19,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no dense prompt": {"use_dense_prompt": False},
     "no sparse prompts": {"num_sparse_tokens": 0},
     "no context tokens": {"num_context_tokens": 0},
+    "guided filter": {"guided_filter_radius": 2},
 }
 
 

@@ -133,6 +133,7 @@ def test_changed_settings_by_hand() -> None:
         ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate should be a finite number"),
         ("model: {sam: x}", "model: sam and text belong together"),
         ("model: {sam: x, text: y, start_from: z}", "model: a run starts from sam and text, or from start_from"),
+        ("model: {start_from: x, config: {num_sparse_tokens: 2}}", "of which only what has no weights can be changed"),
         ("model: {start_from: x, prior: y}", "model: the model in start_from has a spatial prior already"),
         ("{pretraining: {}, model: {prior: y}}", "pretraining teaches the spatial prior, and model.prior takes one"),
         ("data: {validation_scenes: {min_objects: 5, max_objects: 3}}", "data.validation_scenes"),

@@ -229,6 +229,14 @@ def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, 
     assert len(start.processor.tokenizer) == len(tokenizer)
     with pytest.raises(CheckpointError, match="holds no ReferSAM model"):
         Trainer(miniature(model={"start_from": str(tmp_path), "config": {}}), tmp_path / "other")
+    changed = {"start_from": str(tiny_model_folder), "config": {"guided_filter_radius": 2, "drop_path": 0.1}}
+    model = Trainer(miniature(model=changed), tmp_path / "guided").engine.plain_model
+    assert (model.config.guided_filter_radius, model.interactor.drop_rates[-1]) == (2, 0.1)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    changed["config"] = {"guided_filter_radius": -2}
+    with pytest.raises(SettingsError, match=r"model.config: guided_filter_radius must be 0 or more"):
+        Trainer(miniature(model=changed), tmp_path / "wrong")
 
 
 def test_a_spatial_prior_taken_over(
