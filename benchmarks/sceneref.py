@@ -53,6 +53,9 @@ def main() -> None:
     parser.add_argument("--phrases", type=int, default=6, help="phrases per picture")
     parser.add_argument("--recipe", type=Path, help="whose validation scenes to draw, in place of the benchmark's own")
     parser.add_argument("--no-target-threshold", type=float, default=0.5)
+    parser.add_argument(
+        "--guided-filter", type=int, metavar="RADIUS", help="0 for none; without this option as the model has it"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers here, by split")
     add_option(parser)
@@ -61,6 +64,8 @@ def main() -> None:
         parser.error(f"give one --count for each --split; there are {len(args.count)} and {len(args.split)}")
 
     predictor = ReferSamPredictor.from_pretrained(args.model, device=args.device)
+    if args.guided_filter is not None:
+        predictor.model.config.guided_filter_radius = args.guided_filter
     own = read_settings(args.recipe).data.validation_scenes if args.recipe else None
     settings = (own or SceneSettings()).scenes(args.size, args.phrases)
     scores = {

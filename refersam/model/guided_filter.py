@@ -61,7 +61,7 @@ def _window_means(maps: Tensor, radius: int) -> Tensor:
 
 
 def _products(colours: Tensor) -> Tensor:
-    """(I, 1, 3, h, w) -> (I, 1, 6, h, w): red with red, green, blue, then green with green, blue, then blue with blue."""
+    """(I, 1, 3, h, w) -> (I, 1, 6, h, w): of every two channels, a channel with itself among them."""
     red, green, blue = colours.unbind(dim=2)
     return torch.stack([red * red, red * green, red * blue, green * green, green * blue, blue * blue], dim=2)
 
