@@ -1,7 +1,7 @@
 """Turn a trained run into the model in the box: half precision, no-target decision and score set on training scenes.
 
     python tools/make_box.py runs/tiny/model
-    python tools/make_box.py runs/tiny_8/model --mix runs/box_7 0.5
+    python tools/make_box.py runs/tiny_9/model --mix runs/box_8 0.4
 
 In training phrases without a target are the rarer ones, so a model that is unsure says that there is one. The score's
 last bias is moved until, on fresh scenes of the training split, a given share of the phrases that have a target are
