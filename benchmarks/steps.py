@@ -134,7 +134,7 @@ def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> 
 
 @torch.inference_mode()
 def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> list[tuple[str, ...]]:
-    """Several phrases about one picture, per phrase, against as many pictures with one phrase each."""
+    """Several phrases about one picture, per phrase, and other ways to ask one, against a phrase asked alone."""
     device = torch.device(args.device)
     model = build(args.preset, dtype, device)
     pixels = torch.randn(1, 3, args.size, args.size, device=device, dtype=dtype)

@@ -28,9 +28,6 @@ _PARTS = {
 """Parts of the model by how their weights' names begin; the first that fits counts."""
 
 _FORMATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-UPSAMPLING = ("bilinear", "guided filter")
-"""Without and with a guided filter."""
-
 _MOST_OF_A_CARD = 65_536  # bytes
 
 
@@ -135,7 +132,7 @@ def _of_checkpoint(path: Path) -> Description:
             "text_encoder": "CLIP" if clip else "BERT",
             "image_encoder": f"ViT, {layers} layers of {width}",
             "left_out": (),
-            "upsampling": UPSAMPLING[False],
+            "upsampling": "bilinear",
             "heads": {"no_target": False, "iou": False},
         }
     )
@@ -172,7 +169,7 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
         "image_encoder": f"ViT, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
         f"{vision.num_attention_heads} heads, windows of {vision.window_size}",
         "left_out": tuple(part for part, used in switches.items() if not used),
-        "upsampling": UPSAMPLING[config.guided_filter_radius > 0],
+        "upsampling": "guided filter" if config.guided_filter_radius else "bilinear",
         "heads": {"no_target": config.object_score_head, "iou": config.supervise_iou},
     }
 

@@ -75,9 +75,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")
     parser.add_argument("--guided-filter", type=int, metavar="RADIUS", help="give the model one, or 0: take it away")
     args = parser.parse_args()
-    predictor = ReferSamPredictor.from_pretrained(args.model, device="cpu")
-    if args.guided_filter is not None:
-        predictor.model.config.guided_filter_radius = args.guided_filter
+    changes = {} if args.guided_filter is None else {"guided_filter_radius": args.guided_filter}
+    predictor = ReferSamPredictor(*load_model(args.model, changes))
     if args.mix:
         other, share = args.mix[0], float(args.mix[1])
         if not 0 <= share <= 1:
