@@ -51,6 +51,7 @@ class Lessons:
             max_objects=settings.max_objects,
             phrases_per_scene=1,
             difficulty=settings.difficulty,
+            patterned=settings.patterned,
         )
         drawn = [generate_scene(scenes, "train", seed, index) for index in range(rank, settings.pictures, world_size)]
         self.seed = (seed * world_size + rank) << 32

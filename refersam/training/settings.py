@@ -224,6 +224,9 @@ class PretrainingSettings(_Section):
     image_size: int = Field(128, ge=32, le=1024, multiple_of=32, description="Side of the pictures in pixels.")
     max_objects: int = Field(8, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(0.6, ge=0, le=1, description="How busy the drawing is.")
+    patterned: float | None = Field(
+        None, ge=0, le=1, description="Share of pictures with patterned objects; none for half of difficulty."
+    )
     learning_rate: float = Field(2e-3, gt=0, description="Highest rate of AdamW.")
     warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
     decay_from: float = Field(0.65, ge=0, lt=1, description="Share of the steps at which a linear decay starts.")

@@ -71,6 +71,17 @@ def test_labels_are_what_lies_in_each_cell() -> None:
     assert seen > 5
 
 
+def test_share_of_patterned_pictures_in_lessons() -> None:
+    """None, or in most; a picture may pick plain objects alone."""
+
+    def has_patterns(**changes: object) -> list[bool]:
+        cells = Lessons(few(pictures=12, **changes), seed=0).cells[16]  # (12, 3, rows, columns)
+        return [bool((labels > PATTERNS.index("plain")).any()) for labels in cells[:, 2]]
+
+    assert not any(has_patterns(patterned=0.0))
+    assert sum(has_patterns()) < sum(has_patterns(patterned=1.0))
+
+
 def test_pictures_and_labels_are_turned_together() -> None:
     """Each batch depends on its number alone; whatever is done to a picture is done to its labels."""
     lessons = Lessons(few(pictures=3), seed=0)
