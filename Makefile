@@ -69,7 +69,7 @@ train-gpu: setup  ## the same on a CUDA device, six million phrases, into runs/t
 	@$(BIN)/refersam train recipes/tiny_sceneref_gpu.yaml --out runs/tiny_gpu --resume
 
 box: train-tiny  ## put the trained tiny model into the package
-	@$(BIN)/python tools/make_box.py runs/tiny_10/model --false-alarms 0.03
+	@$(BIN)/python tools/make_box.py runs/tiny_10/model --false-alarms 0.02
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench
