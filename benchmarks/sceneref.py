@@ -19,7 +19,7 @@ from rich.progress import track
 from refersam.data.sceneref import SceneRefSettings, blind_guess_scores, generate_scene
 from refersam.evaluate import evaluate_images
 from refersam.metrics import calibration, sceneref_metrics
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor, load_model
 from refersam.training.recipe import read_settings
 from refersam.training.settings import SceneSettings
 from refersam.training.sources import scene_to_referring_image
@@ -63,9 +63,11 @@ def main() -> None:
     if len(args.split) != len(args.count):
         parser.error(f"give one --count for each --split; there are {len(args.count)} and {len(args.split)}")
 
-    predictor = ReferSamPredictor.from_pretrained(args.model, device=args.device)
-    if args.guided_filter is not None:
-        predictor.model.config.guided_filter_radius = args.guided_filter
+    if args.guided_filter is None:
+        predictor = ReferSamPredictor.from_pretrained(args.model, device=args.device)
+    else:
+        model, processor = load_model(args.model, {"guided_filter_radius": args.guided_filter})
+        predictor = ReferSamPredictor(model.to(args.device), processor)
     own = read_settings(args.recipe).data.validation_scenes if args.recipe else None
     settings = (own or SceneSettings()).scenes(args.size, args.phrases)
     scores = {
