@@ -90,11 +90,14 @@ class DrawnObjects:
         masks: (k, H, W) bool, the visible pixels of its objects in drawing order; no two share one.
         looks: (k, 3) numbers of their colour, shape and pattern (`refersam.training.looks`).
         mentions: for each phrase, for each description in it, the objects that it fits (`ScenePhrase.mentions`).
+        conditions: (n, H, W) int8, for each phrase where what it says beside its descriptions is so (1), is not (0), or
+            is left open (-1): `ScenePhrase.place` and `spared`.
     """
 
     masks: np.ndarray
     looks: np.ndarray
     mentions: tuple[tuple[tuple[int, ...], ...], ...]
+    conditions: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ def _cut(picture: ReferringImage, window: tuple[slice, slice]) -> ReferringImage
         picture,
         image=picture.image[window],
         masks=picture.masks[:, *window],
-        objects=None if drawn is None else replace(drawn, masks=drawn.masks[:, *window]),
+        objects=None
+        if drawn is None
+        else replace(drawn, masks=drawn.masks[:, *window], conditions=drawn.conditions[:, *window]),
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,6 +75,44 @@ class GroundingHeads(nn.Module):
         return total / (len(self.heads) * len(wanted))
 
 
+class ConditionHeads(nn.Module):
+    """Linear heads over the pyramid, one after each fusion, for what a phrase says beside its descriptions.
+
+    Args:
+        hidden_size: width of the pyramid.
+        num_fusions: heads.
+    """
+
+    def __init__(self, hidden_size: int, num_fusions: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(hidden_size, 1) for _ in range(num_fusions))
+
+    def forward(self, pyramids: Sequence[Tensor], labels: Mapping[int, Tensor]) -> Tensor:
+        """Binary cross-entropy: the mean over cells with a label, over phrases, fusions and levels.
+
+        A phrase without labels adds 0, but counts: so the mean over processes is that over all of their phrases.
+
+        Args:
+            pyramids: (B, L, D) after each fusion.
+            labels: by stride, of the pyramid's first levels, (B, H/stride, W/stride): 1, 0, or -1 for none.
+        """
+        by_level = [of_level.flatten(1) for of_level in labels.values()]
+        wanted = torch.cat(by_level, dim=1)
+        # Each level weighs as much, however many cells it has.
+        weights = torch.cat([_shares(of_level >= 0) for of_level in by_level], dim=1) / len(by_level)
+        total = weights.new_zeros(())
+        for head, pyramid in zip(self.heads, pyramids, strict=True):
+            logits = head(pyramid[:, : wanted.shape[1]]).float().squeeze(2)
+            error = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0).float(), reduction="none")
+            total = total + (error * weights).sum(dim=1).mean()
+        return total / len(self.heads)
+
+
+def _shares(known: Tensor) -> Tensor:
+    """(B, N) boolean -> weights of those that are true, the same for all, that add up to 1; 0 where none is."""
+    return known / known.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 class AuxiliaryHeads(nn.Module):
     """The heads that the settings ask for.
 
@@ -89,23 +128,35 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         if not isinstance(model.interactor, Interactor):
             raise SettingsError(
-                "loss.grounding_weight and loss.looks_weight need a model with an interactor: leave them out, or "
-                "use_interactor: false."
+                "loss.grounding_weight, loss.looks_weight and loss.condition_weight need a model with an interactor: "
+                "leave them out, or use_interactor: false."
             )
         width = model.config.vision_config.hidden_size
+        num_fusions = len(_fusions(model.interactor))
         self.settings = settings
-        self.grounding = GroundingHeads(width, len(_fusions(model.interactor))) if settings.grounding_weight else None
+        self.grounding = GroundingHeads(width, num_fusions) if settings.grounding_weight else None
+        self.condition = ConditionHeads(width, num_fusions) if settings.condition_weight else None
         self.looks = LooksHeads(width) if settings.looks_weight else None
 
     def forward(
-        self, seen: Seen, mention_mask: Tensor | None, look_labels: Mapping[int, Tensor] | None
+        self,
+        seen: Seen,
+        mention_mask: Tensor | None,
+        look_labels: Mapping[int, Tensor] | None,
+        condition_labels: Mapping[int, Tensor] | None,
     ) -> dict[str, Tensor]:
-        """Terms `grounding`, the `LOOKS` and how many cells are right, and `auxiliary`, their weighted sum."""
+        """Terms `grounding`, `condition`, the `LOOKS`, how many cells are right, and `auxiliary`, their weighted sum.
+
+        All labels are those of `refersam.training.data.Batch`; a term without labels is left out.
+        """
         terms: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         if self.grounding is not None and mention_mask is not None:
             terms["grounding"] = self.grounding(seen.fused, mention_mask)
             total = total + self.settings.grounding_weight * terms["grounding"]
+        if self.condition is not None and condition_labels is not None:
+            terms["condition"] = self.condition(seen.fused, condition_labels)
+            total = total + self.settings.condition_weight * terms["condition"]
         if self.looks is not None and look_labels is not None:
             terms |= self.looks(seen.before[0], look_labels)
             total = total + self.settings.looks_weight * sum(terms[name] for name in LOOKS)

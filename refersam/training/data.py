@@ -39,6 +39,7 @@ class Batch:
         mention_mask: (B, 2, H/8, W/8) in [0, 1], the shares of each cell that are of objects which the first
             description in the phrase fits, and of those that its others fit; None where that is not learned.
         look_labels: by stride (I, 3, H/stride, W/stride), see `cell_labels`; None likewise.
+        condition_labels: by stride (B, H/stride, W/stride), `DrawnObjects.conditions` at cells' centres; None likewise.
     """
 
     pixel_values: Tensor
@@ -49,6 +50,7 @@ class Batch:
     seeds: tuple[int, ...]
     mention_mask: Tensor | None = None
     look_labels: dict[int, Tensor] | None = None
+    condition_labels: dict[int, Tensor] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """All tensors on a device."""
@@ -146,6 +148,7 @@ def collate(
     seeds: list[int] = []
     mentions: list[Tensor] = []
     looks: list[dict[int, Tensor]] = []
+    conditions: dict[int, list[Tensor]] = {stride: [] for stride in LEAST_COVER}
     for place, picture in enumerate(pictures):
         masks = _resize_masks(picture.masks, image_size)
         drawn = picture.objects
@@ -161,6 +164,8 @@ def collate(
             targets.append(masks[chosen])
             if drawn is not None:
                 mentions.append(mention_mask(cells, drawn.mentions[chosen]))
+                for stride, labels in conditions.items():
+                    labels.append(_at_centres(drawn.conditions[chosen], image_size // stride))
             names.append(picture.sample_ids[chosen])
             seeds.append(int(np.random.SeedSequence([seed[0], seed[1] + place, index]).generate_state(1)[0]))
     try:
@@ -177,6 +182,7 @@ def collate(
         seeds=tuple(seeds),
         mention_mask=torch.stack(mentions) if mentions else None,
         look_labels={stride: torch.stack([of[stride] for of in looks]) for stride in LEAST_COVER} if looks else None,
+        condition_labels={stride: torch.stack(labels) for stride, labels in conditions.items()} if mentions else None,
     )
 
 
@@ -189,6 +195,12 @@ def mention_mask(cells: Tensor, mentions: Sequence[Sequence[int]]) -> Tensor:
     """
     others = sorted({index for mention in mentions[1:] for index in mention})
     return torch.stack([cells[list(indices)].sum(dim=0) for indices in (mentions[0], others)])
+
+
+def _at_centres(labels: np.ndarray, cells: int) -> Tensor:
+    """(H, W) labels -> (cells, cells), those of the pixels at the centres of the cells."""
+    rows, columns = (((np.arange(cells) + 0.5) * length / cells).astype(int) for length in labels.shape)
+    return torch.from_numpy(labels[np.ix_(rows, columns)])
 
 
 def _resize_masks(masks: np.ndarray, side: int) -> np.ndarray:

@@ -181,7 +181,7 @@ class Engine:
             output = self.model(batch.pixel_values, batch.input_ids, batch.attention_mask)
         terms = self.loss(output, batch.target_mask, batch.seeds)
         if self.heads is not None:
-            more = self.heads(seen, batch.mention_mask, batch.look_labels)
+            more = self.heads(seen, batch.mention_mask, batch.look_labels, batch.condition_labels)
             terms |= more | {"total": terms["total"] + more["auxiliary"]}
         self.accelerator.backward(terms["total"] * share)
         return output, terms

@@ -205,11 +205,16 @@ class LossSettings(_Section):
     looks_weight: float = Field(
         0.0, ge=0, description="Of telling colour, shape and pattern of a drawn scene's objects; 0 leaves it out."
     )
+    condition_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Of telling where the place is that a phrase speaks of, or what it negates; 0 leaves it out.",
+    )
 
     @property
     def needs_objects(self) -> bool:
         """Whether a term asks for what a drawn scene knows of its objects."""
-        return self.grounding_weight > 0 or self.looks_weight > 0
+        return self.grounding_weight > 0 or self.looks_weight > 0 or self.condition_weight > 0
 
 
 class PretrainingSettings(_Section):

@@ -11,7 +11,7 @@ import numpy as np
 
 from refersam.data.datasets import open_dataset
 from refersam.data.sample import DrawnObjects, ReferringImage, ReferringSample
-from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
+from refersam.data.sceneref import Scene, ScenePhrase, SceneRefSettings, generate_scene
 from refersam.errors import DataError
 from refersam.training.augmentation import augment
 from refersam.training.looks import looks_of
@@ -164,4 +164,28 @@ def scene_to_referring_image(scene: Scene, name: str) -> ReferringImage:
 def drawn_objects(scene: Scene) -> DrawnObjects:
     """What the auxiliary losses learn from."""
     mentions = tuple(phrase.mentions for phrase in scene.phrases)
-    return DrawnObjects(masks=scene.masks, looks=looks_of(scene.objects).numpy(), mentions=mentions)
+    conditions = np.stack([condition_map(scene, phrase) for phrase in scene.phrases])
+    return DrawnObjects(scene.masks, looks_of(scene.objects).numpy(), mentions, conditions)
+
+
+def condition_map(scene: Scene, phrase: ScenePhrase) -> np.ndarray:
+    """(H, W) int8: where what a phrase says beside its descriptions is so (1), is not (0), or is left open (-1).
+
+    A place has every pixel in it or not, but an object as a whole, by its centre. What a negation leaves is said of
+    objects alone.
+    """
+    if phrase.place is not None:
+        rows, columns = (np.arange(length) + 0.5 for length in scene.image.shape[:2])
+        told = phrase.place.holds(columns[None, :], rows[:, None])
+        told = np.broadcast_to(told, scene.image.shape[:2]).copy()
+        x, y = np.array([item.centre for item in scene.objects]).T
+        of_objects = phrase.place.holds(x, y)
+    else:
+        told = np.full(scene.image.shape[:2], -1, np.int8)
+        if phrase.spared is None:
+            return told
+        of_objects = np.zeros(len(scene.objects), np.int8)
+        of_objects[list(phrase.spared)] = 1
+    for value, mask in zip(of_objects, scene.masks, strict=True):
+        told[mask] = value
+    return told

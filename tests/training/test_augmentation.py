@@ -84,7 +84,9 @@ def test_a_flip_mirrors_pixels_masks_and_words_together() -> None:
     assert after.phrases == ("the right cup", "a spoon")
     np.testing.assert_array_equal(after.image, before.image[:, ::-1])
     np.testing.assert_array_equal(after.masks, before.masks[:, :, ::-1])
-    np.testing.assert_array_equal(flip(with_objects(before)).objects.masks, after.masks)
+    known = flip(with_objects(before)).objects
+    np.testing.assert_array_equal(known.masks, after.masks)
+    np.testing.assert_array_equal(known.conditions, after.masks)
     assert after.sample_ids == before.sample_ids
     kept = picture("the left cup", "the spoon right next to it")
     assert flip(kept) is kept
@@ -93,7 +95,8 @@ def test_a_flip_mirrors_pixels_masks_and_words_together() -> None:
 def with_objects(picture: ReferringImage) -> ReferringImage:
     """As if its targets were a drawn scene's objects."""
     mentions = tuple(((index,),) for index in range(len(picture.phrases)))
-    return replace(picture, objects=DrawnObjects(picture.masks, np.zeros((len(mentions), 3), dtype=int), mentions))
+    looks, conditions = np.zeros((len(mentions), 3), dtype=int), picture.masks.astype(np.int8)
+    return replace(picture, objects=DrawnObjects(picture.masks, looks, mentions, conditions))
 
 
 @settings(max_examples=200, deadline=None)
@@ -114,6 +117,7 @@ def test_a_crop_loses_no_pixel_of_a_target(
     assert after.masks.shape[1:] == after.image.shape[:2]
     known = crop(with_objects(before), smallest, np.array(places)).objects
     np.testing.assert_array_equal(known.masks, after.masks)
+    np.testing.assert_array_equal(known.conditions, after.masks)
     for kept, whole in zip(after.image.shape[:2], size, strict=True):
         assert kept >= min(whole, max(1, round(smallest * whole) - 1))
 

@@ -8,25 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from refersam import ReferSamModel
-from refersam.data.sceneref import generate_scene
-from refersam.training.auxiliary import AuxiliaryHeads, GroundingHeads, seen_by
+from refersam.data.sceneref import Place, Scene, SceneObject, ScenePhrase, generate_scene
+from refersam.training.auxiliary import AuxiliaryHeads, ConditionHeads, GroundingHeads, seen_by
 from refersam.training.building import build_model, build_processor
 from refersam.training.data import BatchStream, mention_mask
 from refersam.training.looks import LooksHeads, looks_of
 from refersam.training.settings import LossSettings, SettingsError, TrainSettings
-from refersam.training.sources import open_source
+from refersam.training.sources import condition_map, open_source
 from refersam.training.trainer import Trainer
 
 Miniature = Callable[..., TrainSettings]
 
 
 def auxiliary(miniature: Miniature, **changes: Any) -> TrainSettings:
-    """Both losses, at weights that are told apart."""
-    return miniature(loss={"grounding_weight": 0.5, "looks_weight": 0.25}, **changes)
+    """All three losses, at weights that are told apart."""
+    return miniature(loss={"grounding_weight": 0.5, "looks_weight": 0.25, "condition_weight": 0.125}, **changes)
 
 
 def test_mention_mask_by_hand() -> None:
@@ -42,7 +43,7 @@ def test_a_batch_has_mentions_and_looks(miniature: Miniature) -> None:
     source, processor = open_source(settings), build_processor(without, open_source(without))
     batch = BatchStream(settings, source, processor, 5).batch(1)
     plain = BatchStream(without, open_source(without), processor, 5).batch(1)
-    assert (plain.mention_mask, plain.look_labels) == (None, None)
+    assert (plain.mention_mask, plain.look_labels, plain.condition_labels) == (None, None, None)
     assert torch.equal(plain.target_mask, batch.target_mask)
     scene = generate_scene(settings.data.stages[0].scenes(80, 2), "train", 0, 1)
     assert batch.mention_mask is not None
@@ -52,6 +53,13 @@ def test_a_batch_has_mentions_and_looks(miniature: Miniature) -> None:
         assert float(found[0].mean()) == pytest.approx(share, abs=0.01)
     assert batch.look_labels is not None
     assert {stride: labels.shape for stride, labels in batch.look_labels.items()} == {8: (1, 3, 8, 8), 16: (1, 3, 4, 4)}
+    assert batch.condition_labels is not None
+    assert {stride: labels.shape for stride, labels in batch.condition_labels.items()} == {8: (2, 8, 8), 16: (2, 4, 4)}
+    for index, phrase in enumerate(scene.phrases):
+        wanted = condition_map(scene, phrase)
+        for stride, labels in batch.condition_labels.items():  # 80 px of the picture are 64 of the input
+            centres = [int((cell + 0.5) * stride * 80 / 64) for cell in range(64 // stride)]
+            assert labels[index].tolist() == wanted[np.ix_(centres, centres)].tolist()
     known = set(map(tuple, looks_of(scene.objects).tolist()))
     assert known >= set(map(tuple, batch.look_labels[16][0].flatten(1).T.tolist())) - {(-1, -1, -1)} != set()
 
@@ -84,6 +92,52 @@ def test_the_loss_by_hand() -> None:
     assert heads([pyramid], mask).item() == pytest.approx((at_8 + at_16) / 2, rel=1e-5)
 
 
+def scene_of(place: Place | None, spared: tuple[int, ...] | None) -> tuple[Scene, ScenePhrase]:
+    """8 x 6 pixels with two objects, around x = 2 and x = 5, and a phrase."""
+    masks = np.zeros((2, 6, 8), dtype=bool)
+    masks[0, 1:3, 1:4] = masks[1, 3:5, 4:7] = True
+    palette = (0, 0, 0)
+    objects = [SceneObject("star", "red", "large", "plain", 2, (x, y), 0, 3, palette) for x, y in ((2.5, 2), (5.5, 4))]
+    phrase = ScenePhrase("x", (0,), ("relative",), ((0, 1),), place, spared)
+    return Scene(np.zeros((6, 8, 3), np.uint8), tuple(objects), masks, (phrase,)), phrase
+
+
+def test_an_object_is_in_a_place_as_a_whole() -> None:
+    """By its centre, and left open where that is; pixels beside objects by themselves."""
+    told = condition_map(*scene_of(Place("x", high=4.5, margin=0.75), None))
+    assert told[0].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
+    assert told[1].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
+    assert told[4].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert condition_map(*scene_of(Place("x", low=5, margin=1), None))[3].tolist() == [0, 0, 0, 0, -1, -1, -1, 1]
+    assert told.dtype == np.int8
+
+
+def test_what_a_negation_leaves_is_said_of_objects_alone() -> None:
+    """And where there is neither place nor negation, nothing is said."""
+    told = condition_map(*scene_of(None, (1,)))
+    assert [np.unique(told[mask]).tolist() for mask in scene_of(None, (1,))[0].masks] == [[0], [1]]
+    assert (told == -1).sum() == 8 * 6 - 12
+    assert np.unique(condition_map(*scene_of(None, None))).tolist() == [-1]
+
+
+def test_the_loss_of_conditions_by_hand() -> None:
+    """Each level weighs as much, and of its cells those with a label; a phrase without any adds 0, but counts."""
+    heads = ConditionHeads(hidden_size=1, num_fusions=1)
+    with torch.no_grad():
+        heads.heads[0].weight.fill_(1.0)
+        heads.heads[0].bias.fill_(0.0)
+    labels = {
+        8: torch.tensor([[[1, -1], [0, -1]], [[-1, -1], [-1, -1]]], dtype=torch.int8),
+        16: torch.tensor([[[1]], [[-1]]], dtype=torch.int8),
+    }
+    pyramid = torch.tensor([2.0, 77.0, -1.0, 77.0, 0.5, 99.0]).view(1, -1, 1).repeat(2, 1, 1)
+    fine = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(-1.0))) / 2
+    coarse = math.log(1 + math.exp(-0.5))
+    assert heads([pyramid], labels).item() == pytest.approx((fine + coarse) / 2 / 2, rel=1e-5)
+    empty = {stride: torch.full_like(of, -1) for stride, of in labels.items()}
+    assert heads([pyramid], empty).item() == 0
+
+
 def test_looks_do_not_depend_on_how_pictures_are_dealt_out() -> None:
     """Pictures with many objects and with none: the mean of two batches is that of both together."""
     torch.manual_seed(0)
@@ -104,20 +158,24 @@ def test_what_a_model_sees(tiny_model_folder: Path) -> None:
     """Pyramids in the order they run, with gradients; the answer is the same; the hooks are gone afterwards."""
     model = ReferSamModel.from_pretrained(tiny_model_folder)
     pixels, ids = torch.rand(1, 3, 64, 64), torch.tensor([[5, 6, 7], [8, 9, 10]])
-    heads = AuxiliaryHeads(model, LossSettings(grounding_weight=1, looks_weight=2))
+    heads = AuxiliaryHeads(model, LossSettings(grounding_weight=1, looks_weight=2, condition_weight=3))
     with seen_by(model) as seen:
         output = model(pixels, ids)
     assert torch.equal(output.mask_logits, model(pixels, ids).mask_logits)
     assert [pyramid.shape[:2] for pyramid in seen.before] == [(1, 64 + 16 + 4)]
     assert heads.grounding is not None
+    assert heads.condition is not None
     assert len(seen.fused) == len(heads.grounding.heads) == len(model.config.layer_groups) + 1
+    assert len(heads.condition.heads) == len(seen.fused)
     assert all(pyramid.shape[:2] == (2, 64 + 16 + 4) for pyramid in seen.fused)
     for head in heads.grounding.heads:
         torch.nn.init.ones_(head.weight)
     labels = {8: torch.randint(-1, 3, (1, 3, 8, 8)), 16: torch.randint(-1, 3, (1, 3, 4, 4))}
-    terms = heads(seen, torch.rand(2, 2, 8, 8), labels)
+    conditions = {8: torch.randint(-1, 2, (2, 8, 8)), 16: torch.randint(-1, 2, (2, 4, 4))}
+    terms = heads(seen, torch.rand(2, 2, 8, 8), labels, conditions)
     looks = terms["colour"] + terms["shape"] + terms["pattern"]
-    assert terms["auxiliary"].item() == pytest.approx((terms["grounding"] + 2 * looks).item(), rel=1e-5)
+    weighted = terms["grounding"] + 2 * looks + 3 * terms["condition"]
+    assert terms["auxiliary"].item() == pytest.approx(weighted.item(), rel=1e-5)
     terms["grounding"].backward(retain_graph=True)
     for interaction in model.interactor.interactions:
         assert interaction.fusion.pyramid_ffn[0].weight.grad.abs().sum() > 0
@@ -132,7 +190,7 @@ def test_they_need_an_interactor(miniature: Miniature) -> None:
     config = {**miniature().model.config, "use_interactor": False}
     settings = miniature(model={"config": config})
     model = build_model(settings, build_processor(settings, open_source(settings)))
-    for weight in ("grounding_weight", "looks_weight"):
+    for weight in ("grounding_weight", "looks_weight", "condition_weight"):
         with pytest.raises(SettingsError, match="need a model with an interactor"):
             AuxiliaryHeads(model, LossSettings.model_validate({weight: 1}))
 
@@ -147,6 +205,7 @@ def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Mi
         masks = sum(line[name] for name in ("mask", "dice", "coarse_mask", "coarse_dice"))
         looks = sum(line[name] for name in ("colour", "shape", "pattern"))
         total = masks + 0.5 * (line["iou"] + line["object"] + line["grounding"]) + 0.25 * looks
+        total += 0.125 * line["condition"]
         assert line["total"] == pytest.approx(total, rel=1e-4)
     heads = whole.engine.heads
     assert heads is not None
@@ -162,4 +221,4 @@ def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Mi
     final = "model/model.safetensors"
     assert (tmp_path / "whole" / final).read_bytes() == (tmp_path / "parts" / final).read_bytes()
     names = ReferSamModel.from_pretrained(tmp_path / "whole/model").state_dict()
-    assert not any(name.startswith(("grounding", "looks")) for name in names)
+    assert not any(name.startswith(("grounding", "looks", "condition")) for name in names)

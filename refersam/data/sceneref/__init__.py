@@ -5,6 +5,7 @@ from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import PATTERNS, SHAPES, SIZES, SceneObject
 from refersam.data.sceneref.phrases import ScenePhrase
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, HELD_OUT_PAIRS, SPLITS, SceneRefSettings
+from refersam.data.sceneref.words import Place
 from refersam.data.sceneref.writer import write_sceneref
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "SPLITS",
+    "Place",
     "Scene",
     "SceneObject",
     "ScenePhrase",

@@ -102,7 +102,9 @@ def _say_absent(view: View, words: Wording, what: Description) -> str:
     if form == "relation":
         found = view.landmark()
         if found is not None:
-            link = relation_words(words, pick(view.rng, (*DIRECTIONS, "next", "closest")))
+            relation = pick(view.rng, (*DIRECTIONS, "next", "closest"))
+            link = relation_words(words, relation)
+            words.place = view.place_beside(relation, found[0]) if relation in DIRECTIONS else None
             return f"{words.one(what)} {link} {words.one(found[1])}"
     if form == "compare" and what.size is None:
         return words.one(what, before=words.pick(("biggest", "largest", "smallest", "bigger", "smaller")))
@@ -124,6 +126,7 @@ def _false_relation(view: View, words: Wording) -> str | None:
     if not group or not all(view.fails(direction, index, mark) for index in group):
         return None
     words.note("false-relation", direction)
+    words.place = view.place_beside(direction, mark)
     if view.chance(0.12):
         lead = words.pick(("all", "all the", "every"))
         core = words.core(what, plural=lead != "every")

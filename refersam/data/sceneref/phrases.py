@@ -25,7 +25,7 @@ from refersam.data.sceneref.places import build_absolute, build_ordinal, build_r
 from refersam.data.sceneref.sampling import pick, sample, weighted
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA
 from refersam.data.sceneref.view import View, members
-from refersam.data.sceneref.words import Description, Wording, count_word
+from refersam.data.sceneref.words import Description, Place, Wording, count_word
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,18 @@ class ScenePhrase:
         mentions: for each description in the phrase, in the order they are said, the objects that it fits by itself,
             rising: of "the star left of the red ring" all stars, then the ring. A description of what is absent fits
             none; what only "not", "except" or a place says is no description.
+        place: where the phrase says beside its descriptions that its target is: of "the star left of the red ring" all
+            that is left of the ring; None where it does not say so.
+        spared: all objects, rising, that what the phrase negates leaves: of "the star that is not red" all objects that
+            are not; None without negation.
     """
 
     text: str
     targets: tuple[int, ...]
     tags: tuple[str, ...]
     mentions: tuple[tuple[int, ...], ...] = ()
+    place: Place | None = None
+    spared: tuple[int, ...] | None = None
 
 
 Draft = tuple[str, int]
@@ -125,6 +131,7 @@ def build_negation(view: View, words: Wording) -> Draft | None:
         return None
     targets = bits & ~view.set_of(name, value)
     words.note(name)
+    words.spared = view.everything & ~view.set_of(name, value)
     if targets.bit_count() == 1:
         return _not(words, what, name, value, plural=False), targets
     if view.chance(0.4):
@@ -162,6 +169,7 @@ def _all_except(view: View, words: Wording, index: int) -> Draft | None:
     if value == "plain" or targets.bit_count() < 2 or not excluded:
         return None
     words.note(name)
+    words.spared = view.everything & ~excluded
     lead = words.pick(("every", "all", "all the", "all of the"))
     core = words.core(what, plural=lead != "every")
     ones = "one" if excluded.bit_count() == 1 else "ones"
@@ -194,6 +202,7 @@ def _several_alike(view: View, words: Wording, form: str) -> Draft | None:
     if len(ranked) < 3 or key(ranked[2]) - key(ranked[1]) < view.margin:
         return None
     words.note("position")
+    words.place = view.place_in_order(direction, bits, 0, 1)
     targets = 1 << ranked[0] | 1 << ranked[1]
     if view.chance(0.5):
         core = words.core(what, plural=True, before=f"{count_word(2)} {_OUTER[direction][0]}")
@@ -245,6 +254,7 @@ def _all_beside(view: View, words: Wording, what: Description, bits: int) -> Dra
     if targets.bit_count() < 2:
         return None
     words.note("position")
+    words.place = view.place_beside(direction, mark)
     lead = words.pick(("all ", "all the ", "every ", "every ", "the "))
     core = words.core(what, plural=lead != "every ")
     return f"{lead}{core} {words.pick(_SIDE_WORDS[direction])} {words.one(mark_what)}", targets
@@ -287,7 +297,9 @@ def build_phrase(view: View, phenomenon: str, texts: set[str], tries: int = 24) 
         view.used.add(bits)
         texts.add(text.lower())
         mentions = tuple([tuple(members(view.matching(what))) for what in words.said])
-        return ScenePhrase(words.finish(text), tuple(members(bits)), (phenomenon, *words.tags), mentions)
+        spared = None if words.spared is None else tuple(members(words.spared))
+        tags = (phenomenon, *words.tags)
+        return ScenePhrase(words.finish(text), tuple(members(bits)), tags, mentions, words.place, spared)
     return None
 
 

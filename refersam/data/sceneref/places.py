@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refersam.data.sceneref.sampling import pick, weighted
 from refersam.data.sceneref.view import MIDDLE_REACH, View, members
-from refersam.data.sceneref.words import Wording
+from refersam.data.sceneref.words import Place, Wording
 
 DIRECTIONS: tuple[str, ...] = ("left", "right", "top", "bottom")
 
@@ -127,9 +127,23 @@ def _absolute(view: View, words: Wording, where: str) -> tuple[str, int] | None:
             if offset > -2 * view.margin:
                 return None
     words.note("corner" if " " in where else where)
+    words.place = _place_of(view, bits, where)
     before, after = place_words(words, where)
     text = words.one(what, before=before, clauses=0.0 if after else 0.06)
     return f"{text} {after}".strip(), 1 << target
+
+
+def _place_of(view: View, bits: int, where: str) -> Place | None:
+    """Where the one of a set is that `absolute_target` finds; None for a set of one."""
+    if bits.bit_count() == 1:
+        return None
+    if where in DIRECTIONS:
+        return view.place_in_order(where, bits, 0, 0)
+    if where == "middle":
+        return view.place_around(view.width / 2, view.height / 2, bits)
+    vertical, horizontal = where.split(" ")
+    x, y = 0.0 if horizontal == "left" else view.width, 0.0 if vertical == "top" else view.height
+    return view.place_around(x, y, bits)
 
 
 def build_relative(view: View, words: Wording) -> tuple[str, int] | None:
@@ -147,6 +161,10 @@ def build_relative(view: View, words: Wording) -> tuple[str, int] | None:
     if target is None:
         return None
     words.note("near" if relation in ("next", "closest") else relation)
+    if relation in DIRECTIONS:
+        words.place = view.place_beside(relation, mark)
+    else:
+        words.place = view.place_around(view.x[mark], view.y[mark], bits, relation == "farthest", view.margin)
     return f"{words.one(what)} {relation_words(words, relation)} {words.one(mark_what)}", 1 << target
 
 
@@ -191,6 +209,7 @@ def build_ordinal(view: View, words: Wording) -> tuple[str, int] | None:
         if earlier >= 0 and later < count and keys[later] - keys[earlier] < view.margin:
             return None
     words.note(direction)
+    words.place = view.place_in_order(direction, bits, position, position)
     ordinal = _ORDINALS[position][1 if words.chance(0.15) else 0]
     side = f"from {'' if words.bare and words.chance(0.5) else 'the '}{direction}"
     if words.chance(0.1):

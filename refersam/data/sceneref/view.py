@@ -11,7 +11,7 @@ import numpy as np
 from refersam.data.sceneref.objects import PATTERNS, SceneObject, unit_area
 from refersam.data.sceneref.sampling import pick, weighted
 from refersam.data.sceneref.settings import ATTRIBUTES, HELD_OUT_PAIRS, SceneRefSettings
-from refersam.data.sceneref.words import Description
+from refersam.data.sceneref.words import Description, Place
 
 T = TypeVar("T")
 
@@ -167,6 +167,38 @@ class View:
         if direction == "bottom":
             return lambda i: -self.y[i]
         raise ValueError(f"Unknown direction {direction!r}; expected left, right, top or bottom.")
+
+    def place_towards(self, direction: str, low: float, high: float, margin: float = 0.0) -> Place:
+        """Where the key of `towards` lies in an interval."""
+        if direction in ("right", "bottom"):
+            low, high = -high, -low
+        return Place("x" if direction in ("left", "right") else "y", low, high, margin)
+
+    def place_beside(self, direction: str, mark: int) -> Place:
+        """What lies in a direction from an object."""
+        return self.place_towards(direction, -math.inf, self.towards(direction)(mark), self.margin)
+
+    def place_in_order(self, direction: str, bits: int, first: int, last: int) -> Place:
+        """Where numbers first to last of a set are, counted from a side and from 0; up to halfway to the others."""
+        keys = [-math.inf, *sorted(map(self.towards(direction), members(bits))), math.inf]
+        low, high = ((keys[i] + keys[i + 1]) / 2 for i in (first, last + 1))
+        return self.place_towards(direction, low, high)
+
+    def place_around(self, x: float, y: float, bits: int, far: bool = False, beyond: float = -math.inf) -> Place | None:
+        """Where the one of a set is that is nearest to a point (farthest if `far`), up to halfway to the next.
+
+        Args:
+            x, y: the point in pixels.
+            bits: the set; of one there is no such place, and None comes back.
+            far: the farthest, not the nearest.
+            beyond: distance in pixels up to which nothing is in the place.
+        """
+        distances = sorted(math.hypot(self.x[i] - x, self.y[i] - y) for i in members(bits))
+        if len(distances) < 2:
+            return None
+        if far:
+            return Place("distance", low=sum(distances[-2:]) / 2, point=(x, y))
+        return Place("distance", low=beyond, high=sum(distances[:2]) / 2, point=(x, y))
 
     def distance(self, i: int, j: int) -> float:
         """Pixels between two centres."""

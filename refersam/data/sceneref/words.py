@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -78,12 +80,41 @@ def tokenize(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", text.lower())
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a phrase says that its target is, of whatever kind: the points whose measure lies in an interval.
+
+    Attributes:
+        measure: a coordinate, or the distance from `point`; in pixels.
+        low, high: the interval.
+        margin: pixels to both sides of its ends, of which the phrase says nothing.
+        point: (x, y) in pixels.
+    """
+
+    measure: Literal["x", "y", "distance"]
+    low: float = -math.inf
+    high: float = math.inf
+    margin: float = 0.0
+    point: tuple[float, float] = (0.0, 0.0)
+
+    def holds(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Of points (x, y) in pixels: 1 for those in the place, 0 for those outside, -1 where that is left open."""
+        if self.measure == "distance":
+            value = np.hypot(x - self.point[0], y - self.point[1])
+        else:
+            value = x if self.measure == "x" else y
+        inside = np.minimum(value - self.low, self.high - value)
+        return np.where(np.abs(inside) < self.margin, -1, inside > 0).astype(np.int8)
+
+
 class Wording:
     """Draws the words of one phrase and notes what they were, for the tags.
 
     Attributes:
         tags: secondary tags in the order they came up.
         said: the descriptions in the order they are said.
+        place: where the phrase says beside them that its target is; None where it does not, or not of one place.
+        spared: the set of all objects that what the phrase negates leaves; None without negation.
         bare: the phrase goes without articles.
         ones: "ones" may stand for objects; odd after "of the".
     """
@@ -92,6 +123,8 @@ class Wording:
         self.rng = rng
         self.tags: list[str] = []
         self.said: list[Description] = []
+        self.place: Place | None = None
+        self.spared: int | None = None
         self.bare = bool(rng.random() < 0.26)
         self.ones = True
 
