@@ -23,6 +23,7 @@ from refersam.model.interactor import Interaction, Interactor
 from refersam.model.pyramid import map_to_tokens
 from refersam.model.refersam import ReferSamModel
 from refersam.training.looks import LOOKS, LooksHeads
+from refersam.training.positions import PositionHeads
 from refersam.training.settings import LossSettings, SettingsError
 
 NUM_MENTIONS = 2
@@ -128,8 +129,8 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         if not isinstance(model.interactor, Interactor):
             raise SettingsError(
-                "loss.grounding_weight, loss.looks_weight and loss.condition_weight need a model with an interactor: "
-                "leave them out, or use_interactor: false."
+                "loss.grounding_weight, looks_weight, condition_weight and position_weight need a model with an "
+                "interactor: leave them out, or use_interactor: false."
             )
         width = model.config.vision_config.hidden_size
         num_fusions = len(_fusions(model.interactor))
@@ -137,6 +138,7 @@ class AuxiliaryHeads(nn.Module):
         self.grounding = GroundingHeads(width, num_fusions) if settings.grounding_weight else None
         self.condition = ConditionHeads(width, num_fusions) if settings.condition_weight else None
         self.looks = LooksHeads(width) if settings.looks_weight else None
+        self.positions = PositionHeads(width, 1 + num_fusions) if settings.position_weight else None
 
     def forward(
         self,
@@ -144,10 +146,17 @@ class AuxiliaryHeads(nn.Module):
         mention_mask: Tensor | None,
         look_labels: Mapping[int, Tensor] | None,
         condition_labels: Mapping[int, Tensor] | None,
+        centres: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Terms `grounding`, `condition`, the `LOOKS`, how many cells are right, and `auxiliary`, their weighted sum.
+        """Loss terms, how many cells are right, and `auxiliary`, the weighted sum of the terms.
 
-        All labels are those of `refersam.training.data.Batch`; a term without labels is left out.
+        Args:
+            seen: what the model saw.
+            mention_mask, look_labels, condition_labels: of `refersam.training.data.Batch`; a term without is left out.
+            centres: of the pyramid's tokens, see `PositionHeads`; likewise.
+
+        Returns:
+            `grounding`, `condition`, the `LOOKS`, `position`, `auxiliary`.
         """
         terms: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
@@ -157,6 +166,9 @@ class AuxiliaryHeads(nn.Module):
         if self.condition is not None and condition_labels is not None:
             terms["condition"] = self.condition(seen.fused, condition_labels)
             total = total + self.settings.condition_weight * terms["condition"]
+        if self.positions is not None and centres is not None:
+            terms["position"] = self.positions([seen.before[0], *seen.fused], centres)
+            total = total + self.settings.position_weight * terms["position"]
         if self.looks is not None and look_labels is not None:
             terms |= self.looks(seen.before[0], look_labels)
             total = total + self.settings.looks_weight * sum(terms[name] for name in LOOKS)

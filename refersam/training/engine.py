@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from refersam.losses import ReferSamLoss
+from refersam.model.pyramid import PyramidGeometry
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.predictor import warn_if_emulated
 from refersam.training import sharding
@@ -87,7 +88,7 @@ class Engine:
         self._average.to(accelerator.device)
         optimizers = build_optimizers(model, settings.optimizer)
         self.heads: nn.Module | None = None
-        if settings.loss.needs_objects:
+        if settings.loss.needs_heads:
             heads = AuxiliaryHeads(model, settings.loss).to(accelerator.device)
             optimizers.append(torch.optim.AdamW(heads.parameters(), lr=HEAD_RATE, weight_decay=0.0))
             self.heads = accelerator.prepare(heads)
@@ -181,7 +182,10 @@ class Engine:
             output = self.model(batch.pixel_values, batch.input_ids, batch.attention_mask)
         terms = self.loss(output, batch.target_mask, batch.seeds)
         if self.heads is not None:
-            more = self.heads(seen, batch.mention_mask, batch.look_labels, batch.condition_labels)
+            height, width = batch.pixel_values.shape[2:]
+            geometry = PyramidGeometry.of_image(height, width, batch.pixel_values.device)
+            labels = batch.mention_mask, batch.look_labels, batch.condition_labels
+            more = self.heads(seen, *labels, geometry.reference_points)
             terms |= more | {"total": terms["total"] + more["auxiliary"]}
         self.accelerator.backward(terms["total"] * share)
         return output, terms

@@ -26,6 +26,7 @@ from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor
 from refersam.training import checkpoint
 from refersam.training.looks import LEAST_COVER, LOOKS, LooksHeads, cell_labels, looks_of
+from refersam.training.positions import PositionHeads
 from refersam.training.settings import PretrainingSettings
 
 FINE_STRIDE = 4
@@ -94,10 +95,12 @@ class Pupil(nn.Module):
 
     Args:
         taught: a spatial prior; or a model, of which all is taught that sees no text.
+        position_weight: of telling where in the picture a token is; for a model.
     """
 
-    def __init__(self, taught: SpatialPrior | ReferSamModel) -> None:
+    def __init__(self, taught: SpatialPrior | ReferSamModel, position_weight: float = 0.0) -> None:
         super().__init__()
+        self.position_weight = position_weight
         self.taught = taught
         prior = self.prior
         channels, width = (cast(nn.Conv2d, layer).out_channels for layer in (prior.stem[0], prior.projections[0]))
@@ -105,6 +108,7 @@ class Pupil(nn.Module):
             channels = taught.config.prompt_hidden_size
         self.fine = nn.Conv2d(channels, 2, kernel_size=1)
         self.looks = LooksHeads(width)
+        self.positions = PositionHeads(width, 1) if position_weight else None
 
     @property
     def prior(self) -> SpatialPrior:
@@ -113,15 +117,20 @@ class Pupil(nn.Module):
         return taught if isinstance(taught, SpatialPrior) else cast(Interactor, taught.interactor).spatial_prior
 
     def forward(self, pixel_values: Tensor, fine: Tensor, cells: dict[int, Tensor]) -> dict[str, Tensor]:
-        """Loss terms `fine`, `LOOKS`, `total`; `shape right` and so on, the shares of cells at stride 16 in [0, 1]."""
+        """Loss terms `fine`, `LOOKS`, `position`, `total`; `shape right` and so on, shares of cells at stride 16."""
+        terms: dict[str, Tensor] = {}
         if isinstance(self.taught, ReferSamModel):
             seen = self.taught.encode_image(pixel_values)
             stride4, pyramid = seen.detail, seen.pyramid
+            if self.positions is not None:
+                terms["position"] = self.positions([pyramid], seen.geometry.reference_points)
         else:
             stride4, pyramid = self.taught(pixel_values)
-        terms = {"fine": F.binary_cross_entropy_with_logits(self.fine(stride4), fine)}
+        terms["fine"] = F.binary_cross_entropy_with_logits(self.fine(stride4), fine)
         terms |= self.looks(pyramid, cells)
         terms["total"] = terms["fine"] + sum(terms[name] for name in LOOKS)
+        if "position" in terms:
+            terms["total"] = terms["total"] + self.position_weight * terms["position"]
         return terms
 
 
@@ -157,7 +166,7 @@ def pretrain(
     state = checkpoint.load_newest(folder)
     prior = cast(Interactor, model.interactor).spatial_prior
     taught = prior if settings.part == "prior" else model
-    module = Pupil(copy.deepcopy(taught))
+    module = Pupil(copy.deepcopy(taught), settings.position_weight)
     module.prior.requires_grad_(True)  # its rate in the training itself may be 0
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     first, stop = 0, False

@@ -210,6 +210,14 @@ class LossSettings(_Section):
         ge=0,
         description="Of telling where the place is that a phrase speaks of, or what it negates; 0 leaves it out.",
     )
+    position_weight: float = Field(
+        0.0, ge=0, description="Of telling where in the picture each token of the pyramids is; 0 leaves it out."
+    )
+
+    @property
+    def needs_heads(self) -> bool:
+        """Whether a term is of heads that are thrown away after the training."""
+        return self.needs_objects or self.position_weight > 0
 
     @property
     def needs_objects(self) -> bool:
@@ -232,11 +240,22 @@ class PretrainingSettings(_Section):
     patterned: float | None = Field(
         None, ge=0, le=1, description="Share of pictures with patterned objects; none for half of difficulty."
     )
+    position_weight: float = Field(
+        0.0, ge=0, description="Of telling where in the picture a place is, of part encoder; 0 leaves it out."
+    )
     learning_rate: float = Field(2e-3, gt=0, description="Highest rate of AdamW.")
     warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
     decay_from: float = Field(0.65, ge=0, lt=1, description="Share of the steps at which a linear decay starts.")
     log_every: int = Field(100, ge=1, description="Steps between log lines.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+
+    @model_validator(mode="after")
+    def _can_tell_positions(self) -> PretrainingSettings:
+        if self.position_weight > 0 and self.part == "prior":
+            raise ValueError(
+                "position_weight is for part: encoder; the spatial prior's convolutions do not know where they are"
+            )
+        return self
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, counted from 0."""

@@ -14,10 +14,12 @@ import torch
 
 from refersam import ReferSamModel
 from refersam.data.sceneref import Place, Scene, SceneObject, ScenePhrase, generate_scene
+from refersam.model.pyramid import PyramidGeometry
 from refersam.training.auxiliary import AuxiliaryHeads, ConditionHeads, GroundingHeads, seen_by
 from refersam.training.building import build_model, build_processor
 from refersam.training.data import BatchStream, mention_mask
 from refersam.training.looks import LooksHeads, looks_of
+from refersam.training.positions import PositionHeads
 from refersam.training.settings import LossSettings, SettingsError, TrainSettings
 from refersam.training.sources import condition_map, open_source
 from refersam.training.trainer import Trainer
@@ -26,8 +28,9 @@ Miniature = Callable[..., TrainSettings]
 
 
 def auxiliary(miniature: Miniature, **changes: Any) -> TrainSettings:
-    """All three losses, at weights that are told apart."""
-    return miniature(loss={"grounding_weight": 0.5, "looks_weight": 0.25, "condition_weight": 0.125}, **changes)
+    """All four losses, at weights that are told apart."""
+    weights = {"grounding_weight": 0.5, "looks_weight": 0.25, "condition_weight": 0.125, "position_weight": 0.0625}
+    return miniature(loss=weights, **changes)
 
 
 def test_mention_mask_by_hand() -> None:
@@ -138,6 +141,20 @@ def test_the_loss_of_conditions_by_hand() -> None:
     assert heads([pyramid], empty).item() == 0
 
 
+def test_the_loss_of_positions_by_hand() -> None:
+    """In tenths of the side, the mean over axes, tokens and pyramids."""
+    heads = PositionHeads(hidden_size=1, num_pyramids=2)
+    with torch.no_grad():
+        for head in heads.heads:
+            head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            head.bias.copy_(torch.tensor([0.0, 1.0]))
+    centres = torch.tensor([[0.25, 0.5], [0.75, 0.5]])
+    pyramids = [torch.tensor([[[0.25], [0.75]]]), torch.tensor([[[0.5], [0.5]]])]
+    # x is told right by the first, y a quarter off twice; the other way round by the second
+    assert heads(pyramids, centres).item() == pytest.approx(10 * 0.125)
+    assert heads(pyramids[:1] * 2, centres + torch.tensor([0.1, 0.0])).item() == pytest.approx(10 * 0.175)
+
+
 def test_looks_do_not_depend_on_how_pictures_are_dealt_out() -> None:
     """Pictures with many objects and with none: the mean of two batches is that of both together."""
     torch.manual_seed(0)
@@ -158,7 +175,8 @@ def test_what_a_model_sees(tiny_model_folder: Path) -> None:
     """Pyramids in the order they run, with gradients; the answer is the same; the hooks are gone afterwards."""
     model = ReferSamModel.from_pretrained(tiny_model_folder)
     pixels, ids = torch.rand(1, 3, 64, 64), torch.tensor([[5, 6, 7], [8, 9, 10]])
-    heads = AuxiliaryHeads(model, LossSettings(grounding_weight=1, looks_weight=2, condition_weight=3))
+    weights = {"grounding_weight": 1, "looks_weight": 2, "condition_weight": 3, "position_weight": 4}
+    heads = AuxiliaryHeads(model, LossSettings.model_validate(weights))
     with seen_by(model) as seen:
         output = model(pixels, ids)
     assert torch.equal(output.mask_logits, model(pixels, ids).mask_logits)
@@ -172,9 +190,10 @@ def test_what_a_model_sees(tiny_model_folder: Path) -> None:
         torch.nn.init.ones_(head.weight)
     labels = {8: torch.randint(-1, 3, (1, 3, 8, 8)), 16: torch.randint(-1, 3, (1, 3, 4, 4))}
     conditions = {8: torch.randint(-1, 2, (2, 8, 8)), 16: torch.randint(-1, 2, (2, 4, 4))}
-    terms = heads(seen, torch.rand(2, 2, 8, 8), labels, conditions)
+    centres = PyramidGeometry.of_image(64, 64, pixels.device).reference_points
+    terms = heads(seen, torch.rand(2, 2, 8, 8), labels, conditions, centres)
     looks = terms["colour"] + terms["shape"] + terms["pattern"]
-    weighted = terms["grounding"] + 2 * looks + 3 * terms["condition"]
+    weighted = terms["grounding"] + 2 * looks + 3 * terms["condition"] + 4 * terms["position"]
     assert terms["auxiliary"].item() == pytest.approx(weighted.item(), rel=1e-5)
     terms["grounding"].backward(retain_graph=True)
     for interaction in model.interactor.interactions:
@@ -190,7 +209,7 @@ def test_they_need_an_interactor(miniature: Miniature) -> None:
     config = {**miniature().model.config, "use_interactor": False}
     settings = miniature(model={"config": config})
     model = build_model(settings, build_processor(settings, open_source(settings)))
-    for weight in ("grounding_weight", "looks_weight", "condition_weight"):
+    for weight in ("grounding_weight", "looks_weight", "condition_weight", "position_weight"):
         with pytest.raises(SettingsError, match="need a model with an interactor"):
             AuxiliaryHeads(model, LossSettings.model_validate({weight: 1}))
 
@@ -205,7 +224,7 @@ def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Mi
         masks = sum(line[name] for name in ("mask", "dice", "coarse_mask", "coarse_dice"))
         looks = sum(line[name] for name in ("colour", "shape", "pattern"))
         total = masks + 0.5 * (line["iou"] + line["object"] + line["grounding"]) + 0.25 * looks
-        total += 0.125 * line["condition"]
+        total += 0.125 * line["condition"] + 0.0625 * line["position"]
         assert line["total"] == pytest.approx(total, rel=1e-4)
     heads = whole.engine.heads
     assert heads is not None
@@ -221,4 +240,4 @@ def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Mi
     final = "model/model.safetensors"
     assert (tmp_path / "whole" / final).read_bytes() == (tmp_path / "parts" / final).read_bytes()
     names = ReferSamModel.from_pretrained(tmp_path / "whole/model").state_dict()
-    assert not any(name.startswith(("grounding", "looks", "condition")) for name in names)
+    assert not any(name.startswith(("grounding", "looks", "condition", "positions")) for name in names)

@@ -129,6 +129,16 @@ def test_colours_are_learned(part: str, tmp_path: Path) -> None:
     assert lines[-1]["total"] == pytest.approx(sum(terms), rel=1e-4)
 
 
+def test_places_are_learned(tmp_path: Path) -> None:
+    """Half as far off as a guess of the middle, which is a quarter of the side; and the terms add up."""
+    lines: list[dict[str, float]] = []
+    settings = few(steps=60, pictures=24, log_every=10, batch_pictures=8, part="encoder", position_weight=0.5)
+    pretrain(make_model(), settings, tmp_path, progress=lambda _step, terms: lines.append(terms))
+    assert lines[-1]["position"] < 0.5 * 2.5
+    terms = sum(lines[-1][name] for name in ("fine", "colour", "shape", "pattern"))
+    assert lines[-1]["total"] == pytest.approx(terms + 0.5 * lines[-1]["position"], rel=1e-4)
+
+
 SEES_NO_TEXT = (
     "interactor.spatial_prior.",
     "interactor.interactions.0.injector.",

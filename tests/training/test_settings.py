@@ -228,6 +228,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("data: {stages: [{phenomena: {colour: 1}}]}", "data.stages.0: .*Unknown phenomena .'colour'."),
         ("data: {stages: []}", r"data.stages should have at least 1 item, but is \[\]"),
         ("data: {picture_sizes: [128, 16]}", "data.picture_sizes.1 should be .*32"),
+        ("pretraining: {position_weight: 1}", "pretraining: .*position_weight is for part: encoder"),
         ("data: 3", "data should be a valid dictionary, but is 3"),
         ("[1, 2]", "must hold settings by name, but holds a list"),
         ("just words", "must hold settings by name, but holds a str"),
