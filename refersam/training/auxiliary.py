@@ -58,8 +58,12 @@ class GroundingHeads(nn.Module):
             nn.init.zeros_(cast(nn.Linear, head).weight)
             nn.init.constant_(cast(nn.Linear, head).bias, -2.0)  # few cells are of an object that is mentioned
 
-    def forward(self, pyramids: Sequence[Tensor], mention_mask: Tensor) -> Tensor:
-        """Binary cross-entropy and dice, the mean over fusions and the levels of strides 8 and 16.
+    def forward(self, pyramids: Sequence[Tensor], mention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy and dice; and how well the heads point: both means over fusions and strides 8 and 16.
+
+        Pointing is the Kullback-Leibler divergence from the mentioned cells to the softmax over all; a phrase that
+        mentions nothing in sight adds 0, but counts. Where an object is seldom mentioned and hard to tell, a mask is
+        best left empty, and then teaches nothing; a pointer has to choose.
 
         Args:
             pyramids: (B, L, D) after each fusion.
@@ -67,13 +71,19 @@ class GroundingHeads(nn.Module):
         """
         wanted = [map_to_tokens(truth) for truth in (mention_mask, F.avg_pool2d(mention_mask, 2))]  # (B, cells, 2)
         lengths = [truth.shape[1] for truth in wanted]
-        total = mention_mask.new_zeros(())
+        masks, pointing = mention_mask.new_zeros(()), mention_mask.new_zeros(())
         for head, pyramid in zip(self.heads, pyramids, strict=True):
             found = head(pyramid[:, : sum(lengths)]).float().split(lengths, dim=1)
             for logits, truth in zip(found, wanted, strict=True):
                 each = logits.transpose(1, 2).flatten(0, 1), truth.transpose(1, 2).flatten(0, 1)  # (2 B, cells)
-                total = total + F.binary_cross_entropy_with_logits(*each) + dice_term(*each)
-        return total / (len(self.heads) * len(wanted))
+                masks = masks + F.binary_cross_entropy_with_logits(*each) + dice_term(*each)
+                pointing = pointing + F.kl_div(each[0].log_softmax(dim=1), _shares(each[1]), reduction="batchmean")
+        return masks / (len(self.heads) * len(wanted)), pointing / (len(self.heads) * len(wanted))
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """(B, N) weights, not negative -> in proportion, so that each row adds up to 1; 0 where all of a row are 0."""
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 class ConditionHeads(nn.Module):
@@ -109,11 +119,6 @@ class ConditionHeads(nn.Module):
         return total / len(self.heads)
 
 
-def _shares(known: Tensor) -> Tensor:
-    """(B, N) boolean -> weights of those that are true, the same for all, that add up to 1; 0 where none is."""
-    return known / known.sum(dim=1, keepdim=True).clamp(min=1)
-
-
 class AuxiliaryHeads(nn.Module):
     """The heads that the settings ask for.
 
@@ -129,13 +134,14 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         if not isinstance(model.interactor, Interactor):
             raise SettingsError(
-                "loss.grounding_weight, looks_weight, condition_weight and position_weight need a model with an "
-                "interactor: leave them out, or use_interactor: false."
+                "loss.grounding_weight, pointing_weight, looks_weight, condition_weight and position_weight need a "
+                "model with an interactor: leave them out, or use_interactor: false."
             )
         width = model.config.vision_config.hidden_size
         num_fusions = len(_fusions(model.interactor))
         self.settings = settings
-        self.grounding = GroundingHeads(width, num_fusions) if settings.grounding_weight else None
+        grounds = settings.grounding_weight > 0 or settings.pointing_weight > 0
+        self.grounding = GroundingHeads(width, num_fusions) if grounds else None
         self.condition = ConditionHeads(width, num_fusions) if settings.condition_weight else None
         self.looks = LooksHeads(width) if settings.looks_weight else None
         self.positions = PositionHeads(width, 1 + num_fusions) if settings.position_weight else None
@@ -156,13 +162,14 @@ class AuxiliaryHeads(nn.Module):
             centres: of the pyramid's tokens, see `PositionHeads`; likewise.
 
         Returns:
-            `grounding`, `condition`, the `LOOKS`, `position`, `auxiliary`.
+            `grounding`, `pointing`, `condition`, the `LOOKS`, `position`, `auxiliary`.
         """
         terms: dict[str, Tensor] = {}
         total: Tensor | float = 0.0
         if self.grounding is not None and mention_mask is not None:
-            terms["grounding"] = self.grounding(seen.fused, mention_mask)
+            terms["grounding"], terms["pointing"] = self.grounding(seen.fused, mention_mask)
             total = total + self.settings.grounding_weight * terms["grounding"]
+            total = total + self.settings.pointing_weight * terms["pointing"]
         if self.condition is not None and condition_labels is not None:
             terms["condition"] = self.condition(seen.fused, condition_labels)
             total = total + self.settings.condition_weight * terms["condition"]

@@ -202,6 +202,9 @@ class LossSettings(_Section):
     grounding_weight: float = Field(
         0.0, ge=0, description="Of finding all objects that a phrase of a drawn scene mentions; 0 leaves it out."
     )
+    pointing_weight: float = Field(
+        0.0, ge=0, description="Of pointing at objects that a phrase of a drawn scene mentions; 0 leaves it out."
+    )
     looks_weight: float = Field(
         0.0, ge=0, description="Of telling colour, shape and pattern of a drawn scene's objects; 0 leaves it out."
     )
@@ -222,7 +225,7 @@ class LossSettings(_Section):
     @property
     def needs_objects(self) -> bool:
         """Whether a term asks for what a drawn scene knows of its objects."""
-        return self.grounding_weight > 0 or self.looks_weight > 0 or self.condition_weight > 0
+        return any((self.grounding_weight, self.pointing_weight, self.looks_weight, self.condition_weight))
 
 
 class PretrainingSettings(_Section):

@@ -92,7 +92,11 @@ def test_the_loss_by_hand() -> None:
     at_8 += (dice([sigmoid(3)] * 2 + [sigmoid(-3)] * 2, [1, 1, 0, 0]) + dice([sigmoid(-1)] * 4, [0] * 4)) / 2
     at_16 = (entropy(0.5, 0.5) + entropy(-1, 0)) / 2
     at_16 += (dice([sigmoid(0.5)], [0.5]) + dice([sigmoid(-1)], [0])) / 2
-    assert heads([pyramid], mask).item() == pytest.approx((at_8 + at_16) / 2, rel=1e-5)
+    masks, pointing = heads([pyramid], mask)
+    assert masks.item() == pytest.approx((at_8 + at_16) / 2, rel=1e-5)
+    # Of two cells in four at stride 8, each with half of the truth; one in one at 16; the second mention is of nothing.
+    chance = math.exp(3) / (2 * math.exp(3) + 2 * math.exp(-3))
+    assert pointing.item() == pytest.approx(math.log(0.5 / chance) / 2 / 2, abs=1e-6)
 
 
 def scene_of(place: Place | None, spared: tuple[int, ...] | None) -> tuple[Scene, ScenePhrase]:
@@ -175,7 +179,13 @@ def test_what_a_model_sees(tiny_model_folder: Path) -> None:
     """Pyramids in the order they run, with gradients; the answer is the same; the hooks are gone afterwards."""
     model = ReferSamModel.from_pretrained(tiny_model_folder)
     pixels, ids = torch.rand(1, 3, 64, 64), torch.tensor([[5, 6, 7], [8, 9, 10]])
-    weights = {"grounding_weight": 1, "looks_weight": 2, "condition_weight": 3, "position_weight": 4}
+    weights = {
+        "grounding_weight": 1,
+        "looks_weight": 2,
+        "condition_weight": 3,
+        "position_weight": 4,
+        "pointing_weight": 5,
+    }
     heads = AuxiliaryHeads(model, LossSettings.model_validate(weights))
     with seen_by(model) as seen:
         output = model(pixels, ids)
@@ -193,7 +203,7 @@ def test_what_a_model_sees(tiny_model_folder: Path) -> None:
     centres = PyramidGeometry.of_image(64, 64, pixels.device).reference_points
     terms = heads(seen, torch.rand(2, 2, 8, 8), labels, conditions, centres)
     looks = terms["colour"] + terms["shape"] + terms["pattern"]
-    weighted = terms["grounding"] + 2 * looks + 3 * terms["condition"] + 4 * terms["position"]
+    weighted = terms["grounding"] + 5 * terms["pointing"] + 2 * looks + 3 * terms["condition"] + 4 * terms["position"]
     assert terms["auxiliary"].item() == pytest.approx(weighted.item(), rel=1e-5)
     terms["grounding"].backward(retain_graph=True)
     for interaction in model.interactor.interactions:
@@ -209,7 +219,7 @@ def test_they_need_an_interactor(miniature: Miniature) -> None:
     config = {**miniature().model.config, "use_interactor": False}
     settings = miniature(model={"config": config})
     model = build_model(settings, build_processor(settings, open_source(settings)))
-    for weight in ("grounding_weight", "looks_weight", "condition_weight", "position_weight"):
+    for weight in ("grounding_weight", "pointing_weight", "looks_weight", "condition_weight", "position_weight"):
         with pytest.raises(SettingsError, match="need a model with an interactor"):
             AuxiliaryHeads(model, LossSettings.model_validate({weight: 1}))
 
