@@ -23,8 +23,8 @@ from refersam.cli.console import (
 
 BOX_NAME = "model in the box (drawn scenes)"
 BOX_NOTE = (
-    "The model in the box was trained on **drawn scenes** like the examples below, not on photographs, and is often "
-    "wrong even there. For photographs start this page with a model of your own: `refersam demo --model FOLDER`."
+    "The model in the box was trained on **drawn scenes** like the examples below, not on photographs, and is wrong "
+    "at times even there. For photographs start this page with a model of your own: `refersam demo --model FOLDER`."
 )
 
 
