@@ -77,11 +77,11 @@ class GroundingHeads(nn.Module):
             for logits, truth in zip(found, wanted, strict=True):
                 each = logits.transpose(1, 2).flatten(0, 1), truth.transpose(1, 2).flatten(0, 1)  # (2 B, cells)
                 masks = masks + F.binary_cross_entropy_with_logits(*each) + dice_term(*each)
-                pointing = pointing + F.kl_div(each[0].log_softmax(dim=1), _shares(each[1]), reduction="batchmean")
+                pointing = pointing + F.kl_div(each[0].log_softmax(dim=1), shares(each[1]), reduction="batchmean")
         return masks / (len(self.heads) * len(wanted)), pointing / (len(self.heads) * len(wanted))
 
 
-def _shares(weights: Tensor) -> Tensor:
+def shares(weights: Tensor) -> Tensor:
     """(B, N) weights, not negative -> in proportion, so that each row adds up to 1; 0 where all of a row are 0."""
     return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
@@ -110,7 +110,7 @@ class ConditionHeads(nn.Module):
         by_level = [of_level.flatten(1) for of_level in labels.values()]
         wanted = torch.cat(by_level, dim=1)
         # Each level weighs as much, however many cells it has.
-        weights = torch.cat([_shares(of_level >= 0) for of_level in by_level], dim=1) / len(by_level)
+        weights = torch.cat([shares(of_level >= 0) for of_level in by_level], dim=1) / len(by_level)
         total = weights.new_zeros(())
         for head, pyramid in zip(self.heads, pyramids, strict=True):
             logits = head(pyramid[:, : wanted.shape[1]]).float().squeeze(2)
@@ -138,7 +138,7 @@ class AuxiliaryHeads(nn.Module):
                 "model with an interactor: leave them out, or use_interactor: false."
             )
         width = model.config.vision_config.hidden_size
-        num_fusions = len(_fusions(model.interactor))
+        num_fusions = len(fusions_of(model.interactor))
         self.settings = settings
         grounds = settings.grounding_weight > 0 or settings.pointing_weight > 0
         self.grounding = GroundingHeads(width, num_fusions) if grounds else None
@@ -194,7 +194,7 @@ def seen_by(model: ReferSamModel) -> Iterator[Seen]:
         seen.fused.append(output[1])
 
     interactor = cast(Interactor, model.interactor)
-    handles = [module.register_forward_hook(keep_fused) for module in _fusions(interactor)]
+    handles = [module.register_forward_hook(keep_fused) for module in fusions_of(interactor)]
     handles.append(cast(Interaction, interactor.interactions[0]).extractor.register_forward_hook(keep_before))
     try:
         yield seen
@@ -203,7 +203,7 @@ def seen_by(model: ReferSamModel) -> Iterator[Seen]:
             handle.remove()
 
 
-def _fusions(interactor: Interactor) -> list[Fusion]:
+def fusions_of(interactor: Interactor) -> list[Fusion]:
     """In the order they run."""
     fusions: list[Fusion] = []
     for module in interactor.interactions:

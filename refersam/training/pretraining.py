@@ -4,6 +4,7 @@ A model from scratch has to find out at once what a picture shows and what words
 comes with eyes; the tiny preset gets them here, from labels that a drawn scene gives for nothing: the colour, the
 shape and the pattern of what lies in each cell of strides 8 and 16, and where objects and their edges are, at stride 4.
 Taught is the spatial prior alone, or with it all that sees no text: SAM's first layers, their injection and extraction.
+What reads phrases has lessons of its own (`reading`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
+from refersam.data.sceneref import Scene, generate_scene
 from refersam.model.interactor import Interactor
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
-from refersam.processor import ReferSamImageProcessor
+from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.training import checkpoint
 from refersam.training.looks import LEAST_COVER, LOOKS, LooksHeads, cell_labels, looks_of
 from refersam.training.positions import PositionHeads
+from refersam.training.reading import Reader, ReadingLessons
 from refersam.training.settings import PretrainingSettings
 
 FINE_STRIDE = 4
@@ -45,15 +48,7 @@ class Lessons:
     """
 
     def __init__(self, settings: PretrainingSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        side = settings.image_size
-        scenes = SceneRefSettings(
-            width=side,
-            height=side,
-            max_objects=settings.max_objects,
-            phrases_per_scene=1,
-            difficulty=settings.difficulty,
-            patterned=settings.patterned,
-        )
+        scenes = settings.scenes(1)
         drawn = [generate_scene(scenes, "train", seed, index) for index in range(rank, settings.pictures, world_size)]
         self.seed = (seed * world_size + rank) << 32
         self.images = torch.from_numpy(np.stack([scene.image for scene in drawn]))
@@ -137,7 +132,7 @@ class Pupil(nn.Module):
 def pretrain(
     model: ReferSamModel,
     settings: PretrainingSettings,
-    image_processor: ReferSamImageProcessor,
+    processor: ReferSamProcessor,
     accelerator: Accelerator,
     folder: Path,
     seed: int,
@@ -149,7 +144,7 @@ def pretrain(
     Args:
         model: with an interactor; weights are replaced at the end.
         settings: of this phase.
-        image_processor: whose normalisation the model is used with.
+        processor: of the model.
         accelerator: devices and processes; each draws pictures of its own.
         folder: for checkpoints.
         seed: of pictures and their order.
@@ -166,8 +161,7 @@ def pretrain(
     state = checkpoint.load_newest(folder)
     prior = cast(Interactor, model.interactor).spatial_prior
     taught = prior if settings.part == "prior" else model
-    module = Pupil(copy.deepcopy(taught), settings.position_weight)
-    module.prior.requires_grad_(True)  # its rate in the training itself may be 0
+    module = _learner(taught, settings)
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     first, stop = 0, False
     if state is not None:
@@ -176,14 +170,20 @@ def pretrain(
         first = state["step"]
     if first < settings.steps:
         trained, optimizer = accelerator.prepare(module, optimizer)
-        lessons = Lessons(settings, seed, rank, world_size)
+        lessons: Lessons | ReadingLessons
+        if settings.part == "language":
+            lessons = ReadingLessons(settings, seed, model, processor, rank, world_size)
+        else:
+            lessons = Lessons(settings, seed, rank, world_size)
         sums: dict[str, float] = {}
         counted = 0
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
-            batch = lessons.batch(step, settings.batch_pictures)
-            terms = trained(*_on_device(batch, image_processor, accelerator))
+            batch: tuple[Any, ...] = lessons.batch(step, settings.batch_pictures)
+            if isinstance(lessons, Lessons):
+                batch = _normalised(batch, processor.image_processor)
+            terms = trained(*send_to_device(batch, accelerator.device))
             accelerator.backward(terms["total"])
             accelerator.clip_grad_norm_(trained.parameters(), 1.0)
             optimizer.step()
@@ -217,10 +217,16 @@ def _any_process(flag: bool, accelerator: Accelerator) -> bool:
     return bool(total > 0)
 
 
-def _on_device(
-    batch: tuple[Tensor, Tensor, dict[int, Tensor]], image_processor: ReferSamImageProcessor, accelerator: Accelerator
-) -> tuple[Any, ...]:
-    images, fine, cells = batch
-    pixels = torch.stack([image_processor.normalise(image.numpy()) for image in images])
-    device = accelerator.device
-    return pixels.to(device), fine.to(device), {stride: labels.to(device) for stride, labels in cells.items()}
+def _learner(taught: SpatialPrior | ReferSamModel, settings: PretrainingSettings) -> Pupil | Reader:
+    """With a copy of what is taught."""
+    learning = copy.deepcopy(taught)
+    if settings.part == "language":
+        return Reader(cast(ReferSamModel, learning), settings.image_size)
+    pupil = Pupil(learning, settings.position_weight)
+    pupil.prior.requires_grad_(True)  # its rate in the training itself may be 0
+    return pupil
+
+
+def _normalised(batch: tuple[Any, ...], image_processor: ReferSamImageProcessor) -> tuple[Any, ...]:
+    images, *labels = batch
+    return torch.stack([image_processor.normalise(image.numpy()) for image in images]), *labels

@@ -229,14 +229,25 @@ class LossSettings(_Section):
 
 
 class PretrainingSettings(_Section):
-    """What sees no phrase, on labels of drawn scenes, before the first step."""
+    """Lessons on labels of drawn scenes, before the first step, in what sees no phrase or in what reads them."""
 
-    part: Literal["prior", "encoder"] = Field(
-        "prior", description="The spatial prior alone, or with it SAM's first layers up to the first extraction."
+    part: Literal["prior", "encoder", "language"] = Field(
+        "prior",
+        description="The spatial prior alone; with it SAM's first layers up to the first extraction; or what reads "
+        "phrases: text encoder, context tokens and fusions.",
     )
     steps: int = Field(6000, ge=1, description="Optimizer steps.")
     pictures: int = Field(7000, ge=1, description="Pictures drawn for it, shown many times, turned and mirrored.")
-    batch_pictures: int = Field(16, ge=1, description="Pictures per step and process.")
+    batch_pictures: int = Field(
+        16, ge=1, description="Pictures per step and process; of part language, each with one phrase."
+    )
+    phrases_per_picture: int = Field(32, ge=1, le=256, description="Phrases drawn about a picture, of part language.")
+    phenomena: dict[str, float] | None = Field(
+        None, description="Share of each phenomenon, of part language; none for SceneRef's own."
+    )
+    typing_errors: float = Field(
+        0.0, ge=0, le=1, description="Share of phrases with a typing error in one word, of part language."
+    )
     image_size: int = Field(128, ge=32, le=1024, multiple_of=32, description="Side of the pictures in pixels.")
     max_objects: int = Field(8, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(0.6, ge=0, le=1, description="How busy the drawing is.")
@@ -253,12 +264,31 @@ class PretrainingSettings(_Section):
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
 
     @model_validator(mode="after")
-    def _can_tell_positions(self) -> PretrainingSettings:
-        if self.position_weight > 0 and self.part == "prior":
+    def _fit_together(self) -> PretrainingSettings:
+        if self.position_weight > 0 and self.part != "encoder":
             raise ValueError(
                 "position_weight is for part: encoder; the spatial prior's convolutions do not know where they are"
             )
+        if self.part == "language" and self.image_size < 64:
+            raise ValueError("part: language needs an image_size of 64 or more, but it is 32")
+        self.scenes(1)
         return self
+
+    def scenes(self, phrases: int) -> SceneRefSettings:
+        """Of the pictures, with so many phrases each.
+
+        Raises:
+            ValueError: they cannot be drawn.
+        """
+        return SceneRefSettings(
+            width=self.image_size,
+            height=self.image_size,
+            max_objects=self.max_objects,
+            phrases_per_scene=phrases,
+            difficulty=self.difficulty,
+            patterned=self.patterned,
+            phenomena=self.phenomena,
+        )
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, counted from 0."""

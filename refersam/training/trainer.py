@@ -132,7 +132,7 @@ class Trainer:
         return pretrain(
             model,
             settings,
-            self.processor.image_processor,
+            self.processor,
             self.accelerator,
             self.out / PRETRAINING,
             self.settings.seed,

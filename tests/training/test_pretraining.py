@@ -18,7 +18,8 @@ from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.spatial_prior import SpatialPrior
-from refersam.processor import ReferSamImageProcessor
+from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+from refersam.tokenizer import train_tokenizer
 from refersam.training.looks import cell_labels, looks_of
 from refersam.training.pretraining import Lessons, Pupil, fine_labels
 from refersam.training.pretraining import pretrain as pretrain_model
@@ -42,7 +43,10 @@ def make_model() -> ReferSamModel:
 
 def pretrain(model: ReferSamModel, settings: PretrainingSettings, folder: Path, **more: object) -> None:
     """On one process."""
-    pretrain_model(model, settings, ReferSamImageProcessor(), Accelerator(cpu=True), folder, 0, **more)
+    processor = ReferSamProcessor(
+        ReferSamImageProcessor(), train_tokenizer(["a red star"], vocab_size=256, min_count=1)
+    )
+    pretrain_model(model, settings, processor, Accelerator(cpu=True), folder, 0, **more)
 
 
 def test_labels_are_what_lies_in_each_cell() -> None:

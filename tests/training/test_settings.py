@@ -229,6 +229,8 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("data: {stages: []}", r"data.stages should have at least 1 item, but is \[\]"),
         ("data: {picture_sizes: [128, 16]}", "data.picture_sizes.1 should be .*32"),
         ("pretraining: {position_weight: 1}", "pretraining: .*position_weight is for part: encoder"),
+        ("pretraining: {part: language, image_size: 32}", "pretraining: .*image_size of 64 or more, but it is 32"),
+        ("pretraining: {phenomena: {colour: 1}}", "pretraining: .*Unknown phenomena .'colour'."),
         ("data: 3", "data should be a valid dictionary, but is 3"),
         ("[1, 2]", "must hold settings by name, but holds a list"),
         ("just words", "must hold settings by name, but holds a str"),

@@ -1,6 +1,13 @@
 """SceneRef: pictures, phrases and exact masks from a seed."""
 
-from refersam.data.sceneref.benchmark import Scene, SceneRefDataset, SceneRefStream, blind_guess_scores, generate_scene
+from refersam.data.sceneref.benchmark import (
+    Scene,
+    SceneRefDataset,
+    SceneRefStream,
+    blind_guess_scores,
+    generate_scene,
+    phrases_about,
+)
 from refersam.data.sceneref.colours import COLOURS
 from refersam.data.sceneref.objects import PATTERNS, SHAPES, SIZES, SceneObject
 from refersam.data.sceneref.phrases import ScenePhrase
@@ -25,5 +32,6 @@ __all__ = [
     "SceneRefStream",
     "blind_guess_scores",
     "generate_scene",
+    "phrases_about",
     "write_sceneref",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,23 @@ def _layout_with_phrases(
             phrase = build_phrase(view, phenomenon, texts, tries=100)
             phrases += [] if phrase is None else [phrase]
     return layout, phrases
+
+
+def phrases_about(
+    objects: Sequence[SceneObject], settings: SceneRefSettings, split: str, rng: np.random.Generator, count: int
+) -> list[ScenePhrase]:
+    """Further phrases about a scene, all different; fewer than asked for where it does not allow as many.
+
+    Args:
+        objects: of the scene.
+        settings: that it was drawn by.
+        split: likewise.
+        rng: source of all draws.
+        count: how many.
+    """
+    view, texts = View(objects, settings, split, rng), set[str]()
+    built = [build_phrase(view, name, texts) for name in draw_phenomena(rng, settings.shares, count)]
+    return [phrase for phrase in built if phrase is not None]
 
 
 class SceneRefDataset(torch.utils.data.Dataset[Scene]):
