@@ -48,7 +48,7 @@ class Lessons:
     """
 
     def __init__(self, settings: PretrainingSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        scenes = settings.scenes(1)
+        scenes = settings.scenes()
         drawn = [generate_scene(scenes, "train", seed, index) for index in range(rank, settings.pictures, world_size)]
         self.seed = (seed * world_size + rank) << 32
         self.images = torch.from_numpy(np.stack([scene.image for scene in drawn]))

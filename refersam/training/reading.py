@@ -27,6 +27,7 @@ from refersam.model.text_encoder import encode_text
 from refersam.processor import ReferSamProcessor
 from refersam.training.auxiliary import fusions_of, shares
 from refersam.training.settings import PretrainingSettings
+from refersam.training.sources import condition_at
 from refersam.training.wording import misspell
 
 KEPT_TOKENS = (24, 10, 4)
@@ -76,7 +77,7 @@ class ReadingLessons:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        scenes = settings.scenes(1)
+        scenes = settings.scenes()
         self.settings, self.processor = settings, processor
         self.seed = [seed, world_size, rank]
         self.pages: list[Page] = []
@@ -163,19 +164,8 @@ def _labels(scene: Scene, phrase: ScenePhrase, owner: np.ndarray, centres: np.nd
     """(4, T) int8 of tokens whose cells lie on the objects `owner` (-1 for none) and have these centres in pixels."""
     others = {index for mention in phrase.mentions[1:] for index in mention}
     sets = (phrase.targets, phrase.mentions[0], sorted(others))
-    labels = np.stack([*(np.isin(owner, list(indices)) for indices in sets), np.zeros(len(owner), bool)]).astype(
-        np.int8
-    )
-    is_object = owner >= 0
-    if phrase.place is not None:
-        objects = np.array([item.centre for item in scene.objects])[owner]
-        x, y = np.where(is_object[:, None], objects, centres).T
-        labels[CONDITION] = phrase.place.holds(x, y)
-    elif phrase.spared is not None:
-        labels[CONDITION] = np.where(is_object, np.isin(owner, phrase.spared), -1)
-    else:
-        labels[CONDITION] = -1
-    return labels
+    told = (np.isin(owner, list(indices)) for indices in sets)
+    return np.stack([*told, condition_at(scene, phrase, owner, *centres.T)]).astype(np.int8)
 
 
 class Reader(nn.Module):

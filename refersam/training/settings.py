@@ -271,11 +271,11 @@ class PretrainingSettings(_Section):
             )
         if self.part == "language" and self.image_size < 64:
             raise ValueError("part: language needs an image_size of 64 or more, but it is 32")
-        self.scenes(1)
+        self.scenes()
         return self
 
-    def scenes(self, phrases: int) -> SceneRefSettings:
-        """Of the pictures, with so many phrases each.
+    def scenes(self) -> SceneRefSettings:
+        """Of the pictures, with the one phrase each that a scene has at least.
 
         Raises:
             ValueError: they cannot be drawn.
@@ -284,7 +284,7 @@ class PretrainingSettings(_Section):
             width=self.image_size,
             height=self.image_size,
             max_objects=self.max_objects,
-            phrases_per_scene=phrases,
+            phrases_per_scene=1,
             difficulty=self.difficulty,
             patterned=self.patterned,
             phenomena=self.phenomena,

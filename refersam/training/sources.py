@@ -174,18 +174,30 @@ def condition_map(scene: Scene, phrase: ScenePhrase) -> np.ndarray:
     A place has every pixel in it or not, but an object as a whole, by its centre. What a negation leaves is said of
     objects alone.
     """
+    rows, columns = np.indices(scene.image.shape[:2]) + 0.5
+    owner = np.full(scene.image.shape[:2], -1)
+    for index, mask in enumerate(scene.masks):
+        owner[mask] = index
+    return condition_at(scene, phrase, owner, columns, rows)
+
+
+def condition_at(scene: Scene, phrase: ScenePhrase, owner: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`condition_map` at points alone.
+
+    Args:
+        scene: with the objects.
+        phrase: about it.
+        owner: of each point the object that it is on, -1 for none.
+        x, y: where the points are, in pixels.
+
+    Returns:
+        int8, shaped as they are.
+    """
+    is_object = owner >= 0
     if phrase.place is not None:
-        rows, columns = (np.arange(length) + 0.5 for length in scene.image.shape[:2])
-        told = phrase.place.holds(columns[None, :], rows[:, None])
-        told = np.broadcast_to(told, scene.image.shape[:2]).copy()
-        x, y = np.array([item.centre for item in scene.objects]).T
-        of_objects = phrase.place.holds(x, y)
-    else:
-        told = np.full(scene.image.shape[:2], -1, np.int8)
-        if phrase.spared is None:
-            return told
-        of_objects = np.zeros(len(scene.objects), np.int8)
-        of_objects[list(phrase.spared)] = 1
-    for value, mask in zip(of_objects, scene.masks, strict=True):
-        told[mask] = value
-    return told
+        centres = np.array([item.centre for item in scene.objects])
+        x, y = (np.where(is_object, centres[owner, axis], value) for axis, value in enumerate((x, y)))
+        return phrase.place.holds(x, y)
+    if phrase.spared is not None:
+        return np.where(is_object, np.isin(owner, phrase.spared), -1).astype(np.int8)
+    return np.full(owner.shape, -1, np.int8)

@@ -48,7 +48,7 @@ def learn(
 
 def test_phrases_about_a_scene_are_new_and_all_different() -> None:
     """From the same source of draws the same ones."""
-    settings = few(phenomena={"attribute": 0.5, "ordinal": 0.5}).scenes(1)
+    settings = few(phenomena={"attribute": 0.5, "ordinal": 0.5}).scenes()
     scene = generate_scene(settings, "train", 0, 3)
     said = phrases_about(scene.objects, settings, "train", np.random.default_rng(1), 12)
     assert said == phrases_about(scene.objects, settings, "train", np.random.default_rng(1), 12)
@@ -58,7 +58,7 @@ def test_phrases_about_a_scene_are_new_and_all_different() -> None:
 
 def test_a_page_by_its_scene(model: ReferSamModel, processor: ReferSamProcessor) -> None:
     """The pyramid's own tokens; each labelled as the pixel is that lies most in its cell; every object has some."""
-    settings = few(image_size=128).scenes(1)
+    settings = few(image_size=128).scenes()
     model.eval()
     for number in range(12):
         scene = generate_scene(settings, "train", 5, number)
