@@ -164,7 +164,7 @@ def test_every_setting_is_in_the_table() -> None:
     assert {name: json.loads(rows[name]) for name in defaults} == defaults
     assert json.loads(rows["data.stages"]) == [{}]
     assert json.loads(rows["data.stages[].difficulty"]) == 1.0
-    assert json.loads(rows["pretraining.steps"]) == 6000
+    assert json.loads(rows["pretraining[].steps"]) == 6000
 
 
 @pytest.mark.slow

@@ -141,6 +141,8 @@ def pretrain(
 ) -> bool:
     """Train what `settings.part` says in place, with AdamW; with the same folder it goes on where a stopped call was.
 
+    It seeds torch's draws anew for each step, so that stops do not change what they are.
+
     Args:
         model: with an interactor; weights are replaced at the end.
         settings: of this phase.
@@ -161,6 +163,7 @@ def pretrain(
     state = checkpoint.load_newest(folder)
     prior = cast(Interactor, model.interactor).spatial_prior
     taught = prior if settings.part == "prior" else model
+    torch.manual_seed(seed)
     module = _learner(taught, settings)
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     first, stop = 0, False
@@ -178,6 +181,7 @@ def pretrain(
         sums: dict[str, float] = {}
         counted = 0
         for step in range(first, settings.steps):
+            torch.manual_seed(((seed * world_size + rank) << 32) + step)  # skipped layers, also after a stop
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             batch: tuple[Any, ...] = lessons.batch(step, settings.batch_pictures)

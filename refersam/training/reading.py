@@ -180,10 +180,14 @@ class Reader(nn.Module):
     def __init__(self, taught: ReferSamModel, image_size: int) -> None:
         super().__init__()
         self.taught = taught
-        self.interactor = cast(Interactor, taught.interactor)
         self.image_size = image_size
         width = taught.config.vision_config.hidden_size
         self.heads = nn.ModuleList(nn.Linear(width, CONDITION + 1) for _ in fusions_of(self.interactor))
+
+    @property
+    def interactor(self) -> Interactor:
+        """The taught model's."""
+        return cast(Interactor, self.taught.interactor)
 
     def forward(self, features: Tensor, places: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Loss terms `targets`, `mentions`, `pointing`, `condition`, `total`; `phrases right`, a share.

@@ -161,11 +161,13 @@ def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
         SettingsError: a part of the name is no section.
     """
     *parents, last = name.split(".")
+    section: Any = content
     for parent in parents:
-        content = content.setdefault(parent, {})
-        if not isinstance(content, dict):
-            raise SettingsError(f"{name}={value}: {parent!r} is not a section.")
-    content[last] = value
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            problem = "a list here: give it as a whole" if isinstance(section, list) else "not a section"
+            raise SettingsError(f"{name}={value}: {parent!r} is {problem}.")
+    section[last] = value
 
 
 def _explain(detail: Any) -> str:

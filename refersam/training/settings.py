@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from refersam.data.datasets import DATASETS
 from refersam.data.sceneref.settings import SceneRefSettings
@@ -296,11 +296,19 @@ class PretrainingSettings(_Section):
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps, left)
 
 
+def _in_a_list(value: Any) -> Any:
+    """One phase may be given without the list around it, and null for none."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, dict | PretrainingSettings) else value
+
+
 class TrainSettings(_Section):
     """A recipe."""
 
-    pretraining: PretrainingSettings | None = Field(None, description="A phase before the first step; none without.")
-
+    pretraining: Annotated[list[PretrainingSettings], BeforeValidator(_in_a_list)] = Field(
+        [], description="Phases before the first step, in order; a single one may stand without the list."
+    )
     model: ModelSettings = Field(default_factory=ModelSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
@@ -327,9 +335,9 @@ class TrainSettings(_Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
-        if self.pretraining is not None and self.model.prior is not None:
+        if self.model.prior is not None and any(phase.part != "language" for phase in self.pretraining):
             raise ValueError("pretraining teaches the spatial prior, and model.prior takes one over: leave out one")
-        if self.pretraining is not None and not self.data.is_drawn:
+        if self.pretraining and not self.data.is_drawn:
             raise ValueError("pretraining teaches what drawn scenes show: leave it out for a data set")
         if self.epochs is not None and self.data.is_drawn:
             raise ValueError("epochs are passes over a data set, and a drawn SceneRef has no end: give steps")
@@ -339,7 +347,7 @@ class TrainSettings(_Section):
             raise ValueError("sharding: full goes without optimizer.matrix_rate, since Muon needs whole matrices")
         if self.sharding == "full" and self.precision == "fp16":
             raise ValueError("sharding: full works with precision bf16 or no, not with fp16")
-        if self.sharding == "full" and self.pretraining is not None:
+        if self.sharding == "full" and self.pretraining:
             raise ValueError("sharding: full is for models that start from published weights: leave out pretraining")
         if self.loss.needs_objects:
             if self.precision == "fp16":

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 ANOTHER = "a signal to another process"
 PRETRAINING = "pretraining"
-"""Folder of the checkpoints before the first step."""
+"""Folder of the checkpoints before the first step, in one folder for each phase."""
 
 RUN_FILES = ("settings.yaml", "checkpoints", PRETRAINING)
 """A run has one of them from its first moment on."""
@@ -86,9 +86,9 @@ class Trainer:
                 self._resume()
         self.accelerator.wait_for_everyone()  # no process may find what another one writes, and refuse the folder
         if self.accelerator.is_main_process:
-            for folder in (self.checkpoints, out / PRETRAINING):
+            for folder in (self.checkpoints, *self._phases):
                 checkpoint.clear(folder)
-            pretrained = checkpoint.newest_step(out / PRETRAINING)
+            pretrained = sum(map(checkpoint.newest_step, self._phases))
             self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count), pretrained)
 
     def run(self, progress: Progress | None = None) -> dict[str, float]:
@@ -113,32 +113,45 @@ class Trainer:
                         self.journal.end()
             return {} if self.stopped_by else self._finish()
 
+    @property
+    def _phases(self) -> list[Path]:
+        """Folders of the phases before the first step."""
+        return [self.out / PRETRAINING / str(number) for number, _ in enumerate(self.settings.pretraining, 1)]
+
     def _pretrain(self, signals: StopSignals, progress: Progress | None) -> bool:
-        """The phase before the first step, if the recipe has one; a run that was stopped in it goes on in it.
+        """The recipe's phases before the first step; a run that was stopped in one goes on in it.
 
         Returns:
             Whether training can begin; False after a signal.
         """
-        settings = self.settings.pretraining
+        phases = self.settings.pretraining
         model = self.engine.plain_model
-        if settings is None or spatial_prior_of(model) is None or self.step:
+        if spatial_prior_of(model) is None or self.step:
             return True
+        total = sum(phase.steps for phase in phases)
+        before = 0  # steps of earlier phases
 
         def report(done: int, terms: dict[str, float]) -> None:
-            self._log("pretraining", {"pretraining steps": float(done), **terms})
+            self._log("pretraining", {"pretraining steps": float(before + done), **terms})
             if progress is not None:
-                progress(0, {"pretraining": done / settings.steps, **terms})
+                progress(0, {"pretraining": (before + done) / total, **terms})
 
-        return pretrain(
-            model,
-            settings,
-            self.processor,
-            self.accelerator,
-            self.out / PRETRAINING,
-            self.settings.seed,
-            report,
-            lambda: signals.received is not None,
-        )
+        for phase, folder in zip(phases, self._phases, strict=True):
+            if not pretrain(
+                model,
+                phase,
+                self.processor,
+                self.accelerator,
+                folder,
+                self.settings.seed,
+                report,
+                lambda: signals.received is not None,
+            ):
+                return False
+            before += phase.steps
+        if phases:
+            set_seed(self.settings.seed, device_specific=True)  # however often a phase was stopped
+        return True
 
     def _train(self, signals: StopSignals, progress: Progress | None) -> None:
         settings = self.settings
@@ -229,7 +242,7 @@ class Trainer:
     def _resume(self) -> None:
         state = checkpoint.load_newest(self.checkpoints)
         if state is None:
-            if checkpoint.newest_step(self.out / PRETRAINING):
+            if any(map(checkpoint.newest_step, self._phases)):
                 logger.info("The run goes on in its pretraining.")
             else:
                 logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)

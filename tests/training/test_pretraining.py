@@ -213,7 +213,7 @@ def test_a_run_with_pretraining(factor: float, miniature: Miniature, tmp_path: P
     phase = [line for line in lines if line["kind"] == "pretraining"]
     assert [line["pretraining steps"] for line in phase] == [1, 2, 3, 4, 5, 6]
     model = ReferSamModel.from_pretrained(tmp_path / "run" / "model")
-    state = torch.load(tmp_path / "run" / "pretraining" / "step_0000006.pt", weights_only=True)["model"]
+    state = torch.load(tmp_path / "run" / "pretraining" / "1" / "step_0000006.pt", weights_only=True)["model"]
     same = [
         torch.equal(value, state[f"taught.{name}"])
         for name, value in model.interactor.spatial_prior.state_dict().items()
@@ -242,7 +242,7 @@ def test_a_stop_before_the_first_step(miniature: Miniature, tmp_path: Path) -> N
     assert run.run(announce) == {}
     assert signal.getsignal(signal.SIGTERM) == before
     assert (run.step, run.stopped_by) == (0, "SIGTERM")
-    assert [path.name for path in (tmp_path / "told" / "pretraining").iterdir()] == ["step_0000003.pt"]
+    assert [path.name for path in (tmp_path / "told" / "pretraining" / "1").iterdir()] == ["step_0000003.pt"]
     with pytest.raises(Killed):
         Trainer(settings, tmp_path / "killed").run(kill)
     for name in ("told", "killed"):
@@ -251,6 +251,38 @@ def test_a_stop_before_the_first_step(miniature: Miniature, tmp_path: Path) -> N
         assert (tmp_path / name / final).read_bytes() == (tmp_path / "undisturbed" / final).read_bytes()
         lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         assert [line["pretraining steps"] for line in lines if line["kind"] == "pretraining"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_phases_follow_one_another(miniature: Miniature, tmp_path: Path) -> None:
+    """Each on what the one before made of the model, logged as one; a stop in the second loses nothing of either."""
+    language = few(part="language", steps=4, phrases_per_picture=4).model_dump()
+    settings = miniature(steps=1, pretraining=[few(part="encoder").model_dump(), language])
+    Trainer(settings, tmp_path / "undisturbed").run()
+
+    def stop(_step: int, values: dict[str, float]) -> None:
+        if values.get("pretraining") == 8 / 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = Trainer(settings, tmp_path / "told")
+    run.run(stop)
+    assert (run.step, run.stopped_by) == (0, "SIGTERM")
+    resumed = Trainer(settings, tmp_path / "told", resume=True)
+    resumed.run()
+    folders = [path.name for path in sorted((tmp_path / "told" / "pretraining").glob("*/*"))]
+    assert folders == ["step_0000006.pt", "step_0000004.pt"]
+    seen, read = (
+        torch.load(tmp_path / "told" / "pretraining" / name, weights_only=True)["model"]
+        for name in ("1/step_0000006.pt", "2/step_0000004.pt")
+    )
+    prior = [name for name in read if "spatial_prior" in name]
+    assert prior
+    assert all(torch.equal(seen[name], read[name]) for name in prior)
+    final = "model/model.safetensors"
+    assert (tmp_path / "told" / final).read_bytes() == (tmp_path / "undisturbed" / final).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "told" / "log.jsonl").read_text().splitlines()]
+    phases = [line for line in lines if line["kind"] == "pretraining"]
+    assert [line["pretraining steps"] for line in phases] == list(range(1, 11))
+    assert ["phrases right" in line for line in phases] == [False] * 6 + [True] * 4
 
 
 def test_means_of_a_log_line_are_of_the_steps_in_it(tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ def test_changed_settings_by_hand() -> None:
         ("model: {sam: x, text: y, start_from: z}", "model: a run starts from sam and text, or from start_from"),
         ("model: {start_from: x, config: {num_sparse_tokens: 2}}", "of which only what has no weights can be changed"),
         ("model: {start_from: x, prior: y}", "model: the model in start_from has a spatial prior already"),
-        ("{pretraining: {}, model: {prior: y}}", "pretraining teaches the spatial prior, and model.prior takes one"),
+        (
+            "{pretraining: [{part: language}, {}], model: {prior: y}}",
+            "pretraining teaches the spatial prior, and model.prior takes one",
+        ),
         ("data: {validation_scenes: {min_objects: 5, max_objects: 3}}", "data.validation_scenes"),
         ("{precision: fp16, optimizer: {matrix_rate: 0.1}}", "optimizer.matrix_rate works with precision bf16 or no"),
         (
@@ -228,9 +231,9 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("data: {stages: [{phenomena: {colour: 1}}]}", "data.stages.0: .*Unknown phenomena .'colour'."),
         ("data: {stages: []}", r"data.stages should have at least 1 item, but is \[\]"),
         ("data: {picture_sizes: [128, 16]}", "data.picture_sizes.1 should be .*32"),
-        ("pretraining: {position_weight: 1}", "pretraining: .*position_weight is for part: encoder"),
-        ("pretraining: {part: language, image_size: 32}", "pretraining: .*image_size of 64 or more, but it is 32"),
-        ("pretraining: {phenomena: {colour: 1}}", "pretraining: .*Unknown phenomena .'colour'."),
+        ("pretraining: {position_weight: 1}", "pretraining.0: .*position_weight is for part: encoder"),
+        ("pretraining: {part: language, image_size: 32}", "pretraining.0: .*image_size of 64 or more, but it is 32"),
+        ("pretraining: {phenomena: {colour: 1}}", "pretraining.0: .*Unknown phenomena .'colour'."),
         ("data: 3", "data should be a valid dictionary, but is 3"),
         ("[1, 2]", "must hold settings by name, but holds a list"),
         ("just words", "must hold settings by name, but holds a str"),
@@ -243,6 +246,12 @@ def test_recipes_that_are_refused(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told) as caught:
         read_settings(recipe(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_a_list_cannot_be_changed(tmp_path: Path) -> None:
+    """Only the whole list."""
+    with pytest.raises(SettingsError, match="'pretraining' is a list here: give it as a whole"):
+        read_settings(recipe(tmp_path, "pretraining: [{steps: 4}]"), ["pretraining.steps=3"])
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
