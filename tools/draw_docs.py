@@ -179,9 +179,14 @@ def looks(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.Image]:
 
 
 def training_curve(log: Path) -> Image.Image:
-    """Loss and validation of a run's log.jsonl, by phrases seen."""
+    """Loss and validation of a run's log.jsonl, by phrases seen; before them its lessons in reading, if it has any."""
     found = read_log(log, over="samples")
     charts = []
+    lessons = found["pretraining"]
+    if "phrases right" in lessons:
+        steps, shares = ([value for _, value in lessons[name]] for name in ("pretraining steps", "phrases right"))
+        right = [(step, 100 * share) for step, share in zip(steps, shares, strict=True)]
+        charts.append(line_chart("lessons in reading: phrases right, %, by steps", {"": right}))
     for title, kind, name in (
         ("total loss, by thousands of phrases", "train", "total"),
         ("mIoU on validation scenes, %", "validation", "mIoU"),
