@@ -192,7 +192,8 @@ def training_curve(log: Path) -> Image.Image:
         ("mIoU on validation scenes, %", "validation", "mIoU"),
     ):
         points = [(samples / 1000, value) for samples, value in found[kind][name]]
-        charts.append(line_chart(title, {"": points}))
+        if len(points) > 1:
+            charts.append(line_chart(title, {"": points}))
     return grid(charts)
 
 
