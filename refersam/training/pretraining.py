@@ -50,7 +50,7 @@ class Lessons:
     def __init__(self, settings: PretrainingSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
         scenes = settings.scenes()
         drawn = [generate_scene(scenes, "train", seed, index) for index in range(rank, settings.pictures, world_size)]
-        self.seed = (seed * world_size + rank) << 32
+        self.process = (seed, rank, world_size)
         self.images = torch.from_numpy(np.stack([scene.image for scene in drawn]))
         self.fine = torch.stack([fine_labels(scene) for scene in drawn])
         self.cells = {stride: torch.stack([_labels(scene, stride) for scene in drawn]) for stride in LEAST_COVER}
@@ -61,7 +61,7 @@ class Lessons:
         Returns:
             Images (B, H, W, 3) uint8, `fine_labels` (B, 2, H/4, W/4), and `cell_labels` by stride.
         """
-        generator = torch.Generator().manual_seed(self.seed + number)
+        generator = torch.Generator().manual_seed(_seed_of(number, *self.process))
         chosen = torch.randint(len(self.images), (size,), generator=generator)
         quarters, mirrored = torch.randint(4, (), generator=generator), torch.randint(2, (), generator=generator)
 
@@ -71,6 +71,11 @@ class Lessons:
 
         cells = {stride: turn(labels, 2) for stride, labels in self.cells.items()}
         return turn(self.images, 1), turn(self.fine, 2), cells
+
+
+def _seed_of(number: int, seed: int, rank: int, world_size: int) -> int:
+    """Of one batch of one process, in the 64 bits that torch takes."""
+    return (((seed * world_size + rank) << 32) + number) % 2**64
 
 
 def fine_labels(scene: Scene) -> Tensor:
@@ -181,7 +186,7 @@ def pretrain(
         sums: dict[str, float] = {}
         counted = 0
         for step in range(first, settings.steps):
-            torch.manual_seed(((seed * world_size + rank) << 32) + step)  # skipped layers, also after a stop
+            torch.manual_seed(_seed_of(step, seed, rank, world_size))  # skipped layers, also after a stop
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             batch: tuple[Any, ...] = lessons.batch(step, settings.batch_pictures)

@@ -197,6 +197,13 @@ def test_a_stopped_phase_goes_on_bit_for_bit(part: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in finished.state_dict().items())
 
 
+def test_the_largest_seed_on_many_processes() -> None:
+    """Fits what torch takes; processes and batches still differ."""
+    one, other = (Lessons(few(pictures=16), 2**31 - 1, rank, 8) for rank in (6, 7))
+    assert not torch.equal(one.batch(0, 4)[0], other.batch(0, 4)[0])
+    assert not torch.equal(one.batch(0, 4)[0], one.batch(1, 4)[0])
+
+
 def test_rate() -> None:
     """Warm-up of 50 steps, constant, then a line to zero."""
     settings = PretrainingSettings(steps=1000, learning_rate=0.1, decay_from=0.6, warmup_steps=50)
