@@ -1,10 +1,10 @@
 """Lessons in reading: what phrases say, learned on a few tokens of each picture.
 
 Nearly all that a phrase costs in training is arithmetic on places of the picture that it does not speak of. Here a
-picture is looked at once, as it is before a phrase is heard, and of its pyramid a few tokens are kept: two cells of
-stride 8 and one of stride 16 for each object, and some of what lies between. On these the text encoder, the context
-tokens and the fusions learn what phrases mean, without the layers between the fusions, from what a drawn scene knows:
-which objects are targets, which each description fits, and where what the phrase says beside them is so.
+picture is looked at once, as it is before a phrase is heard, and of its pyramid a few tokens are kept: some cells of
+every object, more of a larger one, and some of what lies between. On these the text encoder, the context tokens and
+the fusions learn what phrases mean, without the layers between the fusions, from what a drawn scene knows: which
+objects are targets, which each description fits, and where what the phrase says beside them is so.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ from refersam.training.settings import PretrainingSettings
 from refersam.training.sources import condition_at
 from refersam.training.wording import misspell
 
-KEPT_TOKENS = (24, 10, 4)
-"""Tokens that are kept of a picture, of the strides 8, 16 and 32."""
+KEPT_TOKENS = (56, 20, 8)
+"""Tokens that are kept of a picture, of the strides 8, 16 and 32; all where it has fewer."""
 CELLS_PER_OBJECT = (2, 1, 0)
-"""Of these for each object, as far as there is room: those that it covers most of. The others lie between objects."""
+"""Of these at least for each object, as far as there is room: those that it covers most of."""
+OBJECTS_SHARE = 0.75
+"""Share of the kept tokens of a level that objects may have. Beyond the least they are drawn among the cells that an
+object covers half of, so that larger ones have more, as the whole model sees them: who counts has to count objects, not
+cells. The others lie between objects."""
 TARGETS, FIRST_MENTION, OTHER_MENTIONS, CONDITION = range(4)
 """What is told of a token, 1 or 0 each; -1 for a condition that is left open."""
 _MASK_WEIGHT, _POINTING_WEIGHT = 4.0, 0.5
@@ -132,9 +136,8 @@ def page_of(
     image = model.encode_image(pixels)
     masks = torch.from_numpy(scene.masks).float()
     places, owners, start = [], [], 0
-    for (height, width), kept, per_object in zip(
-        image.geometry.level_sizes, KEPT_TOKENS, CELLS_PER_OBJECT, strict=True
-    ):
+    sizes = image.geometry.level_sizes
+    for (height, width), kept, per_object in zip(sizes, kept_tokens(sizes), CELLS_PER_OBJECT, strict=True):
         cover = F.adaptive_avg_pool2d(masks, (height, width)).flatten(1)
         for place, owner in _kept_cells(cover.numpy(), kept, per_object, rng):
             places.append(start + place)
@@ -147,6 +150,11 @@ def page_of(
     return Page(image.pyramid[0, index].half().cpu(), index, texts, torch.from_numpy(labels))
 
 
+def kept_tokens(level_sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """How many tokens are kept of each level of (height, width) cells."""
+    return [min(kept, height * width) for kept, (height, width) in zip(KEPT_TOKENS, level_sizes, strict=True)]
+
+
 def _kept_cells(cover: np.ndarray, kept: int, per_object: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """(cell, object or -1) of `kept` cells, by the share (k, cells) of each that objects cover."""
     owner_of: dict[int, int] = {}
@@ -154,6 +162,11 @@ def _kept_cells(cover: np.ndarray, kept: int, per_object: int, rng: np.random.Ge
         for cell in np.argsort(-share, kind="stable")[:per_object]:
             if share[cell] > 0:
                 owner_of.setdefault(int(cell), owner)
+    owners, covered = np.nonzero(cover >= 0.5) if per_object else (np.array([]), np.array([]))
+    for index in rng.permutation(len(covered)):
+        if len(owner_of) >= OBJECTS_SHARE * kept:
+            break
+        owner_of.setdefault(int(covered[index]), int(owners[index]))
     cells = list(owner_of.items())[:kept]
     others = [int(cell) for cell in rng.permutation(cover.shape[1]) if cell not in owner_of]
     others.sort(key=lambda cell: cover[:, cell].any())  # those that no object touches first
@@ -197,6 +210,7 @@ class Reader(nn.Module):
         """
         geometry = PyramidGeometry.of_image(self.image_size, self.image_size, features.device)
         positions = self.interactor.positions(geometry)[0][places]
+        lengths = kept_tokens(geometry.level_sizes)
         text = encode_text(self.taught.text_encoder, ids, mask)
         context = self.interactor.context_tokens
         tokens = torch.cat([text, context.expand(len(text), -1, -1)], dim=1)
@@ -207,7 +221,7 @@ class Reader(nn.Module):
         terms = {name: features.new_zeros(()) for name in names}
         pyramid = features
         for fusion, head in zip(fusions_of(self.interactor), self.heads, strict=True):
-            tokens, pyramid = fusion(tokens, token_mask, pyramid, positions, list(KEPT_TOKENS))
+            tokens, pyramid = fusion(tokens, token_mask, pyramid, positions, lengths)
             told = head(pyramid).float().transpose(1, 2)  # (B, 4, T)
             error = F.binary_cross_entropy_with_logits(told[:, :CONDITION], sets, reduction="none").mean(dim=(0, 2))
             terms["targets"] = terms["targets"] + error[TARGETS]
