@@ -162,11 +162,11 @@ def _kept_cells(cover: np.ndarray, kept: int, per_object: int, rng: np.random.Ge
         for cell in np.argsort(-share, kind="stable")[:per_object]:
             if share[cell] > 0:
                 owner_of.setdefault(int(cell), owner)
-    owners, covered = np.nonzero(cover >= 0.5) if per_object else (np.array([]), np.array([]))
-    for index in rng.permutation(len(covered)):
-        if len(owner_of) >= OBJECTS_SHARE * kept:
-            break
-        owner_of.setdefault(int(covered[index]), int(owners[index]))
+    if per_object:
+        for owner, cell in rng.permutation(np.argwhere(cover >= 0.5)):
+            if len(owner_of) >= OBJECTS_SHARE * kept:
+                break
+            owner_of.setdefault(int(cell), int(owner))
     cells = list(owner_of.items())[:kept]
     others = [int(cell) for cell in rng.permutation(cover.shape[1]) if cell not in owner_of]
     others.sort(key=lambda cell: cover[:, cell].any())  # those that no object touches first
