@@ -16,6 +16,8 @@ from refersam.serving.settings import ServerSettings
 
 HEAD_SECONDS = 10.0
 """For the head of a request to arrive."""
+STALL_SECONDS = 60.0
+"""For an answer that a client does not read to move on."""
 _SPARE_CONNECTIONS = 64
 """For health, metrics, and for telling those that are too many so."""
 
@@ -67,28 +69,38 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
 
 
 class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Ends where no request comes: it counts against the limit, and uvicorn would wait for the first one for ever."""
+    """Ends where no request comes, or nobody reads the answer: it counts against the limit.
 
-    _idle_since: object = None
+    uvicorn would wait for the first request for ever, and so for a client to take what was sent.
+    """
+
+    _seen: object = None
+    """Request, whether it is answered, and bytes that wait to be read, as they were at `_since`."""
+    _since = 0.0
     _check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._idle_since = self.cycle
-        self._check = self.loop.call_later(HEAD_SECONDS, self._end_if_idle)
+        self._end_if_stuck()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._check is not None:
             self._check.cancel()
         super().connection_lost(error)
 
-    def _end_if_idle(self) -> None:
+    def _end_if_stuck(self) -> None:
         is_idle = self.cycle is None or self.cycle.response_complete  # a head that is not complete has no cycle yet
-        if is_idle and self._idle_since is self.cycle:
+        unread = self.transport.get_write_buffer_size()
+        now, seen = self.loop.time(), (self.cycle, is_idle, unread)
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        elif unread and now - self._since >= STALL_SECONDS:
+            self.transport.abort()  # closing would wait until all is read
+            return
+        elif is_idle and not unread:
             self.transport.close()
             return
-        self._idle_since = self.cycle if is_idle else self  # self: it was at work
-        self._check = self.loop.call_later(HEAD_SECONDS, self._end_if_idle)
+        self._check = self.loop.call_later(HEAD_SECONDS, self._end_if_stuck)
 
 
 class _Server(uvicorn.Server):

@@ -20,6 +20,7 @@ import pytest
 pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install 'refersam[serve]'")
 
 import httpx2
+from fastapi import FastAPI, Response
 
 from refersam import ReferSamPredictor
 from refersam.serving import app as app_module
@@ -128,6 +129,44 @@ def test_connections_without_a_request_end(tiny_model_folder: Path, monkeypatch:
         received = b"".join(iter(lambda waiting=waiting: waiting.recv(4096), b""))  # until the server ends it
         assert b"HTTP/1.1" not in received
         waiting.close()
+    app.state.give_up()
+    server.join(10)
+    assert not server.is_alive()
+
+
+def test_answers_that_nobody_reads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a request that is answered, and of one behind it that waits to be; a slow reader gets all."""
+    monkeypatch.setattr(run_module, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(run_module, "STALL_SECONDS", 1.0)
+    listening = run_module.open_socket("127.0.0.1", 0)
+    app, size, open_requests = FastAPI(), 20_000_000, []
+    app.state.failure = None
+
+    @app.get("/")
+    async def large() -> Response:
+        open_requests.append(1)
+        return Response(b"x" * size)
+
+    server = threading.Thread(target=run_module.serve, args=(app, listening, ServerSettings()), daemon=True)
+    server.start()
+    clients = [socket.socket() for _ in range(3)]
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.settimeout(20)
+        client.connect(listening.getsockname())
+    once, twice, slow = clients
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    for client, requests in ((once, 1), (twice, 2), (slow, 1)):
+        client.sendall(head * requests)
+    got, end = 0, time.monotonic() + 2.5  # well beyond the limit, though never still for so long
+    while got < size:
+        got += len(slow.recv(2_000_000 if time.monotonic() > end else 50_000))
+        time.sleep(0.01)
+    for client in (once, twice):
+        assert sum(len(part) for part in iter(lambda client=client: client.recv(2_000_000), b"")) < size
+    for client in clients:
+        client.close()
+    assert len(open_requests) == 4
     app.state.give_up()
     server.join(10)
     assert not server.is_alive()
