@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class DeformableAttention(nn.Module):
             raise ValueError("level_sizes must name at least one level, but is empty.")
         layout = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(2, (*layout, 2))  # (B, N, heads, levels, points, xy)
-        weights = self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(dim=-1)
+        weights = softmax_of_few(self.attention_weights(query).unflatten(2, (self.num_heads, -1)))
         weights = weights.unflatten(3, layout[1:])  # (B, N, heads, levels, points)
         values = self.value_proj(value).unflatten(2, (self.num_heads, -1))  # (B, L, heads, head width)
         # In half precision cells would be missed: places are computed in float32.
@@ -100,6 +101,16 @@ def run_kernel(
     sizes = torch.tensor(level_sizes, device=values.device)
     cells = sizes.prod(dim=1)
     return kernel(values, sizes, cells.cumsum(0) - cells, locations, weights)
+
+
+def softmax_of_few(scores: Tensor) -> Tensor:
+    """Softmax over the last axis, which has a few entries.
+
+    On a CPU without gradients they come first meanwhile, so that its vectors run along the other axes.
+    """
+    if scores.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return scores.softmax(dim=-1)
+    return scores.movedim(-1, 0).contiguous().softmax(dim=0).movedim(0, -1).contiguous()
 
 
 def sample_maps(values: Tensor, locations: Tensor, weights: Tensor, level_sizes: tuple[tuple[int, int], ...]) -> Tensor:
@@ -156,11 +167,13 @@ def look_up(values: Tensor, locations: Tensor, weights: Tensor, level_sizes: tup
     bottom_right, above_right = bottom * right_share, above * right_share
     shares = torch.stack([above - above_right, above_right, bottom - bottom_right, bottom_right], dim=3)
 
-    widths = torch.tensor([width + 3 for _, width in level_sizes], device=device)
+    dtype = torch.int32 if table.shape[0] < 2**31 else torch.int64
+    number = partial(torch.tensor, device=device, dtype=dtype)
+    widths = number([width + 3 for _, width in level_sizes])
     first = top * widths[:, None] + left  # exact in float32 for maps of up to 2**24 cells
-    rows = first.long() + torch.tensor(starts, device=device)[:, None]
-    rows = rows + total * torch.arange(batch, device=device)[:, None, None, None, None]
-    rows = rows * heads + torch.arange(heads, device=device)[:, None, None]
+    rows = first.to(dtype) + number(starts)[:, None]
+    rows = rows + total * number(range(batch))[:, None, None, None, None]
+    rows = rows * heads + number(range(heads))[:, None, None]
     steps = torch.stack([torch.zeros_like(widths), torch.ones_like(widths), widths, widths + 1]) * heads
     rows = rows.unsqueeze(3) + steps[:, :, None]  # (B, N, heads, corners, levels, points)
     mixed = F.embedding_bag(
