@@ -25,10 +25,10 @@ from refersam.model.pyramid import PyramidGeometry
 from refersam.model.refersam import ReferSamModel
 from refersam.model.text_encoder import encode_text
 from refersam.processor import ReferSamProcessor
+from refersam.training.augmentation import reword
 from refersam.training.auxiliary import fusions_of, shares
 from refersam.training.settings import PretrainingSettings
 from refersam.training.sources import condition_at
-from refersam.training.wording import misspell
 
 KEPT_TOKENS = (56, 20, 8)
 """Tokens that are kept of a picture, of the strides 8, 16 and 32; all where it has fewer."""
@@ -102,11 +102,11 @@ class ReadingLessons:
         rng = np.random.default_rng([*self.seed, number])
         pages = [self.pages[index] for index in rng.integers(len(self.pages), size=size)]
         chosen = [int(rng.integers(len(page.phrases))) for page in pages]
+        numbers = rng.random((size, 7))
+        numbers[:, 5] = rng.random()  # all inside sentences or none: the short would be padded to the long
         phrases = [
-            misspell(page.phrases[index], rng.random(4))
-            if rng.random() < self.settings.typing_errors
-            else page.phrases[index]
-            for page, index in zip(pages, chosen, strict=True)
+            reword(page.phrases[index], self.settings, drawn)
+            for page, index, drawn in zip(pages, chosen, numbers, strict=True)
         ]
         text = self.processor.encode_phrases(phrases)
         labels = torch.stack([page.labels[index] for page, index in zip(pages, chosen, strict=True)])

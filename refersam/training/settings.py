@@ -248,6 +248,9 @@ class PretrainingSettings(_Section):
     typing_errors: float = Field(
         0.0, ge=0, le=1, description="Share of phrases with a typing error in one word, of part language."
     )
+    frames: float = Field(
+        0.0, ge=0, le=1, description="Share of batches with all phrases inside sentences, of part language."
+    )
     image_size: int = Field(128, ge=32, le=1024, multiple_of=32, description="Side of the pictures in pixels.")
     max_objects: int = Field(8, ge=2, le=10, description="Most objects in a picture.")
     difficulty: float = Field(0.6, ge=0, le=1, description="How busy the drawing is.")

@@ -115,6 +115,22 @@ def test_batches_are_of_the_seed_and_number_alone(model: ReferSamModel, processo
     assert not torch.equal(misspelt.batch(0, 6)[2], lessons.batch(0, 6)[2])
 
 
+def test_sentences_around_all_phrases_of_a_batch_or_none(
+    model: ReferSamModel, processor: ReferSamProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never around some, since a batch is as long as its longest phrase; pictures and labels stay."""
+    lessons, framed = (ReadingLessons(few(frames=share), 3, model, processor) for share in (0.0, 0.5))
+    heard: list[list[str]] = []
+    encode = processor.encode_phrases
+    monkeypatch.setattr(processor, "encode_phrases", lambda phrases: heard.append(phrases) or encode(phrases))
+    shares = set()
+    for number in range(12):
+        bare, other = lessons.batch(number, 6), framed.batch(number, 6)
+        assert all(torch.equal(bare[i], other[i]) for i in (0, 1, 4))
+        shares.add(sum(before != after for before, after in zip(*heard[-2:], strict=True)))
+    assert shares == {0, 6}
+
+
 def test_the_loss_by_hand(model: ReferSamModel) -> None:
     """Heads that tell the same of every token: the entropies of a guess, and no phrase right but one without target."""
     reader = Reader(model, 64)
