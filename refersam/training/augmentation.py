@@ -15,7 +15,7 @@ from refersam.training.directions import (
     mirror_phrase,
 )
 from refersam.training.settings import AugmentSettings, PretrainingSettings
-from refersam.training.wording import frame, misspell
+from refersam.training.wording import frame, misspell, rename
 
 
 def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
@@ -37,19 +37,21 @@ def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.G
     if settings.colour and not any(map(mentions_colour, picture.phrases)):
         picture = replace(picture, image=recolour(picture.image, brightness, contrast))
     # Last, since what was looked for in the phrases so far is found as they were said.
-    numbers = rng.random((len(picture.phrases), 7))
+    numbers = np.concatenate([rng.random((len(picture.phrases), count)) for count in (7, 3)], axis=1)
     phrases = tuple(reword(phrase, settings, drawn) for phrase, drawn in zip(picture.phrases, numbers, strict=True))
     return picture if phrases == picture.phrases else replace(picture, phrases=phrases)
 
 
 def reword(phrase: str, settings: AugmentSettings | PretrainingSettings, numbers: np.ndarray) -> str:
-    """A typing error in it, a sentence around it, each by chance.
+    """Another name in it, a typing error, a sentence around it, each by chance.
 
     Args:
         phrase: any.
         settings: chances.
-        numbers: seven in [0, 1).
+        numbers: ten in [0, 1).
     """
+    if numbers[7] < settings.synonyms:
+        phrase = rename(phrase, numbers[8:])
     if numbers[0] < settings.typing_errors:
         phrase = misspell(phrase, numbers[1:5])
     return frame(phrase, float(numbers[6])) if numbers[5] < settings.frames else phrase

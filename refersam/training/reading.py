@@ -102,7 +102,7 @@ class ReadingLessons:
         rng = np.random.default_rng([*self.seed, number])
         pages = [self.pages[index] for index in rng.integers(len(self.pages), size=size)]
         chosen = [int(rng.integers(len(page.phrases))) for page in pages]
-        numbers = rng.random((size, 7))
+        numbers = rng.random((size, 10))
         numbers[:, 5] = rng.random()  # all inside sentences or none: the short would be padded to the long
         phrases = [
             reword(page.phrases[index], self.settings, drawn)

@@ -108,6 +108,7 @@ class AugmentSettings(_Section):
     crop: float = Field(0.0, ge=0, le=1, description="Share that is cropped, keeping targets and mentioned sides.")
     smallest_crop: float = Field(0.6, gt=0, le=1, description="Least share of a side that a crop keeps.")
     colour: float = Field(0.0, ge=0, lt=1, description="Most change of brightness and contrast, none if spoken of.")
+    synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with one word by another name: turquoise.")
     typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
     frames: float = Field(0.0, ge=0, le=1, description="Share of phrases inside a sentence: please mark ...")
 
@@ -244,6 +245,9 @@ class PretrainingSettings(_Section):
     phrases_per_picture: int = Field(32, ge=1, le=256, description="Phrases drawn about a picture, of part language.")
     phenomena: dict[str, float] | None = Field(
         None, description="Share of each phenomenon, of part language; none for SceneRef's own."
+    )
+    synonyms: float = Field(
+        0.0, ge=0, le=1, description="Share of phrases with one word by another name, of part language."
     )
     typing_errors: float = Field(
         0.0, ge=0, le=1, description="Share of phrases with a typing error in one word, of part language."

@@ -1,4 +1,4 @@
-"""Other ways to say the same: typing errors, and polite or roundabout sentences around a phrase."""
+"""Other ways to say the same: other words, typing errors, and polite or roundabout sentences around a phrase."""
 
 from __future__ import annotations
 
@@ -7,13 +7,60 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refersam.data.sceneref.words import ADJECTIVES
+from refersam.data.sceneref.words import ADJECTIVES, article_for
 from refersam.training.directions import is_side
 
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEXT_KEYS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _KEYS for i, key in enumerate(row)}
 _SHORTEST = 4
 """Letters of a word that a typing error leaves readable."""
+
+_OTHER_ADJECTIVES = {
+    "red": ("scarlet", "crimson", "ruby"),
+    "orange": ("tangerine",),
+    "yellow": ("golden", "lemon"),
+    "green": ("emerald", "lime"),
+    "cyan": ("turquoise", "aqua", "teal"),
+    "blue": ("azure", "cobalt"),
+    "purple": ("lilac", "mauve"),
+    "pink": ("rose", "rosy"),
+    "brown": ("chocolate", "chestnut"),
+    "gray": ("silver", "ashen"),
+    "white": ("ivory", "snowy"),
+    "black": ("ebony", "pitch-black"),
+    "large": ("huge", "giant", "great"),
+    "small": ("mini", "wee", "petite"),
+    "striped": ("stripy", "banded"),
+    "dotted": ("spotty", "polka-dot"),
+    "checkered": ("chequered", "chessboard"),
+    "plain": ("unpatterned", "uniform"),
+}
+_OTHER_NOUNS = {
+    "circle": ("ball", "round shape"),
+    "square": ("box", "block"),
+    "triangle": ("three-sided shape",),
+    "ring": ("hoop", "doughnut", "loop"),
+    "cross": ("plus symbol",),
+    "hexagon": ("six-sided shape",),
+    "heart": ("heart shape",),
+    "crescent": ("half-moon", "sickle"),
+    "diamond": ("lozenge", "kite"),
+    "arrow": ("pointer",),
+    "bar": ("strip", "stick", "oblong"),
+    "object": ("symbol", "element"),
+}
+
+
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith(("s", "x")) else "s")
+
+
+_OTHER_WORDS = {
+    **_OTHER_ADJECTIVES,
+    **_OTHER_NOUNS,
+    **{_plural(word): tuple(map(_plural, others)) for word, others in _OTHER_NOUNS.items()},
+}
+"""Words of SceneRef's phrases, and everyday words for the same that it never says."""
 
 _OPENINGS = (
     "",
@@ -78,6 +125,24 @@ _TURNED = (
     "{0} , i mean the {2} one",
     "{0} , the {2} one",
 )
+
+
+def rename(phrase: str, numbers: np.ndarray) -> str:
+    """One word of it by another name, for looks, shapes and "object": "the cyan star" is "the turquoise star".
+
+    Args:
+        phrase: any; one without such a word stays as it is.
+        numbers: two in [0, 1): the word, the name.
+    """
+    words = phrase.split(" ")
+    known = [i for i, word in enumerate(words) if word.lower() in _OTHER_WORDS]
+    if not known:
+        return phrase
+    index = known[int(numbers[0] * len(known))]
+    words[index], _ = _pick(_OTHER_WORDS[words[index].lower()], float(numbers[1]))
+    if index and words[index - 1] in ("a", "an"):
+        words[index - 1] = article_for(words[index])
+    return " ".join(words)
 
 
 def misspell(phrase: str, numbers: np.ndarray) -> str:

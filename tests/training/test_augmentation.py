@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refersam.data.sample import DrawnObjects, ReferringImage
+from refersam.data.sceneref.words import _NOUNS, ADJECTIVES
 from refersam.training.augmentation import augment, crop, flip, recolour
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
-from refersam.training.wording import frame, misspell, turn
+from refersam.training.wording import _OTHER_ADJECTIVES, _OTHER_NOUNS, frame, misspell, rename, turn
 
 
 def picture(
@@ -182,6 +183,28 @@ def test_typing_errors_by_hand() -> None:
         assert misspell("purple", np.array([0.0, 0.0, kind, 0.0])) == expected
 
 
+@pytest.mark.parametrize(
+    ("phrase", "numbers", "expected"),
+    [
+        ("the cyan star", (0.0, 0.0), "the turquoise star"),
+        ("an Orange ring next to a circle", (0.0, 0.5), "a tangerine ring next to a circle"),
+        ("an orange ring next to a square", (0.99, 0.99), "an orange ring next to a block"),
+        ("a large ring", (0.5, 0.99), "a large loop"),
+        ("all the crosses", (0.5, 0.5), "all the plus symbols"),
+        ("both squares", (0.0, 0.0), "both boxes"),
+        ("the second object from the left", (0.0, 0.99), "the second element from the left"),
+        ("the furry dog", (0.0, 0.0), "the furry dog"),
+    ],
+)
+def test_other_names(phrase: str, numbers: tuple[float, float], expected: str) -> None:
+    """Of one word, with the article that it needs; none of them is a word of SceneRef's own."""
+    assert rename(phrase, np.array(numbers)) == expected
+    others = [name for names in (*_OTHER_ADJECTIVES.values(), *_OTHER_NOUNS.values()) for name in names]
+    assert len(others) == len(set(others))
+    own = {word for nouns in _NOUNS.values() for pair in nouns for word in pair} | ADJECTIVES
+    assert not own & set(others)
+
+
 def test_rewording_changes_phrases_and_nothing_else() -> None:
     """All of them at share 1, none at 0; a frame holds the phrase whole."""
     original = picture("the red star", "all circles")
@@ -193,7 +216,9 @@ def test_rewording_changes_phrases_and_nothing_else() -> None:
         assert set(old.split(" ")) <= set(new.split(" "))
     misspelt = augment(original, AugmentSettings(typing_errors=1.0), rng(0))
     assert all(old != new for old, new in zip(original.phrases, misspelt.phrases, strict=True))
-    for changed in (framed, misspelt):
+    renamed = augment(original, AugmentSettings(synonyms=1.0), rng(0))
+    assert all(old != new for old, new in zip(original.phrases, renamed.phrases, strict=True))
+    for changed in (framed, misspelt, renamed):
         np.testing.assert_array_equal(changed.image, original.image)
         np.testing.assert_array_equal(changed.masks, original.masks)
     assert len({frame("x", number / 50) for number in range(50)}) > 40
