@@ -49,7 +49,7 @@ format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny, tiny_2, ... tiny_15 (resumes)
+train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny, tiny_2, ... tiny_16 (resumes)
 	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
 	@$(BIN)/refersam train recipes/tiny_sceneref_2.yaml --out runs/tiny_2 --resume
 	@$(BIN)/refersam train recipes/tiny_sceneref_3.yaml --out runs/tiny_3 --resume
@@ -71,12 +71,14 @@ train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny, tiny_2, 
 	@$(BIN)/refersam train recipes/tiny_sceneref_14.yaml --out runs/tiny_14 --resume
 	@test -f runs/box_14/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_14/model --false-alarms 0.02 --out runs/box_14
 	@$(BIN)/refersam train recipes/tiny_sceneref_15.yaml --out runs/tiny_15 --resume
+	@test -f runs/box_15/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_15/model --false-alarms 0.02 --out runs/box_15
+	@$(BIN)/refersam train recipes/tiny_sceneref_16.yaml --out runs/tiny_16 --resume
 
 train-gpu: setup  ## the same on a CUDA device, six million phrases, into runs/tiny_gpu (resumes; not run yet)
 	@$(BIN)/refersam train recipes/tiny_sceneref_gpu.yaml --out runs/tiny_gpu --resume
 
 box: train-tiny  ## put the trained tiny model into the package
-	@$(BIN)/python tools/make_box.py runs/tiny_15/model --false-alarms 0.02
+	@$(BIN)/python tools/make_box.py runs/tiny_16/model --false-alarms 0.02
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench

@@ -14,7 +14,7 @@ from refersam.training.directions import (
     mentions_vertical,
     mirror_phrase,
 )
-from refersam.training.settings import AugmentSettings, PretrainingSettings
+from refersam.training.settings import AugmentSettings, WordingSettings
 from refersam.training.wording import frame, misspell, rename
 
 
@@ -42,7 +42,7 @@ def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.G
     return picture if phrases == picture.phrases else replace(picture, phrases=phrases)
 
 
-def reword(phrase: str, settings: AugmentSettings | PretrainingSettings, numbers: np.ndarray) -> str:
+def reword(phrase: str, settings: WordingSettings, numbers: np.ndarray) -> str:
     """Another name in it, a typing error, a sentence around it, each by chance.
 
     Args:

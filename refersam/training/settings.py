@@ -101,16 +101,26 @@ class StageSettings(SceneSettings):
     )
 
 
-class AugmentSettings(_Section):
+class WordingSettings(_Section):
+    """Other ways to say the same; shares of the phrases."""
+
+    synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with one word by another name: turquoise.")
+    typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
+    frames: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share inside a sentence, please mark ...; in lessons in reading a batch's all or none.",
+    )
+
+
+class AugmentSettings(WordingSettings):
     """Changes that leave phrases true; shares of the pictures, or of the phrases."""
 
     flip: float = Field(0.0, ge=0, le=1, description="Share that is mirrored, left and right swapped in its phrases.")
     crop: float = Field(0.0, ge=0, le=1, description="Share that is cropped, keeping targets and mentioned sides.")
     smallest_crop: float = Field(0.6, gt=0, le=1, description="Least share of a side that a crop keeps.")
     colour: float = Field(0.0, ge=0, lt=1, description="Most change of brightness and contrast, none if spoken of.")
-    synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with one word by another name: turquoise.")
-    typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
-    frames: float = Field(0.0, ge=0, le=1, description="Share of phrases inside a sentence: please mark ...")
 
 
 class DataSettings(_Section):
@@ -229,8 +239,11 @@ class LossSettings(_Section):
         return any((self.grounding_weight, self.pointing_weight, self.looks_weight, self.condition_weight))
 
 
-class PretrainingSettings(_Section):
-    """Lessons on labels of drawn scenes, before the first step, in what sees no phrase or in what reads them."""
+class PretrainingSettings(WordingSettings):
+    """Lessons on labels of drawn scenes, before the first step, in what sees no phrase or in what reads them.
+
+    How phrases are worded is of part language.
+    """
 
     part: Literal["prior", "encoder", "language"] = Field(
         "prior",
@@ -245,15 +258,6 @@ class PretrainingSettings(_Section):
     phrases_per_picture: int = Field(32, ge=1, le=256, description="Phrases drawn about a picture, of part language.")
     phenomena: dict[str, float] | None = Field(
         None, description="Share of each phenomenon, of part language; none for SceneRef's own."
-    )
-    synonyms: float = Field(
-        0.0, ge=0, le=1, description="Share of phrases with one word by another name, of part language."
-    )
-    typing_errors: float = Field(
-        0.0, ge=0, le=1, description="Share of phrases with a typing error in one word, of part language."
-    )
-    frames: float = Field(
-        0.0, ge=0, le=1, description="Share of batches with all phrases inside sentences, of part language."
     )
     image_size: int = Field(128, ge=32, le=1024, multiple_of=32, description="Side of the pictures in pixels.")
     max_objects: int = Field(8, ge=2, le=10, description="Most objects in a picture.")
