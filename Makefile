@@ -78,7 +78,7 @@ train-gpu: setup  ## the same on a CUDA device, six million phrases, into runs/t
 	@$(BIN)/refersam train recipes/tiny_sceneref_gpu.yaml --out runs/tiny_gpu --resume
 
 box: train-tiny  ## put the trained tiny model into the package
-	@$(BIN)/python tools/make_box.py runs/tiny_16/model --false-alarms 0.02
+	@$(BIN)/python tools/make_box.py runs/tiny_16/model --mix runs/box_15 0.5 --false-alarms 0.02
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench
