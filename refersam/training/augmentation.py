@@ -17,6 +17,11 @@ from refersam.training.directions import (
 from refersam.training.settings import AugmentSettings, WordingSettings
 from refersam.training.wording import frame, misspell, rename
 
+WORDING_NUMBERS = 10
+"""Numbers that `reword` takes for a phrase."""
+FRAMED_BY = 5
+"""Which of them decides whether there is a sentence around it."""
+
 
 def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
     """Crop, flip, recolour and reword, each by chance; the network's own resizing comes afterwards.
@@ -37,7 +42,9 @@ def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.G
     if settings.colour and not any(map(mentions_colour, picture.phrases)):
         picture = replace(picture, image=recolour(picture.image, brightness, contrast))
     # Last, since what was looked for in the phrases so far is found as they were said.
-    numbers = np.concatenate([rng.random((len(picture.phrases), count)) for count in (7, 3)], axis=1)
+    # Numbers that came later are drawn behind the others: what recipes without other names draw stays as it was.
+    first = rng.random((len(picture.phrases), 7))
+    numbers = np.hstack([first, rng.random((len(picture.phrases), WORDING_NUMBERS - 7))])
     phrases = tuple(reword(phrase, settings, drawn) for phrase, drawn in zip(picture.phrases, numbers, strict=True))
     return picture if phrases == picture.phrases else replace(picture, phrases=phrases)
 
@@ -48,13 +55,13 @@ def reword(phrase: str, settings: WordingSettings, numbers: np.ndarray) -> str:
     Args:
         phrase: any.
         settings: chances.
-        numbers: ten in [0, 1).
+        numbers: `WORDING_NUMBERS` in [0, 1).
     """
     if numbers[7] < settings.synonyms:
         phrase = rename(phrase, numbers[8:])
     if numbers[0] < settings.typing_errors:
         phrase = misspell(phrase, numbers[1:5])
-    return frame(phrase, float(numbers[6])) if numbers[5] < settings.frames else phrase
+    return frame(phrase, float(numbers[6])) if numbers[FRAMED_BY] < settings.frames else phrase
 
 
 def crop(picture: ReferringImage, smallest: float, places: np.ndarray) -> ReferringImage:

@@ -25,7 +25,7 @@ from refersam.model.pyramid import PyramidGeometry
 from refersam.model.refersam import ReferSamModel
 from refersam.model.text_encoder import encode_text
 from refersam.processor import ReferSamProcessor
-from refersam.training.augmentation import reword
+from refersam.training.augmentation import FRAMED_BY, WORDING_NUMBERS, reword
 from refersam.training.auxiliary import fusions_of, shares
 from refersam.training.settings import PretrainingSettings
 from refersam.training.sources import condition_at
@@ -102,8 +102,8 @@ class ReadingLessons:
         rng = np.random.default_rng([*self.seed, number])
         pages = [self.pages[index] for index in rng.integers(len(self.pages), size=size)]
         chosen = [int(rng.integers(len(page.phrases))) for page in pages]
-        numbers = rng.random((size, 10))
-        numbers[:, 5] = rng.random()  # all inside sentences or none: the short would be padded to the long
+        numbers = rng.random((size, WORDING_NUMBERS))
+        numbers[:, FRAMED_BY] = rng.random()  # all inside sentences or none: the short would be padded to the long
         phrases = [
             reword(page.phrases[index], self.settings, drawn)
             for page, index, drawn in zip(pages, chosen, numbers, strict=True)

@@ -104,7 +104,7 @@ class StageSettings(SceneSettings):
 class WordingSettings(_Section):
     """Other ways to say the same; shares of the phrases."""
 
-    synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with one word by another name: turquoise.")
+    synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with a word of SceneRef by another name.")
     typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
     frames: float = Field(
         0.0,

@@ -139,7 +139,7 @@ def rename(phrase: str, numbers: np.ndarray) -> str:
     if not known:
         return phrase
     index = known[int(numbers[0] * len(known))]
-    words[index], _ = _pick(_OTHER_WORDS[words[index].lower()], float(numbers[1]))
+    words[index] = _pick(_OTHER_WORDS[words[index].lower()], float(numbers[1]))[0]
     if index and words[index - 1] in ("a", "an"):
         words[index - 1] = article_for(words[index])
     return " ".join(words)

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,18 @@ def ask(address: str) -> int:
     return httpx2.post(f"{address}/v1/segment", files=files, data={"phrases": ["a", "b"]}, timeout=60).status_code
 
 
+@contextmanager
+def served(app: FastAPI) -> Iterator[tuple[str, int]]:
+    """Its host and port; served in a thread, which ends afterwards."""
+    listening = run_module.open_socket("127.0.0.1", 0)
+    server = threading.Thread(target=run_module.serve, args=(app, listening, ServerSettings()), daemon=True)
+    server.start()
+    yield listening.getsockname()
+    app.state.give_up()
+    server.join(10)
+    assert not server.is_alive()
+
+
 def test_from_start_to_sigterm(server: SimpleNamespace) -> None:
     """Every request that came in is answered before the process ends; a slow upload is cut off; exit code 0."""
     wait_until_ready(server.address)
@@ -102,74 +115,61 @@ def test_from_start_to_sigterm(server: SimpleNamespace) -> None:
 def test_connections_without_a_request_end(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent ones, those with half a head, and those that stay after an answer; a request at work is not ended."""
     monkeypatch.setattr(run_module, "HEAD_SECONDS", 1.0)
-    predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
-    listening = run_module.open_socket("127.0.0.1", 0)
-    address = listening.getsockname()
-    app, settings = create_app(predictor), ServerSettings()
     real = app_module.run_queries
 
     def slow(model: Any, queries: Any) -> Any:
         time.sleep(2.5)
         return real(model, queries)
 
-    server = threading.Thread(target=run_module.serve, args=(app, listening, settings), daemon=True)
-    server.start()
-    base = f"http://{address[0]}:{address[1]}"
-    wait_until_ready(base)
-    monkeypatch.setattr(app_module, "run_queries", slow)
-    silent, half, idle = (socket.create_connection(address) for _ in range(3))
-    half.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
-    idle.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-    idle.settimeout(5)
-    assert idle.recv(4096).startswith(b"HTTP/1.1 200")
-    idle.sendall(b"GET /health HTTP/1.1\r\n")  # half of the next head: uvicorn's own timer is off
-    assert ask(base) == 200
-    for waiting in (silent, half, idle):
-        waiting.settimeout(5)
-        received = b"".join(iter(lambda waiting=waiting: waiting.recv(4096), b""))  # until the server ends it
-        assert b"HTTP/1.1" not in received
-        waiting.close()
-    app.state.give_up()
-    server.join(10)
-    assert not server.is_alive()
+    with served(create_app(ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu"))) as address:
+        base = f"http://{address[0]}:{address[1]}"
+        wait_until_ready(base)
+        monkeypatch.setattr(app_module, "run_queries", slow)
+        silent, half, idle = (socket.create_connection(address) for _ in range(3))
+        half.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        idle.settimeout(5)
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        idle.sendall(b"GET /health HTTP/1.1\r\n")  # half of the next head: uvicorn's own timer is off
+        assert ask(base) == 200
+        for waiting in (silent, half, idle):
+            waiting.settimeout(5)
+            received = b"".join(iter(lambda waiting=waiting: waiting.recv(4096), b""))  # until the server ends it
+            assert b"HTTP/1.1" not in received
+            waiting.close()
 
 
 def test_answers_that_nobody_reads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a request that is answered, and of one behind it that waits to be; a slow reader gets all."""
     monkeypatch.setattr(run_module, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(run_module, "STALL_SECONDS", 1.0)
-    listening = run_module.open_socket("127.0.0.1", 0)
-    app, size, open_requests = FastAPI(), 20_000_000, []
+    app, size, asked = FastAPI(), 20_000_000, []
     app.state.failure = None
 
     @app.get("/")
     async def large() -> Response:
-        open_requests.append(1)
+        asked.append(1)
         return Response(b"x" * size)
 
-    server = threading.Thread(target=run_module.serve, args=(app, listening, ServerSettings()), daemon=True)
-    server.start()
-    clients = [socket.socket() for _ in range(3)]
-    for client in clients:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.settimeout(20)
-        client.connect(listening.getsockname())
-    once, twice, slow = clients
-    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-    for client, requests in ((once, 1), (twice, 2), (slow, 1)):
-        client.sendall(head * requests)
-    got, end = 0, time.monotonic() + 2.5  # well beyond the limit, though never still for so long
-    while got < size:
-        got += len(slow.recv(2_000_000 if time.monotonic() > end else 50_000))
-        time.sleep(0.01)
-    for client in (once, twice):
-        assert sum(len(part) for part in iter(lambda client=client: client.recv(2_000_000), b"")) < size
-    for client in clients:
-        client.close()
-    assert len(open_requests) == 4
-    app.state.give_up()
-    server.join(10)
-    assert not server.is_alive()
+    with served(app) as address:
+        clients = [socket.socket() for _ in range(3)]
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.settimeout(20)
+            client.connect(address)
+        once, twice, slow = clients
+        head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        for client, requests in ((once, 1), (twice, 2), (slow, 1)):
+            client.sendall(head * requests)
+        got, end = 0, time.monotonic() + 2.5  # well beyond the limit, though never still for so long
+        while got < size:
+            got += len(slow.recv(2_000_000 if time.monotonic() > end else 50_000))
+            time.sleep(0.01)
+        for client in (once, twice):
+            assert sum(len(part) for part in iter(lambda client=client: client.recv(2_000_000), b"")) < size
+        for client in clients:
+            client.close()
+        assert len(asked) == 4
 
 
 def test_a_port_that_is_taken(run: Callable[..., SimpleNamespace]) -> None:
