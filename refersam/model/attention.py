@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refersam.model.blocks import nothing_recorded
 from refersam.model.pyramid import NUM_LEVELS
 
 FOLDING_GAIN = 0.8
@@ -161,7 +162,13 @@ class LevelAttention(Attention):
         scores = _scores(folded.flatten(1, 2), key).unflatten(1, (heads, num_queries))
         mixing = self._mixing(query).split(1, dim=-1)
         levels = scores.split(level_lengths, dim=-1)
-        mixed = torch.cat([level.softmax(dim=-1) * share for level, share in zip(levels, mixing, strict=True)], dim=-1)
+        if nothing_recorded():
+            for level, share in zip(levels, mixing, strict=True):
+                torch.mul(level.softmax(dim=-1), share, out=level)
+            mixed = scores
+        else:
+            shares = [level.softmax(dim=-1) * share for level, share in zip(levels, mixing, strict=True)]
+            mixed = torch.cat(shares, dim=-1)
         seen = (mixed.flatten(1, 2) @ value).unflatten(1, (heads, num_queries))  # (B, heads, Nq, key_size)
         value_weight = self.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (heads, key_size, head width)
         return seen @ value_weight + self.v_proj.bias.unflatten(0, (heads, 1, -1))

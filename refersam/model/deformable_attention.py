@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refersam.model.blocks import in_blocks, nothing_recorded
 from refersam.model.pyramid import level_extents
 from refersam.optional import require
 
@@ -74,9 +75,12 @@ class DeformableAttention(nn.Module):
         if self._kernel is not None and values.device.type == "cuda" and not torch.compiler.is_exporting():
             return self.output_proj(run_kernel(self._kernel, values, locations, weights, level_sizes))
         # Looking cells up is fastest on a CPU, where nothing has to be learned from it or compiled.
-        on_cpu = values.device.type == "cpu" and not torch.is_grad_enabled()
-        mix = look_up if on_cpu and not torch.compiler.is_compiling() else sample_maps
-        return self.output_proj(mix(values, locations, weights, level_sizes))
+        mix = look_up if values.device.type == "cpu" and nothing_recorded() else sample_maps
+
+        def mix_block(locations: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+            return mix(values, locations, weights, level_sizes)
+
+        return self.output_proj(in_blocks(mix_block, (locations, weights), values))
 
 
 def triton_kernel() -> Callable[..., Tensor] | None:
@@ -108,7 +112,7 @@ def softmax_of_few(scores: Tensor) -> Tensor:
 
     On a CPU without gradients they come first meanwhile, so that its vectors run along the other axes.
     """
-    if scores.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if scores.device.type != "cpu" or not nothing_recorded():
         return scores.softmax(dim=-1)
     return scores.movedim(-1, 0).contiguous().softmax(dim=0).movedim(0, -1).contiguous()
 

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from refersam.model.attention import Attention, LevelAttention
+from refersam.model.blocks import in_blocks
 
 NORM_EPS = 1e-6
-
-BLOCK_TOKENS = 8192
-"""Tokens that go through a feed-forward net at once where no gradient is wanted: enough to keep a device busy."""
 
 
 class FeedForward(nn.Sequential):
@@ -18,21 +16,6 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, *, hidden_size: int, inner_size: int) -> None:
         super().__init__(nn.Linear(hidden_size, inner_size), nn.GELU(), nn.Linear(inner_size, hidden_size))
-
-
-def in_blocks(module: nn.Module, tokens: Tensor) -> Tensor:
-    """module(tokens) for (B, N, D) tokens that it treats one by one; without gradients a block of tokens at a time.
-
-    What a feed-forward net holds inside then takes as much memory as a block, whatever the size and number of pictures.
-    """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or tokens.shape[:2].numel() <= BLOCK_TOKENS:
-        return module(tokens)
-    result = torch.empty_like(tokens)
-    for block, target in zip(
-        tokens.flatten(0, 1).split(BLOCK_TOKENS), result.flatten(0, 1).split(BLOCK_TOKENS), strict=True
-    ):
-        target.copy_(module(block))
-    return result
 
 
 class Fusion(nn.Module):
@@ -85,8 +68,12 @@ class Fusion(nn.Module):
         seen = self.text_to_pyramid(text, located, pyramid, level_lengths)
         text = self.text_cross_norm(torch.addcmul(text, self.text_gate, seen))
         text = self.text_ffn_norm(text + self.text_ffn(text))
+        # The new pyramid takes the place of `located`, block by block: at 1024 px each is 63 MB.
+        return text, in_blocks(self._read_text, (pyramid, located), text, text_mask, out=located)
+
+    def _read_text(self, pyramid: Tensor, located: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """(B, N, hidden_size) tokens of the pyramid, alone and with their positions, after reading the text."""
         read = self.pyramid_to_text(located, text, text, text_mask)
         pyramid = self.pyramid_cross_norm(torch.addcmul(pyramid, self.pyramid_gate, read))
-        del located, read  # as large as the pyramid; not needed while the feed-forward net runs
-        pyramid = self.pyramid_ffn_norm(pyramid + in_blocks(self.pyramid_ffn, pyramid))
-        return text, pyramid
+        del read  # as large as the tokens; not needed while the feed-forward net runs
+        return self.pyramid_ffn_norm(pyramid + self.pyramid_ffn(pyramid))

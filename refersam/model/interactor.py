@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from refersam.model.adapter import Extractor, Injector
+from refersam.model.blocks import nothing_recorded
 from refersam.model.depth import layer_rates, run_layers
 from refersam.model.fusion import Fusion
 from refersam.model.pyramid import PyramidGeometry, PyramidPositions, tokens_to_map
@@ -49,6 +50,7 @@ class ImageFeatures:
         pyramid: (I, L, D) beside them; without interactor (I, L, C), finished.
         detail: (I, C, H/4, W/4) part of the stride-4 features that comes from the picture alone.
         guide: (I, 3, H, W) the pictures, for a model whose masks follow their edges; None for others.
+        asked_once: nobody asks about them again, so that the tokens are dropped as soon as the first phrases have them.
     """
 
     geometry: PyramidGeometry
@@ -56,11 +58,19 @@ class ImageFeatures:
     pyramid: Tensor
     detail: Tensor
     guide: Tensor | None = None
+    asked_once: bool = False
 
     @property
     def num_images(self) -> int:
         """I."""
-        return self.patches.shape[0]
+        return self.detail.shape[0]
+
+    def take_tokens(self, num_phrases: int) -> tuple[Tensor, Tensor]:
+        """Patches and pyramid, each repeated for its phrases."""
+        patches, pyramid = (repeat_per_phrase(tokens, num_phrases) for tokens in (self.patches, self.pyramid))
+        if self.asked_once and nothing_recorded():
+            self.patches, self.pyramid = self.patches.new_empty(0), self.pyramid.new_empty(0)
+        return patches, pyramid
 
 
 class Interaction(nn.Module):
@@ -73,22 +83,6 @@ class Interaction(nn.Module):
         self.fusion = Fusion(**fusion)
         self.extra_extractors = nn.ModuleList(Extractor(**adapter) for _ in range(num_extra_fusions))
         self.extra_fusions = nn.ModuleList(Fusion(**fusion) for _ in range(num_extra_fusions))
-
-    def fuse(
-        self,
-        tokens: Tensor,
-        token_mask: Tensor,
-        pyramid: Tensor,
-        patches: Tensor,
-        positions: Tensor,
-        geometry: PyramidGeometry,
-    ) -> tuple[Tensor, Tensor]:
-        """Fuse text and pyramid, then extract and fuse again as often as this group has extra pairs."""
-        tokens, pyramid = self.fusion(tokens, token_mask, pyramid, positions, geometry.level_lengths)
-        for extract, fuse in zip(self.extra_extractors, self.extra_fusions, strict=True):
-            pyramid = extract(pyramid, patches, geometry)
-            tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
-        return tokens, pyramid
 
 
 class MaskFeatures(nn.Module):
@@ -113,7 +107,8 @@ class MaskFeatures(nn.Module):
         # One name for all steps: each map is large, and freed as soon as the next is there.
         features = F.interpolate(level8, size=detail.shape[2:], mode="bilinear", align_corners=False)
         features = self.smooth(features.add_(repeat_per_phrase(detail, level8.shape[0])))
-        features = F.gelu(self.smooth_norm(features))
+        features = self.smooth_norm(features)
+        features = F.gelu(features)
         return self.output(features)
 
 
@@ -206,19 +201,23 @@ class Interactor(nn.Module):
         tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
         token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
 
-        patches = repeat_per_phrase(image.patches, num_phrases)
-        pyramid = repeat_per_phrase(image.pyramid, num_phrases)
+        patches, pyramid = image.take_tokens(num_phrases)
         for group, module in enumerate(self.interactions):
             if group > 0:
                 patches, pyramid = self._encode_group(group, sam, patches, pyramid, geometry)
-            fuse = cast(Interaction, module).fuse
-            if self.recompute and self.training:
-                fuse = partial(checkpoint, fuse, use_reentrant=False)
-            tokens, pyramid = fuse(tokens, token_mask, pyramid, patches, positions, geometry)
+            interaction = cast(Interaction, module)
+            fuse = self._maybe_recomputed(interaction.fusion)
+            tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
+            # The loop is here, where no caller keeps the pyramid that an extraction replaces.
+            for extractor, fusion in zip(interaction.extra_extractors, interaction.extra_fusions, strict=True):
+                pyramid = self._maybe_recomputed(extractor)(pyramid, patches, geometry)
+                fuse = self._maybe_recomputed(fusion)
+                tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
 
         projected = [
             projection(level) for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
         ]
+        del pyramid, positions  # the largest of all; the stride-4 features need the room
         level8, level16 = (tokens_to_map(projected[i], geometry.level_sizes[i]) for i in (0, 1))
         return InteractorOutput(
             text=self.text_projection(tokens[:, :num_text_tokens]),
@@ -226,6 +225,10 @@ class Interactor(nn.Module):
             mask_features=self.mask_features(image.detail, level8),
             image_embedding=sam.neck(patches.unflatten(1, geometry.grid_size)) + level16,
         )
+
+    def _maybe_recomputed(self, module: nn.Module) -> Callable[..., Any]:
+        """The module itself, or with `recompute` in training one that is run again for the gradient."""
+        return partial(checkpoint, module, use_reentrant=False) if self.recompute and self.training else module
 
     def _encode_group(
         self, group: int, sam: Sam, patches: Tensor, pyramid: Tensor, geometry: PyramidGeometry

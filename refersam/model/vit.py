@@ -12,12 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
+from refersam.model.blocks import nothing_recorded
+
+HEAD_TOKENS = 16384
+"""Tokens times heads whose attention is computed at once where no gradient is wanted: each widens queries, keys and
+values, which at 1024 px would take more memory than all else."""
+
 
 def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
     """(B, h, w, D) -> the same, as the layer's own forward."""
-    attention, size = layer.attn, patches.shape[1:3]
-    normed = layer.layer_norm1(patches)
-    window = layer.window_size
+    patches = patches + _attend_in_windows(layer, layer.layer_norm1(patches))
+    return patches + layer.mlp(layer.layer_norm2(patches))
+
+
+def _attend_in_windows(layer: SamVisionLayer, normed: Tensor) -> Tensor:
+    """(B, h, w, D) -> the same: the layer's attention, in windows or global."""
+    attention, size, window = layer.attn, normed.shape[1:3], layer.window_size
     # Windows, the last of which may need padding; rounded up without negative numbers, which ONNX rounds to zero.
     grid = [(side + window - 1) // window if window else 1 for side in size]
     padding = [count * window - side if window else 0 for count, side in zip(grid, size, strict=True)]
@@ -32,12 +42,11 @@ def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
         # (B, rows, columns, 3D) -> (B * windows, window, window, 3D)
         windows = projected.unflatten(2, (grid[1], window)).unflatten(1, (grid[0], window)).transpose(2, 3)
         attended = attend(attention, windows.flatten(0, 2))
-        attended = attended.unflatten(0, (patches.shape[0], *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        attended = attended.unflatten(0, (normed.shape[0], *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         attended = attended[:, : size[0], : size[1]]
     else:
         attended = attend(attention, projected)
-    patches = patches + attention.proj(attended)
-    return patches + layer.mlp(layer.layer_norm2(patches))
+    return attention.proj(attended)
 
 
 def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
@@ -54,8 +63,20 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
         (B, h, w, D) before the output projection.
     """
     height, width = projected.shape[1:3]
-    tokens = projected.flatten(1, 2).unflatten(2, (3, attention.num_attention_heads, -1))
-    query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, h * w, head width)
+    num_heads = attention.num_attention_heads
+    tokens = projected.flatten(1, 2).unflatten(2, (3, num_heads, -1))  # (B, h * w, 3, heads, head width)
+    few = max(1, HEAD_TOKENS // tokens.shape[:2].numel())
+    if few >= num_heads or not nothing_recorded():
+        return _attend(attention, tokens, height, width).unflatten(1, (height, width))
+    attended = torch.empty_like(tokens[:, :, 0])
+    for heads, target in zip(tokens.split(few, dim=3), attended.split(few, dim=2), strict=True):
+        target.copy_(_attend(attention, heads, height, width).unflatten(2, target.shape[2:]))
+    return attended.flatten(2).unflatten(1, (height, width))
+
+
+def _attend(attention: SamVisionAttention, tokens: Tensor, height: int, width: int) -> Tensor:
+    """(B, h * w, 3, n, head width) queries, keys and values of n heads -> (B, h * w, n * head width)."""
+    query, key, value = tokens.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, n, h * w, head width)
     channels = query.shape[3]
     if attention.use_rel_pos:
         along_y = relative_table(attention.rel_pos_h, height) / attention.scale
@@ -71,7 +92,7 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
         if not torch.compiler.is_exporting():
             value = F.pad(value, (0, height + width))  # torch's fast kernels want values as wide as keys
     attended = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)[..., :channels]
-    return attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
+    return attended.transpose(1, 2).flatten(2)
 
 
 def relative_table(table: nn.Parameter, length: int) -> Tensor:

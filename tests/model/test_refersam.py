@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 import refersam
 from refersam import ReferSamConfig, ReferSamImageProcessor, ReferSamModel, ReferSamOutput, ReferSamProcessor
 from refersam.config import sam_vision_config
+from refersam.model import blocks, vit
 from refersam.model.adapter import Injector
 from refersam.model.deformable_attention import DeformableAttention, compass_offsets
 from refersam.model.fusion import Fusion
@@ -74,6 +75,21 @@ def test_features_of_pictures_stand_for_the_pictures(build: Callable, fields: di
         model(None, ids[:3], mask[:3], image_features=features)
     with pytest.raises(ValueError, match="multiples of 32"):
         model.encode_image(pictures(1, 40))
+
+
+@pytest.mark.parametrize("fields", [{}, {"guided_filter_radius": 2}], ids=["plain", "guided filter"])
+@torch.no_grad()
+def test_the_same_in_blocks(build: Callable, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
+    """Of tokens and of heads, as for large pictures; features that are kept can be asked again."""
+    model = build("bert", **fields)
+    pixels, (ids, mask) = pictures(2, 64, 96), phrases([3, 5, 4, 2, 7, 3])
+    expected = model(pixels, ids, mask)
+    monkeypatch.setitem(blocks.BLOCK_TOKENS, "cpu", 37)
+    monkeypatch.setattr(vit, "HEAD_TOKENS", 30)
+    features = model.encode_image(pixels)
+    assert_close(model(pixels, ids, mask), expected)
+    for _ in range(2):
+        assert_close(model(None, ids, mask, image_features=features), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (32, 96), (96, 64)])

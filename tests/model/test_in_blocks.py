@@ -1,0 +1,48 @@
+"""A block of tokens at a time: the same numbers as all at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from refersam.model import blocks
+from refersam.model.blocks import in_blocks
+
+
+@pytest.mark.parametrize(("batch", "length", "calls"), [(1, 40, 1), (1, 41, 2), (2, 20, 1), (5, 20, 3), (2, 100, 6)])
+def test_blocks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch, batch: int, length: int, calls: int) -> None:
+    """Whole samples, as many as fit; equal parts of those that do not."""
+    monkeypatch.setitem(blocks.BLOCK_TOKENS, "cpu", 40)
+    tokens, other = torch.randn(batch, length, 3), torch.randn(batch, length, 3)
+    weight = torch.randn(batch, 3, 5)
+    seen: list[torch.Size] = []
+
+    def mixed(one: Tensor, two: Tensor, weight: Tensor) -> Tensor:
+        seen.append(one.shape)
+        return (one - two) @ weight
+
+    with torch.no_grad():
+        got = in_blocks(mixed, (tokens, other), weight)
+    torch.testing.assert_close(got, (tokens - other) @ weight)
+    assert len(seen) == calls
+    assert all(shape[:2].numel() <= 40 for shape in seen)
+
+
+def test_blocks_may_overwrite_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the inputs, if asked to, and if the results have its type; nothing while gradients are recorded."""
+    monkeypatch.setitem(blocks.BLOCK_TOKENS, "cpu", 4)
+    tokens, other = torch.randn(2, 10, 3), torch.randn(2, 10, 3)
+    expected, before = tokens + other, other.clone()
+    with torch.no_grad():
+        assert in_blocks(torch.add, (tokens, other), out=other) is other
+        torch.testing.assert_close(other, expected, rtol=0, atol=0)
+
+        halves = before.bfloat16()
+        got = in_blocks(torch.add, (tokens, halves), out=halves)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, tokens + halves, rtol=0, atol=0)
+        torch.testing.assert_close(halves, before.bfloat16(), rtol=0, atol=0)
+    with torch.enable_grad():
+        in_blocks(torch.add, (tokens, before), out=other)
+    torch.testing.assert_close(other, expected, rtol=0, atol=0)
