@@ -35,9 +35,11 @@ def in_blocks(
     Returns:
         (B, N, D): `out`, or a tensor of its own.
     """
+    if not nothing_recorded():  # asked first: a graph may leave the sizes open
+        return function(*tokens, *per_sample)
     batch, length = tokens[0].shape[:2]
     most = BLOCK_TOKENS.get(tokens[0].device.type, DEFAULT_BLOCK_TOKENS)
-    if batch * length <= most or not nothing_recorded():
+    if batch * length <= most:
         return function(*tokens, *per_sample)
     result = out
     for samples, part in _blocks(batch, length, most):

@@ -50,7 +50,7 @@ class ImageFeatures:
         pyramid: (I, L, D) beside them; without interactor (I, L, C), finished.
         detail: (I, C, H/4, W/4) part of the stride-4 features that comes from the picture alone.
         guide: (I, 3, H, W) the pictures, for a model whose masks follow their edges; None for others.
-        asked_once: nobody asks about them again, so that the tokens are dropped as soon as the first phrases have them.
+        asked_once: nobody asks about them again: their tokens may be dropped as soon as the first phrases have them.
     """
 
     geometry: PyramidGeometry

@@ -166,7 +166,8 @@ class ReferSamModel(PreTrainedModel):
         if pixel_values is not None:
             check_pictures(pixel_values)
             check_text(pixel_values.shape[0], input_ids, attention_mask)
-            image = replace(self.encode_image(pixel_values), asked_once=True)
+            image = self.encode_image(pixel_values)
+            image.asked_once = True
         elif image_features is not None:
             check_text(image_features.num_images, input_ids, attention_mask)
             image = image_features

@@ -15,8 +15,8 @@ from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLa
 from refersam.model.blocks import nothing_recorded
 
 HEAD_TOKENS = 16384
-"""Tokens times heads whose attention is computed at once where no gradient is wanted: each widens queries, keys and
-values, which at 1024 px would take more memory than all else."""
+"""Tokens times heads whose attention a CPU computes at once where nothing is recorded: queries, keys and values with
+further channels would take more memory than all else at 1024 px."""
 
 
 def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
@@ -65,8 +65,11 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
     height, width = projected.shape[1:3]
     num_heads = attention.num_attention_heads
     tokens = projected.flatten(1, 2).unflatten(2, (3, num_heads, -1))  # (B, h * w, 3, heads, head width)
-    few = max(1, HEAD_TOKENS // tokens.shape[:2].numel())
-    if few >= num_heads or not nothing_recorded():
+    few = num_heads
+    if projected.device.type == "cpu" and nothing_recorded():
+        groups = -(-num_heads * tokens.shape[:2].numel() // HEAD_TOKENS)
+        few = max(1, -(-num_heads // groups))
+    if few == num_heads:
         return _attend(attention, tokens, height, width).unflatten(1, (height, width))
     attended = torch.empty_like(tokens[:, :, 0])
     for heads, target in zip(tokens.split(few, dim=3), attended.split(few, dim=2), strict=True):

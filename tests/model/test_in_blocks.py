@@ -43,6 +43,7 @@ def test_blocks_may_overwrite_what_they_read(monkeypatch: pytest.MonkeyPatch) ->
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, tokens + halves, rtol=0, atol=0)
         torch.testing.assert_close(halves, before.bfloat16(), rtol=0, atol=0)
+    kept = before.clone()
     with torch.enable_grad():
-        in_blocks(torch.add, (tokens, before), out=other)
-    torch.testing.assert_close(other, expected, rtol=0, atol=0)
+        torch.testing.assert_close(in_blocks(torch.add, (tokens, kept), out=kept), expected, rtol=0, atol=0)
+    torch.testing.assert_close(kept, before, rtol=0, atol=0)

@@ -78,18 +78,36 @@ def test_features_of_pictures_stand_for_the_pictures(build: Callable, fields: di
 
 
 @pytest.mark.parametrize("fields", [{}, {"guided_filter_radius": 2}], ids=["plain", "guided filter"])
+@pytest.mark.parametrize("tokens", [37, 300], ids=["parts of a picture", "two pictures"])
 @torch.no_grad()
-def test_the_same_in_blocks(build: Callable, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
+def test_the_same_in_blocks(
+    build: Callable, monkeypatch: pytest.MonkeyPatch, tokens: int, fields: dict[str, Any]
+) -> None:
     """Of tokens and of heads, as for large pictures; features that are kept can be asked again."""
     model = build("bert", **fields)
     pixels, (ids, mask) = pictures(2, 64, 96), phrases([3, 5, 4, 2, 7, 3])
     expected = model(pixels, ids, mask)
-    monkeypatch.setitem(blocks.BLOCK_TOKENS, "cpu", 37)
+    monkeypatch.setitem(blocks.BLOCK_TOKENS, "cpu", tokens)
     monkeypatch.setattr(vit, "HEAD_TOKENS", 30)
     features = model.encode_image(pixels)
     assert_close(model(pixels, ids, mask), expected)
     for _ in range(2):
         assert_close(model(None, ids, mask, image_features=features), expected)
+
+
+def test_tokens_of_a_picture_that_is_asked_once_are_dropped(build: Callable) -> None:
+    """Not those that are kept, nor where a gradient needs them."""
+    model = build("bert")
+    for asked_once, grad, kept in ((True, False, False), (False, False, True), (True, True, True)):
+        with torch.set_grad_enabled(grad):
+            features = model.encode_image(pictures(2))
+            features.asked_once = asked_once
+            patches, pyramid = features.patches, features.pyramid
+            taken = features.take_tokens(4)
+        assert torch.equal(taken[0][::2], patches)
+        assert torch.equal(taken[1][1::2], pyramid)
+        assert (features.patches is patches) == (features.pyramid is pyramid) == kept
+        assert features.num_images == 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (32, 96), (96, 64)])
