@@ -49,7 +49,7 @@ class Extractor(nn.Module):
     def forward(self, pyramid: Tensor, patches: Tensor, geometry: PyramidGeometry) -> Tensor:
         """(B, L, D) pyramid and (B, h * w, D) ViT tokens -> (B, L, D) pyramid."""
         extracted = self.attention(pyramid, self.value_norm(patches), geometry.reference_points, (geometry.grid_size,))
-        return in_blocks(self._add, (pyramid, extracted), out=extracted)
+        return in_blocks(self._add, (pyramid, extracted), width=pyramid.shape[2], out=extracted)
 
     def _add(self, pyramid: Tensor, extracted: Tensor) -> Tensor:
         return self.output_norm(pyramid + extracted)

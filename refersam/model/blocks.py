@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-BLOCK_TOKENS = {"cpu": 4608}
-"""Tokens that go at once, by type of device: enough to keep it busy."""
-DEFAULT_BLOCK_TOKENS = 32768
+BLOCK_VALUES = {"cpu": 4608 * 768}
+"""Tokens times their width that go at once, by type of device: enough to keep it busy."""
+DEFAULT_BLOCK_VALUES = 32768 * 768
 """The same for other devices, which are busy with more."""
 
 
@@ -19,7 +19,11 @@ def nothing_recorded() -> bool:
 
 
 def in_blocks(
-    function: Callable[..., Tensor], tokens: tuple[Tensor, ...], *per_sample: Tensor, out: Tensor | None = None
+    function: Callable[..., Tensor],
+    tokens: tuple[Tensor, ...],
+    *per_sample: Tensor,
+    width: int,
+    out: Tensor | None = None,
 ) -> Tensor:
     """function(*tokens, *per_sample), where a token's result depends on no other token.
 
@@ -29,6 +33,7 @@ def in_blocks(
         function: from tensors as below to (B, N, D).
         tokens: (B, N, ...) each.
         per_sample: (B, ...) each: what all tokens of a sample need.
+        width: of the model's tokens, which is how much a token takes inside, more or less.
         out: (B, N, D), where the blocks' results go if it has their type. It may be one of `tokens`, if that is not
             needed afterwards: a block is read before it is written.
 
@@ -38,7 +43,7 @@ def in_blocks(
     if not nothing_recorded():  # asked first: a graph may leave the sizes open
         return function(*tokens, *per_sample)
     batch, length = tokens[0].shape[:2]
-    most = BLOCK_TOKENS.get(tokens[0].device.type, DEFAULT_BLOCK_TOKENS)
+    most = max(1, BLOCK_VALUES.get(tokens[0].device.type, DEFAULT_BLOCK_VALUES) // width)
     if batch * length <= most:
         return function(*tokens, *per_sample)
     result = out

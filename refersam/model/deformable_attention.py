@@ -80,7 +80,7 @@ class DeformableAttention(nn.Module):
         def mix_block(locations: Tensor, weights: Tensor, values: Tensor) -> Tensor:
             return mix(values, locations, weights, level_sizes)
 
-        return self.output_proj(in_blocks(mix_block, (locations, weights), values))
+        return self.output_proj(in_blocks(mix_block, (locations, weights), values, width=query.shape[2]))
 
 
 def triton_kernel() -> Callable[..., Tensor] | None:

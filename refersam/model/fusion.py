@@ -69,7 +69,9 @@ class Fusion(nn.Module):
         text = self.text_cross_norm(torch.addcmul(text, self.text_gate, seen))
         text = self.text_ffn_norm(text + self.text_ffn(text))
         # The new pyramid takes the place of `located`, block by block: at 1024 px each is 63 MB.
-        return text, in_blocks(self._read_text, (pyramid, located), text, text_mask, out=located)
+        return text, in_blocks(
+            self._read_text, (pyramid, located), text, text_mask, width=pyramid.shape[2], out=located
+        )
 
     def _read_text(self, pyramid: Tensor, located: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """(B, N, hidden_size) tokens of the pyramid, alone and with their positions, after reading the text."""

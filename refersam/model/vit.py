@@ -15,8 +15,8 @@ from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLa
 from refersam.model.blocks import nothing_recorded
 
 HEAD_TOKENS = 16384
-"""Tokens times heads whose attention a CPU computes at once where nothing is recorded: queries, keys and values with
-further channels would take more memory than all else at 1024 px."""
+"""Tokens of a picture times heads whose attention a CPU computes at once where nothing is recorded: queries, keys and
+values with further channels would take more memory than all else at 1024 px."""
 
 
 def run_layer(layer: SamVisionLayer, patches: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def attend(attention: SamVisionAttention, projected: Tensor) -> Tensor:
     tokens = projected.flatten(1, 2).unflatten(2, (3, num_heads, -1))  # (B, h * w, 3, heads, head width)
     few = num_heads
     if projected.device.type == "cpu" and nothing_recorded():
-        groups = -(-num_heads * tokens.shape[:2].numel() // HEAD_TOKENS)
+        groups = -(-num_heads * height * width // HEAD_TOKENS)
         few = max(1, -(-num_heads // groups))
     if few == num_heads:
         return _attend(attention, tokens, height, width).unflatten(1, (height, width))

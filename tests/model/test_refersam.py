@@ -87,7 +87,7 @@ def test_the_same_in_blocks(
     model = build("bert", **fields)
     pixels, (ids, mask) = pictures(2, 64, 96), phrases([3, 5, 4, 2, 7, 3])
     expected = model(pixels, ids, mask)
-    monkeypatch.setitem(blocks.BLOCK_TOKENS, "cpu", tokens)
+    monkeypatch.setitem(blocks.BLOCK_VALUES, "cpu", tokens * model.config.vision_config.hidden_size)
     monkeypatch.setattr(vit, "HEAD_TOKENS", 30)
     features = model.encode_image(pixels)
     assert_close(model(pixels, ids, mask), expected)
