@@ -22,10 +22,10 @@ from rich.progress import track
 
 from refersam.data import ReferringImage, open_dataset
 from refersam.data.index import group_by_image
-from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.metrics.results import compare_masks
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.training.sources import scene_to_referring_image
+from sceneref import SceneRefSettings, generate_scene
 
 
 @dataclass

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from refersam.data import ReferringSample, open_dataset
-from refersam.data.sceneref import SceneRefSettings, write_sceneref
 from refersam.image import resize_to_array
+from sceneref import SceneRefSettings, write_sceneref
 
 STEPS = ("decode the picture", "resize the picture", "draw the mask", "resize the mask")
 

@@ -18,9 +18,9 @@ from PIL import Image
 from report import add_option, machine, report
 from rich.progress import track
 
-from refersam.data.sceneref import SceneRefSettings, generate_scene
-from refersam.data.sceneref.settings import ATTRIBUTES
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from sceneref import SceneRefSettings, generate_scene
+from sceneref.settings import ATTRIBUTES
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ from PIL import Image, ImageDraw
 from report import add_option, machine, report
 
 from refersam.data import open_dataset
-from refersam.data.sceneref import Scene, SceneRefSettings, generate_scene
 from refersam.drawing import draw_overlay, mask_picture
 from refersam.evaluate import evaluate_model
 from refersam.evaluate.output import write_evaluation
 from refersam.metrics import PROTOCOLS
 from refersam.metrics.results import ratio
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from sceneref import Scene, SceneRefSettings, generate_scene
 
 PHRASES = Path(__file__).parent / "phrases_by_hand.yaml"
 SCENES = SceneRefSettings(width=256, height=256, phrases_per_scene=4, min_objects=4, max_objects=7, difficulty=0.5)

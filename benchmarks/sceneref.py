@@ -16,13 +16,13 @@ from report import add_option, machine, report
 from rich.console import Console
 from rich.progress import track
 
-from refersam.data.sceneref import SceneRefSettings, blind_guess_scores, generate_scene
 from refersam.evaluate import evaluate_images
 from refersam.metrics import calibration, sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor, load_model
 from refersam.training.recipe import read_settings
 from refersam.training.settings import SceneSettings
 from refersam.training.sources import scene_to_referring_image
+from sceneref import SceneRefSettings, blind_guess_scores, generate_scene
 
 
 def score(

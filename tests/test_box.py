@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from refersam import ReferSamPredictor
-from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.evaluate import evaluate_images
 from refersam.metrics import sceneref_metrics
 from refersam.predictor import MODEL_IN_THE_BOX
 from refersam.training.sources import scene_to_referring_image
+from sceneref import SceneRefSettings, generate_scene
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

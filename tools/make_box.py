@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from refersam.data.sceneref import SceneRefSettings, generate_scene
 from refersam.model.refersam import ReferSamModel
 from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor, load_model
 from refersam.training.sources import scene_to_referring_image
+from sceneref import SceneRefSettings, generate_scene
 
 FIRST_PICTURE = 10_000_000
 """Training never gets so far: these scenes are new to the model."""

@@ -53,7 +53,7 @@ def data_scenes(
     phrases: Annotated[int, typer.Option(min=1, max=32, help="Phrases per picture.")] = 6,
 ) -> None:
     """Draw SceneRef, the synthetic benchmark, in gRefCOCO's format."""
-    from refersam.data.sceneref import SceneRefSettings, write_sceneref
+    from sceneref import SceneRefSettings, write_sceneref
 
     check_folder(out)
     settings = SceneRefSettings(width=width, height=height, phrases_per_scene=phrases)

@@ -137,7 +137,7 @@ def export_onnx(
 
 def mask_agreement(model: ReferSamModel, exported: OnnxModel, processor: ReferSamProcessor) -> float:
     """Mean IoU of two models' masks over phrases about drawn scenes; 1 where both are empty."""
-    from refersam.data.sceneref import SceneRefSettings, generate_scene
+    from sceneref import SceneRefSettings, generate_scene
 
     drawn = SceneRefSettings(width=256, height=256, phrases_per_scene=6)
     overlaps: list[float] = []

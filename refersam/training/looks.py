@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.objects import PATTERNS, SHAPES, SceneObject
+from sceneref.colours import COLOURS
+from sceneref.objects import PATTERNS, SHAPES, SceneObject
 
 LEAST_COVER = {8: 0.5, 16: 0.2}
 """Share of a cell, by stride, that an object must cover to give the cell its looks; the pyramid's first levels."""

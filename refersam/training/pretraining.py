@@ -21,7 +21,6 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refersam.data.sceneref import Scene, generate_scene
 from refersam.model.interactor import Interactor
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
@@ -31,6 +30,7 @@ from refersam.training.looks import LEAST_COVER, LOOKS, LooksHeads, cell_labels,
 from refersam.training.positions import PositionHeads
 from refersam.training.reading import Reader, ReadingLessons
 from refersam.training.settings import PretrainingSettings
+from sceneref import Scene, generate_scene
 
 FINE_STRIDE = 4
 

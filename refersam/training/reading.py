@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refersam.data.sceneref import Scene, ScenePhrase, generate_scene, phrases_about
 from refersam.model.interactor import Interactor
 from refersam.model.pyramid import PyramidGeometry
 from refersam.model.refersam import ReferSamModel
@@ -29,6 +28,7 @@ from refersam.training.augmentation import FRAMED_BY, WORDING_NUMBERS, reword
 from refersam.training.auxiliary import fusions_of, shares
 from refersam.training.settings import PretrainingSettings
 from refersam.training.sources import condition_at
+from sceneref import Scene, ScenePhrase, generate_scene, phrases_about
 
 KEPT_TOKENS = (56, 20, 8)
 """Tokens that are kept of a picture, of the strides 8, 16 and 32; all where it has fewer."""

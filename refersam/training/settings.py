@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from refersam.data.datasets import DATASETS
-from refersam.data.sceneref.settings import SceneRefSettings
 from refersam.errors import ReferSamError
+from sceneref.settings import SceneRefSettings
 
 
 class SettingsError(ReferSamError, ValueError):

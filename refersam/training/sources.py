@@ -11,11 +11,11 @@ import numpy as np
 
 from refersam.data.datasets import open_dataset
 from refersam.data.sample import DrawnObjects, ReferringImage, ReferringSample
-from refersam.data.sceneref import Scene, ScenePhrase, SceneRefSettings, generate_scene
 from refersam.errors import DataError
 from refersam.training.augmentation import augment
 from refersam.training.looks import looks_of
 from refersam.training.settings import SettingsError, StageSettings, TrainSettings
+from sceneref import Scene, ScenePhrase, SceneRefSettings, generate_scene
 
 _AUGMENTATION, _ORDER, REVIEW = 1, 2, 3
 """Random streams of a run, beside the scenes'."""

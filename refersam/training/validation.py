@@ -11,7 +11,6 @@ from PIL import Image
 from refersam.data.datasets import open_dataset
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringImage, ReferringSample
-from refersam.data.sceneref import generate_scene
 from refersam.drawing import contact_sheet, draw_overlay
 from refersam.evaluate import evaluate_images, evaluate_model
 from refersam.evaluate.processes import Processes
@@ -24,6 +23,7 @@ from refersam.predictor import ReferSamPredictor
 from refersam.processor import ReferSamProcessor
 from refersam.training.settings import SceneSettings, TrainSettings
 from refersam.training.sources import scene_to_referring_image
+from sceneref import generate_scene
 
 _SHOWN_PICTURES, _SHOWN_PHRASES = 4, 2
 _TRUTH_COLOUR = (30, 200, 90)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refersam.data.sceneref.words import ADJECTIVES, article_for
 from refersam.training.directions import is_side
+from sceneref.words import ADJECTIVES, article_for
 
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEXT_KEYS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _KEYS for i, key in enumerate(row)}
@@ -193,7 +193,7 @@ def turn(phrase: str, number: float) -> str:
     """The noun first: "the large red star" becomes "the star , it is large and red"; other phrases stay as they are.
 
     Args:
-        phrase: any; turned round is an article or none, adjectives of `refersam.data.sceneref.words`, and one noun.
+        phrase: any; turned round is an article or none, adjectives of `sceneref.words`, and one noun.
         number: in [0, 1), in which way.
     """
     found = _LOOKS_AND_NOUN.fullmatch(phrase)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from refersam.data.sceneref import SceneRefSettings, generate_scene
+from sceneref import SceneRefSettings, generate_scene
 
 SCENES = SceneRefSettings(width=384, height=288, min_objects=5, max_objects=7, phrases_per_scene=6, difficulty=0.5)
 NUMBERS = (3, 7, 9, 12)

@@ -16,8 +16,8 @@ from PIL import Image
 from refersam.data import DATASETS, ReferringImage, open_dataset
 from refersam.data.datasets import read_dataset
 from refersam.data.findings import Severity
-from refersam.data.sceneref import SceneRefSettings, generate_scene, write_sceneref
 from refersam.errors import DataError, ImageError
+from sceneref import SceneRefSettings, generate_scene, write_sceneref
 
 Change = Callable[[Any], None]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from refersam.data import ReferringDataset, open_dataset
-from refersam.data.sceneref import SceneRefSettings, write_sceneref
 from refersam.evaluate import Evaluation, evaluate_model
 from refersam.metrics import PROTOCOLS
 from refersam.predictor import ReferSamPredictor
+from sceneref import SceneRefSettings, write_sceneref
 
 
 @pytest.fixture(scope="session")

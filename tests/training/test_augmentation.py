@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refersam.data.sample import DrawnObjects, ReferringImage
-from refersam.data.sceneref.words import _NOUNS, ADJECTIVES
 from refersam.training.augmentation import augment, crop, flip, recolour
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
 from refersam.training.wording import _OTHER_ADJECTIVES, _OTHER_NOUNS, frame, misspell, rename, turn
+from sceneref.words import _NOUNS, ADJECTIVES
 
 
 def picture(

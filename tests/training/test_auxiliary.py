@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from refersam import ReferSamModel
-from refersam.data.sceneref import Place, Scene, SceneObject, ScenePhrase, generate_scene
 from refersam.model.pyramid import PyramidGeometry
 from refersam.training.auxiliary import AuxiliaryHeads, ConditionHeads, GroundingHeads, seen_by
 from refersam.training.building import build_model, build_processor
@@ -23,6 +22,7 @@ from refersam.training.positions import PositionHeads
 from refersam.training.settings import LossSettings, SettingsError, TrainSettings
 from refersam.training.sources import condition_map, open_source
 from refersam.training.trainer import Trainer
+from sceneref import Place, Scene, SceneObject, ScenePhrase, generate_scene
 
 Miniature = Callable[..., TrainSettings]
 

@@ -14,9 +14,6 @@ import torch
 from accelerate import Accelerator
 
 from refersam import ReferSamConfig, ReferSamModel
-from refersam.data.sceneref import SceneRefSettings, generate_scene
-from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.objects import PATTERNS, SHAPES
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
@@ -25,6 +22,9 @@ from refersam.training.pretraining import Lessons, Pupil, fine_labels
 from refersam.training.pretraining import pretrain as pretrain_model
 from refersam.training.settings import PretrainingSettings, TrainSettings
 from refersam.training.trainer import Trainer
+from sceneref import SceneRefSettings, generate_scene
+from sceneref.colours import COLOURS
+from sceneref.objects import PATTERNS, SHAPES
 
 Miniature = Callable[..., TrainSettings]
 

@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from refersam import ReferSamModel, ReferSamProcessor
-from refersam.data.sceneref import generate_scene, phrases_about
 from refersam.training import reading
 from refersam.training.pretraining import pretrain
 from refersam.training.reading import CONDITION, KEPT_TOKENS, Reader, ReadingLessons, kept_tokens, page_of
 from refersam.training.settings import PretrainingSettings
 from refersam.training.sources import condition_map
+from sceneref import generate_scene, phrases_about
 
 
 def few(**changes: object) -> PretrainingSettings:

@@ -12,12 +12,12 @@ import pytest
 
 from refersam.data import ReferringSample, open_dataset
 from refersam.data.sample import ImageRecord
-from refersam.data.sceneref import SceneRefSettings, write_sceneref
 from refersam.evaluate.processes import Processes
 from refersam.training.settings import SettingsError, StageSettings, TrainSettings
 from refersam.training.sources import DatasetSource
 from refersam.training.trainer import Trainer, total_steps
 from refersam.training.validation import Validator
+from sceneref import SceneRefSettings, write_sceneref
 
 Miniature = Callable[..., TrainSettings]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from refersam.data.sceneref.background import Floats, paint_background
-from refersam.data.sceneref.colours import NEUTRAL, RGB, lab_distances, to_lab
-from refersam.data.sceneref.layout import Layout
-from refersam.data.sceneref.objects import Coverage, SceneObject, edge_coverage
-from refersam.data.sceneref.sampling import between, pick, weighted
+from sceneref.background import Floats, paint_background
+from sceneref.colours import NEUTRAL, RGB, lab_distances, to_lab
+from sceneref.layout import Layout
+from sceneref.objects import Coverage, SceneObject, edge_coverage
+from sceneref.sampling import between, pick, weighted
 
 #: Shapes with narrow parts, which a broad outline would fill.
 _THIN = ("ring", "crescent", "bar", "arrow", "cross", "star")

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from refersam.data.sceneref.objects import PATTERNS, SceneObject, unit_area
-from refersam.data.sceneref.sampling import pick, weighted
-from refersam.data.sceneref.settings import ATTRIBUTES, HELD_OUT_PAIRS, SceneRefSettings
-from refersam.data.sceneref.words import Description, Place
+from sceneref.objects import PATTERNS, SceneObject, unit_area
+from sceneref.sampling import pick, weighted
+from sceneref.settings import ATTRIBUTES, HELD_OUT_PAIRS, SceneRefSettings
+from sceneref.words import Description, Place
 
 T = TypeVar("T")
 

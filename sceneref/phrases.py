@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refersam.data.sceneref.absent import build_no_target
-from refersam.data.sceneref.places import build_absolute, build_ordinal, build_relative
-from refersam.data.sceneref.sampling import pick, sample, weighted
-from refersam.data.sceneref.settings import DEFAULT_PHENOMENA
-from refersam.data.sceneref.view import View, members
-from refersam.data.sceneref.words import Description, Place, Wording, count_word
+from sceneref.absent import build_no_target
+from sceneref.places import build_absolute, build_ordinal, build_relative
+from sceneref.sampling import pick, sample, weighted
+from sceneref.settings import DEFAULT_PHENOMENA
+from sceneref.view import View, members
+from sceneref.words import Description, Place, Wording, count_word
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from refersam.data.sceneref.sampling import pick, weighted
-from refersam.data.sceneref.view import MIDDLE_REACH, View, members
-from refersam.data.sceneref.words import Place, Wording
+from sceneref.sampling import pick, weighted
+from sceneref.view import MIDDLE_REACH, View, members
+from sceneref.words import Place, Wording
 
 DIRECTIONS: tuple[str, ...] = ("left", "right", "top", "bottom")
 

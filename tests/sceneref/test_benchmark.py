@@ -18,7 +18,7 @@ import torch.utils.data
 from PIL import Image
 from pycocotools.coco import COCO
 
-from refersam.data.sceneref import (
+from sceneref import (
     COLOURS,
     DEFAULT_PHENOMENA,
     HELD_OUT_PAIRS,
@@ -34,12 +34,12 @@ from refersam.data.sceneref import (
     generate_scene,
     write_sceneref,
 )
-from refersam.data.sceneref.colours import PALETTE, lab_distances, to_lab
-from refersam.data.sceneref.layout import MIN_VISIBLE
-from refersam.data.sceneref.objects import RADII, object_coverage, unit_polygon
-from refersam.data.sceneref.phrases import build_phrase
-from refersam.data.sceneref.view import View
-from refersam.data.sceneref.words import tokenize
+from sceneref.colours import PALETTE, lab_distances, to_lab
+from sceneref.layout import MIN_VISIBLE
+from sceneref.objects import RADII, object_coverage, unit_polygon
+from sceneref.phrases import build_phrase
+from sceneref.view import View
+from sceneref.words import tokenize
 
 SMALL = SceneRefSettings(width=128, height=128)
 
@@ -456,7 +456,7 @@ def test_equal_arguments_give_equal_bytes() -> None:
     others = [generate_scene(SMALL, *key) for key in (("val", 5, 11), ("train", 6, 11), ("train", 5, 12))]
     assert all(other.image.tobytes() != first.image.tobytes() for other in others)
     code = (
-        "from refersam.data.sceneref import *; import hashlib;"
+        "from sceneref import *; import hashlib;"
         "s = generate_scene(SceneRefSettings(width=128, height=128), 'train', 5, 11);"
         "print(hashlib.sha256(s.image.tobytes() + repr(s.phrases).encode()).hexdigest())"
     )

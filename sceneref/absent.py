@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from refersam.data.sceneref.colours import COLOURS, CONFUSABLE
-from refersam.data.sceneref.objects import PATTERNS, SHAPES, SIZES
-from refersam.data.sceneref.places import DIRECTIONS, draw_place, place_words, relation_words
-from refersam.data.sceneref.sampling import pick, weighted
-from refersam.data.sceneref.settings import HELD_OUT_PAIRS
-from refersam.data.sceneref.view import View, members
-from refersam.data.sceneref.words import Description, Wording
+from sceneref.colours import COLOURS, CONFUSABLE
+from sceneref.objects import PATTERNS, SHAPES, SIZES
+from sceneref.places import DIRECTIONS, draw_place, place_words, relation_words
+from sceneref.sampling import pick, weighted
+from sceneref.settings import HELD_OUT_PAIRS
+from sceneref.view import View, members
+from sceneref.words import Description, Wording
 
 _ALIKE: frozenset[frozenset[str]] = CONFUSABLE | frozenset(
     frozenset(pair)

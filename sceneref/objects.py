@@ -41,7 +41,7 @@ class SceneObject:
 
     Attributes:
         shape: one of `SHAPES`.
-        colour: one of `refersam.data.sceneref.colours.COLOURS`.
+        colour: one of `sceneref.colours.COLOURS`.
         size: "small" or "large" (see `RADII`).
         pattern: one of `PATTERNS`.
         radius: nominal radius in pixels.

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from refersam.data.sceneref.colours import RGB, sample_background
-from refersam.data.sceneref.sampling import between, pick, weighted
+from sceneref.colours import RGB, sample_background
+from sceneref.sampling import between, pick, weighted
 
 Floats = NDArray[np.float32]
 

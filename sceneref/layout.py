@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from refersam.data.sceneref.colours import COLOURS, NEUTRAL, RGB, sample_palette
-from refersam.data.sceneref.objects import (
+from sceneref.colours import COLOURS, NEUTRAL, RGB, sample_palette
+from sceneref.objects import (
     FORMS,
     MIN_PATTERN_RADIUS,
     PATTERNS,
@@ -26,8 +26,8 @@ from refersam.data.sceneref.objects import (
     rotation_limit,
     turned_polygon,
 )
-from refersam.data.sceneref.sampling import between, pick, sample, weighted
-from refersam.data.sceneref.settings import HELD_OUT_PAIRS, SceneRefSettings
+from sceneref.sampling import between, pick, sample, weighted
+from sceneref.settings import HELD_OUT_PAIRS, SceneRefSettings
 
 #: Least share of its pixels that an object keeps visible.
 MIN_VISIBLE = 0.72

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.sampling import pick, weighted
-from refersam.data.sceneref.settings import ATTRIBUTES
+from sceneref.colours import COLOURS
+from sceneref.sampling import pick, weighted
+from sceneref.settings import ATTRIBUTES
 
 _GENERIC: tuple[tuple[str, ...], tuple[float, ...]] = (
     ("object", "thing", "shape", "one", "item", "figure"), (0.52, 0.13, 0.13, 0.1, 0.07, 0.05),

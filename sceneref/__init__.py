@@ -1,6 +1,6 @@
 """SceneRef: pictures, phrases and exact masks from a seed."""
 
-from refersam.data.sceneref.benchmark import (
+from sceneref.benchmark import (
     Scene,
     SceneRefDataset,
     SceneRefStream,
@@ -8,12 +8,12 @@ from refersam.data.sceneref.benchmark import (
     generate_scene,
     phrases_about,
 )
-from refersam.data.sceneref.colours import COLOURS
-from refersam.data.sceneref.objects import PATTERNS, SHAPES, SIZES, SceneObject
-from refersam.data.sceneref.phrases import ScenePhrase
-from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, HELD_OUT_PAIRS, SPLITS, SceneRefSettings
-from refersam.data.sceneref.words import Place
-from refersam.data.sceneref.writer import write_sceneref
+from sceneref.colours import COLOURS
+from sceneref.objects import PATTERNS, SHAPES, SIZES, SceneObject
+from sceneref.phrases import ScenePhrase
+from sceneref.settings import DEFAULT_PHENOMENA, HELD_OUT_PAIRS, SPLITS, SceneRefSettings
+from sceneref.words import Place
+from sceneref.writer import write_sceneref
 
 __all__ = [
     "COLOURS",

@@ -9,12 +9,12 @@ import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
-from refersam.data.sceneref.layout import Layout, sample_layout
-from refersam.data.sceneref.objects import SceneObject
-from refersam.data.sceneref.phrases import ScenePhrase, build_phrase, draw_phenomena
-from refersam.data.sceneref.render import render
-from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
-from refersam.data.sceneref.view import View
+from sceneref.layout import Layout, sample_layout
+from sceneref.objects import SceneObject
+from sceneref.phrases import ScenePhrase, build_phrase, draw_phenomena
+from sceneref.render import render
+from sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
+from sceneref.view import View
 
 _LAYOUTS = 6
 
