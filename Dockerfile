@@ -20,6 +20,7 @@ COPY constraints.txt ./
 RUN /opt/refersam/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml README.md LICENSE ./
 COPY refersam ./refersam
+COPY sceneref ./sceneref
 RUN /opt/refersam/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[serve]"
 
 FROM python:${PYTHON}-slim
