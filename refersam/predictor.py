@@ -12,7 +12,7 @@ from typing import Any, overload
 import torch
 from PIL import Image
 
-from refersam.config import ReferSamConfig
+from refersam.config import ReferSamConfig, check_spelling
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
 from refersam.errors import CheckpointError, DeviceError, first_line, first_of
 from refersam.image import ImageSource, load_image
@@ -217,16 +217,17 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
         raise CheckpointError(f"No such model: {name} is neither a folder nor a Hub id of the form owner/name.")
     place = {"local_files_only": folder.exists() or not _hub_answers()}
     try:
-        kind = PreTrainedConfig.get_config_dict(name, **place)[0].get("model_type")
+        fields = PreTrainedConfig.get_config_dict(name, **place)[0]
     except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
         if not folder.exists() and place["local_files_only"]:
             raise CheckpointError(
                 f"No such model: {name} is not a folder, was never downloaded, and the Hub cannot be reached."
             ) from error
         raise CheckpointError(f"No model could be read from {name}: {first_line(error)}.") from error
-    if kind != "refersam":
-        raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
+    if fields.get("model_type") != "refersam":
+        raise CheckpointError(f"{name} is a model of type {fields.get('model_type')!r}, not 'refersam'.")
     try:
+        check_spelling(fields)
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
         raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {first_line(error)}.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from refersam.config import ReferSamConfig
-from refersam.errors import ReferSamError, did_you_mean
+from refersam.errors import ReferSamError
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.predictor import load_model
@@ -42,7 +42,6 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         SettingsError: sizes that do not fit together.
     """
     asked = settings.model
-    _check_names(asked.config)
     try:
         if asked.start_from is not None:
             model = load_model(asked.start_from, asked.config)[0]
@@ -85,11 +84,3 @@ def _take_prior(prior: SpatialPrior, name: str) -> None:
         raise SettingsError(
             f"model.prior: the spatial prior of {name} has other sizes; see model.config.spatial_prior_channels."
         ) from error
-
-
-def _check_names(config: dict[str, object]) -> None:
-    known = ReferSamConfig.field_names()
-    for name in config:
-        if name not in known:
-            hint = did_you_mean(name, known) or f": it is none of {', '.join(known)}."
-            raise SettingsError(f"unknown setting model.config.{name}{hint}")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from refersam.data.datasets import DATASETS
 from refersam.data.sceneref.settings import SceneRefSettings
 from refersam.errors import ReferSamError
+from refersam.fields import StrictModel
 
 
 class SettingsError(ReferSamError, ValueError):
     """A recipe that cannot be used."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+class _Section(StrictModel):
+    model_config = ConfigDict(validate_default=True)
 
 
 WEIGHTLESS = frozenset({"drop_path", "guided_filter_radius", "guided_filter_epsilon"})
@@ -35,6 +36,16 @@ class ModelSettings(_Section):
         None, description="Folder or Hub id of a ReferSAM model whose spatial prior to start from, not pretraining one."
     )
     config: dict[str, Any] = Field(default_factory=dict, description="Other fields of ReferSamConfig.")
+
+    @field_validator("config")
+    @classmethod
+    def _is_of_declared_types(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Check names and types before any model is built."""
+        if not config:
+            return config
+        from refersam.config import check_overrides  # transformers takes seconds to load
+
+        return check_overrides(config)
 
     @model_validator(mode="after")
     def _has_one_start(self) -> ModelSettings:
