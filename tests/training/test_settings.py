@@ -12,7 +12,7 @@ import yaml
 from refersam import ReferSamConfig
 from refersam.training.ablation import read_suite
 from refersam.training.recipe import changed_settings, changes_since, read_settings
-from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.settings import LossSettings, SettingsError, TrainSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -215,7 +215,13 @@ def test_changed_settings_by_hand() -> None:
         ("data: {dataset: refcoco}", "data: root is needed, the folder of the data sets"),
         ("data: {dataset: coco, root: x}", "data.dataset: should be one of refcoco, "),
         ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
-        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages and validation_scenes are SceneRef's"),
+        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages describes scenes drawn while training: leave"),
+        (
+            "data: {root: x, picture_sizes: [96], validation_scenes: {max_objects: 3}}",
+            "data: validation_scenes and picture_sizes describe scenes drawn while training: leave out root, or that",
+        ),
+        ("data: {root: x, dataset: jsonl, augment: {synonyms: 0.1}}", "data: augment.synonyms puts other words"),
+        ("data: {root: x, dataset: refcoco, augment: {synonyms: 0.1}}", "wrong in phrases of refcoco: leave it out"),
         ("data: {no_target_share: 0.1}", "data: no_target_share is for data sets"),
         ("epochs: 3", "epochs are passes over a data set"),
         ("steps: 3\nseed: 1\nsteps: 4", "'steps' is given twice"),
@@ -232,18 +238,7 @@ def test_changed_settings_by_hand() -> None:
         ),
         ("data: {validation_scenes: {min_objects: 5, max_objects: 3}}", "data.validation_scenes"),
         ("{precision: fp16, optimizer: {matrix_rate: 0.1}}", "optimizer.matrix_rate works with precision bf16 or no"),
-        (
-            "{loss: {grounding_weight: 1}, data: {root: x, dataset: refcoco}}",
-            "loss.grounding_weight and looks_weight need drawn",
-        ),
-        (
-            "{loss: {looks_weight: 1}, sharding: full}",
-            "loss.grounding_weight and looks_weight go without sharding: full",
-        ),
-        (
-            "{loss: {looks_weight: 1}, precision: fp16}",
-            "loss.grounding_weight and looks_weight work with precision bf16",
-        ),
+        ("data: {root: x, dataset: refcoco}\npretraining: {}", "pretraining teaches what drawn scenes show"),
         ("seed: 5000000000", "seed should be less than 2147483648"),
         ("{final_model: best, keep_best: 0}", "final_model: best needs keep_best"),
         ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
@@ -255,6 +250,38 @@ def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, told: str)
         read_settings(recipe(tmp_path, text))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OBJECT_TERMS = ("grounding_weight", "pointing_weight", "looks_weight", "condition_weight")
+
+
+@pytest.mark.parametrize("term", OBJECT_TERMS)
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("data: {root: x, dataset: refcoco}", "can only be used with scenes drawn while training: leave out data.root"),
+        ("sharding: full", "cannot be used with sharding: full"),
+        ("precision: fp16", "can only be used with precision bf16 or no, not with fp16"),
+    ],
+)
+def test_terms_of_drawn_objects(tmp_path: Path, term: str, other: str, told: str) -> None:
+    """The sentence names those that are set, and no others."""
+    with pytest.raises(SettingsError, match=f"loss.{term} {told}") as caught:
+        read_settings(recipe(tmp_path, f"loss: {{{term}: 1}}\n{other}"))
+    assert not [name for name in OBJECT_TERMS if name != term and name in str(caught.value)]
+
+
+def test_which_terms_are_of_drawn_objects() -> None:
+    """Those that are marked so where they are declared; positions are known in every image."""
+    every = LossSettings.model_validate(dict.fromkeys(LossSettings.model_fields, 16))
+    assert every.object_terms == list(OBJECT_TERMS)
+    assert LossSettings(position_weight=1).object_terms == []
+
+
+def test_words_of_scenes_for_scenes_in_a_folder(tmp_path: Path) -> None:
+    """SceneRef as files has SceneRef's words, too; typing errors and frames are for any phrase."""
+    read_settings(recipe(tmp_path, "data: {root: x, dataset: sceneref, augment: {synonyms: 0.1}}"))
+    read_settings(recipe(tmp_path, "data: {root: x, dataset: jsonl, augment: {typing_errors: 0.1, frames: 0.1}}"))
 
 
 def test_a_share_of_none_is_left_out(tmp_path: Path) -> None:
