@@ -136,8 +136,8 @@ class AugmentSettings(WordingSettings):
     colour: float = Field(0.0, ge=0, lt=1, description="Most change of brightness and contrast, none if spoken of.")
 
 
-_DRAWN = ("stages", "validation_scenes", "picture_sizes")
-"""Fields of `DataSettings` that only scenes drawn while training have."""
+_DRAWN = ("stages", "validation_scenes")
+"""Fields of `DataSettings` that describe scenes drawn while training."""
 
 
 class DataSettings(_Section):

@@ -217,8 +217,8 @@ def test_changed_settings_by_hand() -> None:
         ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
         ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages describes scenes drawn while training: leave"),
         (
-            "data: {root: x, picture_sizes: [96], validation_scenes: {max_objects: 3}}",
-            "data: validation_scenes and picture_sizes describe scenes drawn while training: leave out root, or that",
+            "data: {root: x, stages: [{max_objects: 3}], validation_scenes: {max_objects: 3}}",
+            "data: stages and validation_scenes describe scenes drawn while training: leave out root, or that",
         ),
         ("data: {root: x, dataset: jsonl, augment: {synonyms: 0.1}}", "data: augment.synonyms puts other words"),
         ("data: {root: x, dataset: refcoco, augment: {synonyms: 0.1}}", "wrong in phrases of refcoco: leave it out"),
