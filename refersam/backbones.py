@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, BertModel, CLIPTextModel, PreTrainedConfig, SamModel
 
 from refersam.config import PATCH_SIZE, ReferSamConfig, sam_vision_config
-from refersam.convert import SAM_KEYS, check_state_dict, read_checkpoint, rename_keys
+from refersam.convert import SAM_KEYS, check_state_dict, plain_names, read_checkpoint, rename_keys
 from refersam.errors import CheckpointError, first_line
+from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.refersam import ReferSamModel
 
 # What a published checkpoint holds beyond the part that is used, and what it may lack.
@@ -75,7 +76,7 @@ def _transformers_sam(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _metas_sam(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Meta's own file: the sizes follow from the weights' shapes."""
-    weights = read_checkpoint(path)
+    weights = plain_names(read_checkpoint(path))
     renamed, unknown = rename_keys(weights, SAM_KEYS)
     if unknown:
         raise CheckpointError(
@@ -137,9 +138,11 @@ def _text_encoder(name: str) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
 
 
 def _read_config(name: str) -> PreTrainedConfig:
+    options = hub_options(name)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
+        raise_if_not_downloaded(name, error, **options)
         raise CheckpointError(
             f"No model configuration could be read from {name}: expected a folder, a Hub id, or for SAM one of Meta's "
             f".pth files. {first_line(error)}."
@@ -148,9 +151,11 @@ def _read_config(name: str) -> PreTrainedConfig:
 
 def _loaded(kind: Any, name: str) -> Any:
     """A model with all its weights; what is missing or left over must have a known name."""
+    options = hub_options(name)
     try:
-        model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
     except Exception as error:  # safetensors and pickle have kinds of their own for a broken file
+        raise_if_not_downloaded(name, error, **options)
         raise CheckpointError(f"The weights of {name} could not be read: {first_line(error)}.") from error
     missing = [key for key in report["missing_keys"] if not _MAY_LACK.fullmatch(key)]
     extra = [key for key in report["unexpected_keys"] if not (_KNOWN_EXTRA.fullmatch(key) or _MAY_LACK.fullmatch(key))]

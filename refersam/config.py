@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
-from refersam.errors import did_you_mean
+from refersam.errors import did_you_mean, shown
+from refersam.fields import check_fields
 
 TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "clip_text_model": CLIPTextConfig}
 """Text encoders by their transformers `model_type`."""
@@ -64,7 +68,7 @@ class ReferSamConfig(PreTrainedConfig):
         drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: fields of a wrong type, or sizes that do not fit together.
     """
 
     model_type = "refersam"
@@ -81,7 +85,7 @@ class ReferSamConfig(PreTrainedConfig):
     text_config: Any = None
     freeze_text_encoder: bool | None = None
     freeze_image_encoder: bool = False
-    layer_groups: list[list[int]] | tuple = ((0, 2), (3, 5), (6, 8), (9, 11))
+    layer_groups: list[list[int]] = dataclasses.field(default_factory=lambda: [[0, 2], [3, 5], [6, 8], [9, 11]])
     spatial_prior_channels: int = 64
     deformable_num_heads: int = 12
     deformable_num_points: int = 4
@@ -108,14 +112,16 @@ class ReferSamConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.vision_config = _sub_config(self.vision_config, SamVisionConfig)
-        # SAM's two-way decoder was trained with torch's default epsilon; transformers' default differs.
-        self.mask_decoder_config = _sub_config(self.mask_decoder_config, SamMaskDecoderConfig, layer_norm_eps=1e-5)
-        self.prompt_encoder_config = _sub_config(self.prompt_encoder_config, SamPromptEncoderConfig)
+        own = {name: value for name, value in vars(self).items() if name in type(self).own_field_names()}
+        for name, value in check_fields(ReferSamConfig, own).items():
+            setattr(self, name, value)
+        for name, kind in self.sub_configs.items():
+            # SAM's two-way decoder was trained with torch's default epsilon; transformers' default differs.
+            defaults = {"layer_norm_eps": 1e-5} if name == "mask_decoder_config" else {}
+            setattr(self, name, _sub_config(name, getattr(self, name), kind, **defaults))
         self.text_config = _text_config(self.text_config)
         if self.freeze_text_encoder is None:
             self.freeze_text_encoder = self.text_encoder_kind == "clip"
-        self.layer_groups = [list(group) for group in self.layer_groups]
         super().__post_init__(**kwargs)
         self._check_sizes()
 
@@ -174,6 +180,12 @@ class ReferSamConfig(PreTrainedConfig):
     def field_names(cls) -> list[str]:
         """Names of all fields, sorted."""
         return sorted(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def own_field_names(cls) -> list[str]:
+        """Names of ReferSAM's own fields, without those that transformers gives to every configuration."""
+        common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+        return [field.name for field in dataclasses.fields(ReferSamConfig) if field.name not in common]
 
     @classmethod
     def from_preset(cls, name: str, text_encoder: str = "bert", **overrides: Any) -> ReferSamConfig:
@@ -283,22 +295,82 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
     }
 
 
-def _sub_config(given: Any, kind: type[PreTrainedConfig], **defaults: Any) -> PreTrainedConfig:
+def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check some fields of a `ReferSamConfig`, as a recipe gives them, down to those of its parts.
+
+    Returns:
+        The values in their declared types.
+
+    Raises:
+        ValueError: unknown names and wrong types, in one sentence.
+    """
+    checked = check_fields(ReferSamConfig, values)
+    kinds: dict[str, type[PreTrainedConfig]] = {**ReferSamConfig.sub_configs, "text_config": BertConfig}
+    for name, kind in kinds.items():
+        part = checked.get(name)
+        if part is None:
+            continue
+        _check_part(name, part, kind)
+        if isinstance(part, dict):
+            if name == "text_config":
+                kind = TEXT_CONFIGS[_text_kind(part)]
+            # What transformers gives to every configuration is not a size, and goes through as it is.
+            common = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"model_type"}
+            own = check_fields(kind, {key: value for key, value in part.items() if key not in common}, name)
+            checked[name] = {**part, **own}
+    return checked
+
+
+def check_spelling(fields: Iterable[str]) -> None:
+    """Refuse a name in a config.json that is nearly one of ReferSAM's fields; transformers would ignore it.
+
+    Other unknown names pass: transformers and the Hub's tools add their own.
+
+    Raises:
+        ValueError: such a name.
+    """
+    known = ReferSamConfig.own_field_names()
+    everything = {*known, *ReferSamConfig().to_dict()}
+    for name in fields:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if nearest and name not in everything:
+            raise ValueError(f"unknown field {name}, did you mean {nearest[0]}?")
+
+
+def _check_part(name: str, given: Any, kind: type[PreTrainedConfig]) -> None:
+    if not isinstance(given, dict | PreTrainedConfig):
+        raise ValueError(f"{name} should be a {kind.__name__} or a dictionary of its fields, but is {shown(given)}")
+
+
+def _sub_config(name: str, given: Any, kind: type[PreTrainedConfig], **defaults: Any) -> PreTrainedConfig:
     if given is None:
         return kind(**defaults)
-    if isinstance(given, dict):
-        return kind(**{**defaults, **given})
-    return given
+    _check_part(name, given, kind)
+    return _build(name, kind, {**defaults, **given}) if isinstance(given, dict) else given
+
+
+def _build(name: str, kind: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig:
+    """A part of the configuration, with transformers' error about a field in one sentence."""
+    try:
+        return kind(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"{name}: {error.__cause__ or error}.") from error
 
 
 def _text_config(given: Any) -> PreTrainedConfig:
     if given is None:
         return BertConfig()
+    _check_part("text_config", given, BertConfig)
     if not isinstance(given, dict):
         if given.model_type not in TEXT_CONFIGS:
             raise ValueError(f"text_config must be one of {', '.join(TEXT_CONFIGS)}, but is {given.model_type!r}.")
         return given
+    fields = {key: value for key, value in given.items() if key != "model_type"}
+    return _build("text_config", TEXT_CONFIGS[_text_kind(given)], fields)
+
+
+def _text_kind(given: Mapping[str, Any]) -> str:
     kind = given.get("model_type", "bert")
-    if kind not in TEXT_CONFIGS:
+    if not isinstance(kind, str) or kind not in TEXT_CONFIGS:
         raise ValueError(f"text_config.model_type must be one of {', '.join(TEXT_CONFIGS)}, but is {kind!r}.")
-    return TEXT_CONFIGS[kind](**{key: value for key, value in given.items() if key != "model_type"})
+    return kind

@@ -190,6 +190,11 @@ def rename_keys(names: Iterable[str], table: Iterable[tuple[str, str]]) -> tuple
     return renamed, unknown
 
 
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without the "module." that distributed training puts before their names."""
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
 def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights under the authors' names -> under ours.
 
@@ -200,8 +205,8 @@ def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: names that are not ReferSAM's.
     """
     cleaned = {
-        name.removeprefix("module.").replace("text_encoder.text_model.", "text_encoder."): tensor
-        for name, tensor in weights.items()
+        name.replace("text_encoder.text_model.", "text_encoder."): tensor
+        for name, tensor in plain_names(weights).items()
         if not name.endswith("embeddings.position_ids")
     }
     renamed, unknown = rename_keys(cleaned, AUTHORS_KEYS)

@@ -75,6 +75,8 @@ def field_problem(detail: Mapping[str, Any]) -> str:
         return f"{field} is missing"
     if kind == "extra_forbidden":
         return f"{field} is not a field of this format"
+    if kind == "invalid_key":
+        return f"a name should be text, but is {shown(detail['input'])}"
     if kind == "value_error":  # a sentence of ours
         return f"{field}{': ' if field else ''}{detail['msg'].removeprefix('Value error, ')}"
     _kind, should, wanted = _OF_PYDANTIC.sub("", detail["msg"]).partition(" should ")

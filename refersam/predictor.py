@@ -12,9 +12,10 @@ from typing import Any, overload
 import torch
 from PIL import Image
 
-from refersam.config import ReferSamConfig
+from refersam.config import ReferSamConfig, check_spelling
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
 from refersam.errors import CheckpointError, DeviceError, first_line, first_of
+from refersam.hub import DownloadError, hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image
 from refersam.inference import Answer, Features, Model, Query, check_thresholds, read_answers, run_queries
 from refersam.model.refersam import ReferSamModel
@@ -195,6 +196,7 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
     try:
         processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
     except Exception as error:
+        raise_if_not_downloaded(name, error, **place)
         raise CheckpointError(
             f"{name} has no processor (tokenizer and image settings) that can be read: {first_line(error)}."
         ) from error
@@ -215,18 +217,17 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
         raise CheckpointError(f"{name} holds no ReferSAM model: a folder with config.json and weights is expected.")
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise CheckpointError(f"No such model: {name} is neither a folder nor a Hub id of the form owner/name.")
-    place = {"local_files_only": folder.exists() or not _hub_answers()}
+    place = hub_options(name)
     try:
-        kind = PreTrainedConfig.get_config_dict(name, **place)[0].get("model_type")
+        fields = PreTrainedConfig.get_config_dict(name, **place)[0]
+        kind = fields.get("model_type")
     except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
-        if not folder.exists() and place["local_files_only"]:
-            raise CheckpointError(
-                f"No such model: {name} is not a folder, was never downloaded, and the Hub cannot be reached."
-            ) from error
+        raise_if_not_downloaded(name, error, **place)
         raise CheckpointError(f"No model could be read from {name}: {first_line(error)}.") from error
     if kind != "refersam":
         raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
     try:
+        check_spelling(fields)
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
         raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {first_line(error)}.") from error
@@ -243,6 +244,8 @@ def load_weights(name: str, **options: Any) -> ReferSamModel:
         model, report = ReferSamModel.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
+    except DownloadError:
+        raise
     except Exception as error:  # of any kind: a foreign folder may hold anything
         reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
@@ -252,19 +255,6 @@ def load_weights(name: str, **options: Any) -> ReferSamModel:
     if problems:
         raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")
     return model
-
-
-def _hub_answers() -> bool:
-    """Asked once and briefly: transformers would try again for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # no network: the kinds differ between versions
-        return False
-    return True
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

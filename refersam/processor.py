@@ -15,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, PhraseError, first_line
+from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
 from refersam.phrases import check_phrases
@@ -94,11 +95,21 @@ class ReferSamProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> ReferSamProcessor:
-        """Load from a folder or Hub id; as transformers' own, but never asks for torchvision."""
+        """Load from a folder or Hub id; as transformers' own, but never asks for torchvision.
+
+        Raises:
+            DownloadError: a Hub id that was never downloaded, while the Hub cannot be reached.
+        """
         name = os.fspath(pretrained_model_name_or_path)
-        settings, _ = cls.get_processor_dict(name, **kwargs)
-        image_processor = ReferSamImageProcessor.from_pretrained(name, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        if "local_files_only" not in kwargs:
+            kwargs.update(hub_options(name))
+        try:
+            settings, _ = cls.get_processor_dict(name, **kwargs)
+            image_processor = ReferSamImageProcessor.from_pretrained(name, **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        except Exception as error:
+            raise_if_not_downloaded(name, error, local_files_only=kwargs["local_files_only"])
+            raise
         own = {key: settings[key] for key in cls.valid_kwargs if key in settings}
         return cls(image_processor, tokenizer, **own)
 
@@ -111,11 +122,14 @@ class ReferSamProcessor(ProcessorMixin):
             image_size: side in pixels, a multiple of 32.
 
         Raises:
-            CheckpointError: no tokenizer there.
+            CheckpointError: no tokenizer there, or none that can be downloaded.
         """
+        name = os.fspath(text)
+        options = hub_options(name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(os.fspath(text), trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
+            raise_if_not_downloaded(name, error, **options)
             raise CheckpointError(f"No tokenizer could be read from {text}: {first_line(error)}.") from error
         return cls(ReferSamImageProcessor(size={"height": image_size, "width": image_size}), tokenizer)
 

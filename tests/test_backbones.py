@@ -185,6 +185,23 @@ def test_metas_file(folders: dict[str, Path], meta_weights: dict[str, Tensor], t
     runs(model)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {f"module.{name}": tensor for name, tensor in weights.items()},
+        lambda weights: {"model": weights, "epoch": 3},
+        lambda weights: {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}},
+    ],
+    ids=["module.", "model", "state_dict of module."],
+)
+def test_metas_file_of_a_training(
+    folders: dict[str, Path], meta_weights: dict[str, Tensor], tmp_path: Path, wrap: Callable
+) -> None:
+    """The same forms of a checkpoint as `convert official` takes."""
+    torch.save(wrap(meta_weights), tmp_path / "sam.pth")
+    check_sam(ReferSamModel.from_backbones(tmp_path / "sam.pth", folders["bert"], **SMALL), folders["sam"])
+
+
 # What is refused
 
 
@@ -215,8 +232,8 @@ def test_wrong_kinds_of_models(folders: dict[str, Path]) -> None:
 
 
 def test_missing_folders(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Neither a folder nor, without a network, a name of the Hub."""
-    for name in (str(tmp_path / "nothing"), "nobody/no-such-model"):
+    """Neither a folder nor what could be a name of the Hub."""
+    for name in (str(tmp_path / "nothing"), "no/such/model"):
         for pair in ((name, folders["bert"]), (folders["sam"], name)):
             message = refused(*pair)
             assert f"No model configuration could be read from {name}" in message

@@ -576,7 +576,7 @@ def test_ctrl_c_in_training(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPa
         (["--set", "stepz=1"], "unknown setting stepz, did you mean steps?"),
         (["--set", "steps=0"], "steps should be greater than or equal to 1"),
         (["--set", "model.preset=giant"], "model.preset should be 'tiny', 'base', 'large' or 'huge'"),
-        (["--set", "model.config.num_sparse=1"], "unknown setting model.config.num_sparse, did you mean num_sparse_to"),
+        (["--set", "model.config.num_sparse=1"], "model.config: unknown field num_sparse, did you mean num_sparse_"),
         (["--set", "model.start_from=nowhere"], "No such model: nowhere"),
     ],
 )

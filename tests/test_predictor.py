@@ -395,7 +395,19 @@ WRONG_FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is no JSON": (write("config.json", b"{"), "No model could be read from .*not a valid JSON file"),
     "config is binary": (write("config.json", b"\xff\x00\x81"), "No model could be read from"),
     "sizes do not fit": (edit("config.json", fusion_num_heads=5), "configuration of .* is not ReferSAM's: .*5 heads"),
-    "sizes are text": (edit("config.json", fusion_hidden_size="wide"), "is not ReferSAM's"),
+    "sizes are text": (
+        edit("config.json", fusion_hidden_size="wide"),
+        "is not ReferSAM's: fusion_hidden_size should be a valid integer, but is 'wide'",
+    ),
+    "a gate is text": (
+        edit("config.json", injection_gate_init="small"),
+        "is not ReferSAM's: injection_gate_init should be a valid number, but is 'small'",
+    ),
+    "sizes of a part are text": (
+        edit("config.json", vision_config={"hidden_size": "wide"}),
+        "is not ReferSAM's: vision_config: Field 'hidden_size' expected int, got str",
+    ),
+    "a misspelt field": (edit("config.json", use_promter=False), "unknown field use_promter, did you mean use_prompt"),
     "no heads": (edit("config.json", fusion_num_heads=0), "is not ReferSAM's"),
     "negative size": (edit("config.json", num_context_tokens=-3), "weights of .* could not be read"),
     "another size": (edit("config.json", num_context_tokens=7), "another shape than its configuration says"),

@@ -89,8 +89,10 @@ def check_file(out: Path, inputs: Iterable[Path] = (), option: str = "--out") ->
 
 def quiet_transformers() -> None:
     """Its reports of loading and its progress bars: what they say, this package says in its own errors."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
+    hub_logging.disable_propagation()  # it prints its warnings itself
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
 

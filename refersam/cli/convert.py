@@ -52,6 +52,8 @@ def convert_official(
         raise typer.BadParameter(f"--image-size must be a multiple of 32, but is {image_size}.")
     check_folder(out)
     from refersam.convert import convert_official_checkpoint, read_authors_config
+    from refersam.errors import CheckpointError
+    from refersam.hub import DownloadError
 
     quiet_transformers()
     with waiting("Converting"):
@@ -61,7 +63,10 @@ def convert_official(
             sizes = read_authors_config(config)
         else:
             sizes = ReferSamConfig.from_preset(preset.value, (text or TextEncoder.bert).value)  # type: ignore[union-attr]
-        count = convert_official_checkpoint(weights, sizes, out, tokenizer, image_size)
+        try:
+            count = convert_official_checkpoint(weights, sizes, out, tokenizer, image_size)
+        except DownloadError as error:
+            raise CheckpointError(f"--tokenizer: {error}") from error
     say(f"{count} weights converted into {out}/")
     if tokenizer is None:
         say(

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from refersam.config import PATCH_SIZE, ReferSamConfig
+from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.adapter import Injector
 from refersam.model.deformable_attention import DeformableAttention, compass_offsets
 from refersam.model.fusion import Fusion
@@ -195,6 +196,24 @@ class ReferSamModel(PreTrainedModel):
             )
         size = [side * PATCH_SIZE for side in image.geometry.grid_size]
         return F.interpolate(low_res.unsqueeze(1), size=size, mode="bilinear", align_corners=True).squeeze(1)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """Load from a folder or Hub id with the arguments of transformers' own; offline it fails at once.
+
+        Raises:
+            DownloadError: a Hub id that was never downloaded, while the Hub cannot be reached.
+        """
+        if pretrained_model_name_or_path is None:  # weights and configuration come as arguments
+            return super().from_pretrained(None, *args, **kwargs)
+        name = os.fspath(pretrained_model_name_or_path)
+        if "local_files_only" not in kwargs:
+            kwargs.update(hub_options(name))
+        try:
+            return super().from_pretrained(name, *args, **kwargs)
+        except Exception as error:
+            raise_if_not_downloaded(name, error, local_files_only=kwargs["local_files_only"])
+            raise
 
     @classmethod
     def from_backbones(cls, sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any) -> ReferSamModel:

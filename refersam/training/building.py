@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from refersam.config import ReferSamConfig
-from refersam.errors import ReferSamError, did_you_mean
+from refersam.errors import CheckpointError, ReferSamError
+from refersam.hub import DownloadError
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.predictor import load_model
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
-from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.settings import ModelSettings, SettingsError, TrainSettings
 from refersam.training.sources import PictureSource
 
 
@@ -22,9 +25,11 @@ def build_processor(settings: TrainSettings, source: PictureSource) -> ReferSamP
         CheckpointError: no tokenizer where one is named.
     """
     if settings.model.start_from is not None:
-        tokenizer = load_model(settings.model.start_from)[1].tokenizer
+        with _naming_the_setting(settings.model):
+            tokenizer = load_model(settings.model.start_from)[1].tokenizer
     elif settings.model.text is not None:
-        tokenizer = ReferSamProcessor.from_text_encoder(settings.model.text).tokenizer
+        with _naming_the_setting(settings.model):
+            tokenizer = ReferSamProcessor.from_text_encoder(settings.model.text).tokenizer
     else:
         tokenizer = train_tokenizer(source.phrases(), settings.data.vocab_size)
     side = settings.data.image_size
@@ -42,16 +47,9 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         SettingsError: sizes that do not fit together.
     """
     asked = settings.model
-    _check_names(asked.config)
     try:
-        if asked.start_from is not None:
-            model = load_model(asked.start_from, asked.config)[0]
-        elif asked.sam is not None and asked.text is not None:
-            model = ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
-        else:
-            config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
-            config.text_config.vocab_size = len(processor.tokenizer)
-            model = ReferSamModel(config)
+        with _naming_the_setting(asked):
+            model = _start_model(asked, processor)
     except ReferSamError:
         raise
     except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:  # of wrong sizes
@@ -63,11 +61,33 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         )
     prior = spatial_prior_of(model)
     if prior is not None and asked.prior is not None:
-        _take_prior(prior, asked.prior)
+        with _naming_the_setting(asked):
+            _take_prior(prior, asked.prior)
     if prior is not None and settings.optimizer.prior_factor == 0:
         prior.requires_grad_(False)
     model.interactor.recompute = settings.recompute
     return model
+
+
+def _start_model(asked: ModelSettings, processor: ReferSamProcessor) -> ReferSamModel:
+    if asked.start_from is not None:
+        return load_model(asked.start_from, asked.config)[0]
+    if asked.sam is not None and asked.text is not None:
+        return ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
+    config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
+    config.text_config.vocab_size = len(processor.tokenizer)
+    return ReferSamModel(config)
+
+
+@contextmanager
+def _naming_the_setting(asked: ModelSettings) -> Iterator[None]:
+    """Begin the error about a missing download with the setting that the Hub id comes from."""
+    try:
+        yield
+    except DownloadError as error:
+        names = ("sam", "text", "start_from", "prior")
+        settings = " and ".join(f"model.{name}" for name in names if getattr(asked, name) == error.name)
+        raise CheckpointError(f"{settings}: {error}") from error
 
 
 def spatial_prior_of(model: ReferSamModel) -> SpatialPrior | None:
@@ -85,11 +105,3 @@ def _take_prior(prior: SpatialPrior, name: str) -> None:
         raise SettingsError(
             f"model.prior: the spatial prior of {name} has other sizes; see model.config.spatial_prior_channels."
         ) from error
-
-
-def _check_names(config: dict[str, object]) -> None:
-    known = ReferSamConfig.field_names()
-    for name in config:
-        if name not in known:
-            hint = did_you_mean(name, known) or f": it is none of {', '.join(known)}."
-            raise SettingsError(f"unknown setting model.config.{name}{hint}")

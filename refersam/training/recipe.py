@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from refersam.errors import did_you_mean, field_problem
+from refersam.errors import did_you_mean, field_problem, shown
 from refersam.training.settings import SettingsError, TrainSettings
 
 
@@ -45,16 +46,20 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in below:
         raise SettingsError(f"{path} extends itself, by way of other recipes.")
     content = read_yaml(path)
-    base = content.pop("extends", None)
-    if base is None:
+    if "extends" not in content:
         return content
+    base = content.pop("extends")
     if not isinstance(base, str):
         raise SettingsError(f"{path}: extends must name another recipe, but is {base!r}.")
     return _merged(read_recipe(path.parent / base, (*below, path.resolve())), content)
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a setting that is given twice, of which YAML would take the last."""
+    """Reads words and numbers as YAML 1.2 does, and refuses a setting that is given twice.
+
+    PyYAML follows YAML 1.1, where `no`, `off`, `on` and `yes` are truth values, 1e-6 is text, and a word such as
+    2024-05-01 is a date. Of a setting given twice it would take the last.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -64,22 +69,48 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_BOOL, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "timestamp"))
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _TIMESTAMP)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+_MOST_BYTES = 1 << 20
+"""Of a YAML file of settings: a video or a checkpoint given by mistake is not read whole."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds things by name.
+    """Read a YAML file that holds a mapping.
 
     Raises:
         SettingsError: no such file, or not that.
     """
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder: name a YAML file.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise SettingsError(f"No such file: {path}.") from error
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > _MOST_BYTES:
+        raise SettingsError(f"{path} is not a YAML file of settings: it has more than {_MOST_BYTES:,} bytes.")
+    try:
+        content = yaml.load(data.decode("utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not a YAML file: expected UTF-8 text, but found other bytes.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if content is None or content == {}:
+        raise SettingsError(f"{path} is empty: expected a YAML mapping of settings, such as steps: 1000.")
     if not isinstance(content, dict):
-        raise SettingsError(f"{path} must hold settings by name, but holds a {type(content).__name__}.")
+        found = "a list" if isinstance(content, list) else shown(content)
+        raise SettingsError(f"{path} must hold a YAML mapping of settings, such as steps: 1000, but holds {found}.")
     return content
 
 
@@ -149,7 +180,7 @@ def split_change(change: str) -> tuple[str, Any]:
     if not separator or not name.strip().split(".")[-1]:
         raise SettingsError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
     try:
-        return name.strip(), yaml.safe_load(value)
+        return name.strip(), yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
 

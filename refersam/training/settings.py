@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from refersam.data.datasets import DATASETS
 from refersam.errors import ReferSamError
+from refersam.fields import StrictModel
 from sceneref.settings import SceneRefSettings
 
 
@@ -15,8 +16,8 @@ class SettingsError(ReferSamError, ValueError):
     """A recipe that cannot be used."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+class _Section(StrictModel):
+    model_config = ConfigDict(validate_default=True)
 
 
 WEIGHTLESS = frozenset({"drop_path", "guided_filter_radius", "guided_filter_epsilon"})
@@ -35,6 +36,16 @@ class ModelSettings(_Section):
         None, description="Folder or Hub id of a ReferSAM model whose spatial prior to start from, not pretraining one."
     )
     config: dict[str, Any] = Field(default_factory=dict, description="Other fields of ReferSamConfig.")
+
+    @field_validator("config")
+    @classmethod
+    def _is_of_declared_types(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Check names and types before any model is built."""
+        if not config:
+            return config
+        from refersam.config import check_overrides  # transformers takes seconds to load
+
+        return check_overrides(config)
 
     @model_validator(mode="after")
     def _has_one_start(self) -> ModelSettings:
@@ -104,7 +115,9 @@ class StageSettings(SceneSettings):
 class WordingSettings(_Section):
     """Other ways to say the same; shares of the phrases."""
 
-    synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with a word of SceneRef by another name.")
+    synonyms: float = Field(
+        0.0, ge=0, le=1, description="Share of phrases with a word of SceneRef by another name; for SceneRef alone."
+    )
     typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
     frames: float = Field(
         0.0,
@@ -121,6 +134,10 @@ class AugmentSettings(WordingSettings):
     crop: float = Field(0.0, ge=0, le=1, description="Share that is cropped, keeping targets and mentioned sides.")
     smallest_crop: float = Field(0.6, gt=0, le=1, description="Least share of a side that a crop keeps.")
     colour: float = Field(0.0, ge=0, lt=1, description="Most change of brightness and contrast, none if spoken of.")
+
+
+_DRAWN = ("stages", "validation_scenes")
+"""Fields of `DataSettings` that describe scenes drawn while training."""
 
 
 class DataSettings(_Section):
@@ -166,13 +183,23 @@ class DataSettings(_Section):
                 raise ValueError("root is needed, the folder of the data sets (docs/datasets.md)")
             if self.no_target_share is not None:
                 raise ValueError("no_target_share is for data sets; a drawn SceneRef has stages.phenomena")
-        elif self.stages != [StageSettings()] or self.validation_scenes is not None:
-            raise ValueError(
-                "stages and validation_scenes are SceneRef's, drawn while training: leave out root, or them"
-            )
-        elif self.dataset == "mixed" and self.validation_dataset is None:
-            raise ValueError("mixed has no val split: give validation_dataset, such as refcoco")
+        else:
+            self._check_for_files()
         return self
+
+    def _check_for_files(self) -> None:
+        """Refuse what holds for drawn scenes alone."""
+        given = [name for name in _DRAWN if getattr(self, name) != type(self).model_fields[name].get_default()]
+        if given:
+            verb = "describes" if len(given) == 1 else "describe"
+            raise ValueError(f"{' and '.join(given)} {verb} scenes drawn while training: leave out root, or that")
+        if self.dataset != "sceneref" and self.augment.synonyms > 0:
+            raise ValueError(
+                "augment.synonyms puts other words for SceneRef's shapes and colours, such as stick for bar, which are "
+                f"wrong in phrases of {self.dataset}: leave it out"
+            )
+        if self.dataset == "mixed" and self.validation_dataset is None:
+            raise ValueError("mixed has no val split: give validation_dataset, such as refcoco")
 
     @property
     def is_drawn(self) -> bool:
@@ -201,6 +228,10 @@ class OptimizerSettings(_Section):
     ema_decay: float = Field(0.999, ge=0, lt=1, description="Of the averaged weights that are validated and kept.")
 
 
+_OF_DRAWN_OBJECTS: dict[str, Any] = {"needs_objects": True}
+"""Marks a loss term that is learned from what a drawn scene knows of its objects."""
+
+
 class LossSettings(_Section):
     """The paper's terms, two beside them, and auxiliary ones of drawn scenes."""
 
@@ -211,18 +242,28 @@ class LossSettings(_Section):
     iou_weight: float = Field(0.5, ge=0, description="Of the predicted IoU.")
     object_weight: float = Field(0.5, ge=0, description="Of the object score.")
     grounding_weight: float = Field(
-        0.0, ge=0, description="Of finding all objects that a phrase of a drawn scene mentions; 0 leaves it out."
+        0.0,
+        ge=0,
+        description="Of finding all objects that a phrase of a drawn scene mentions; 0 leaves it out.",
+        json_schema_extra=_OF_DRAWN_OBJECTS,
     )
     pointing_weight: float = Field(
-        0.0, ge=0, description="Of pointing at objects that a phrase of a drawn scene mentions; 0 leaves it out."
+        0.0,
+        ge=0,
+        description="Of pointing at objects that a phrase of a drawn scene mentions; 0 leaves it out.",
+        json_schema_extra=_OF_DRAWN_OBJECTS,
     )
     looks_weight: float = Field(
-        0.0, ge=0, description="Of telling colour, shape and pattern of a drawn scene's objects; 0 leaves it out."
+        0.0,
+        ge=0,
+        description="Of telling colour, shape and pattern of a drawn scene's objects; 0 leaves it out.",
+        json_schema_extra=_OF_DRAWN_OBJECTS,
     )
     condition_weight: float = Field(
         0.0,
         ge=0,
         description="Of telling where the place is that a phrase speaks of, or what it negates; 0 leaves it out.",
+        json_schema_extra=_OF_DRAWN_OBJECTS,
     )
     position_weight: float = Field(
         0.0, ge=0, description="Of telling where in the picture each token of the pyramids is; 0 leaves it out."
@@ -236,7 +277,13 @@ class LossSettings(_Section):
     @property
     def needs_objects(self) -> bool:
         """Whether a term asks for what a drawn scene knows of its objects."""
-        return any((self.grounding_weight, self.pointing_weight, self.looks_weight, self.condition_weight))
+        return bool(self.object_terms)
+
+    @property
+    def object_terms(self) -> list[str]:
+        """Names of the weights above 0 whose terms ask for that."""
+        marked = (name for name, f in type(self).model_fields.items() if f.json_schema_extra == _OF_DRAWN_OBJECTS)
+        return [name for name in marked if getattr(self, name) > 0]
 
 
 class PretrainingSettings(WordingSettings):
@@ -360,15 +407,13 @@ class TrainSettings(_Section):
             raise ValueError("sharding: full works with precision bf16 or no, not with fp16")
         if self.sharding == "full" and self.pretraining:
             raise ValueError("sharding: full is for models that start from published weights: leave out pretraining")
-        if self.loss.needs_objects:
-            if self.precision == "fp16":
-                raise ValueError("loss.grounding_weight and looks_weight work with precision bf16 or no, not with fp16")
-            if not self.data.is_drawn:
-                raise ValueError(
-                    "loss.grounding_weight and looks_weight need drawn scenes: leave them out for a data set"
-                )
-            if self.sharding == "full":
-                raise ValueError("loss.grounding_weight and looks_weight go without sharding: full")
+        terms = " and ".join(f"loss.{name}" for name in self.loss.object_terms)
+        if terms and not self.data.is_drawn:
+            raise ValueError(f"{terms} can only be used with scenes drawn while training: leave out data.root, or that")
+        if terms and self.precision == "fp16":
+            raise ValueError(f"{terms} can only be used with precision bf16 or no, not with fp16")
+        if terms and self.sharding == "full":
+            raise ValueError(f"{terms} cannot be used with sharding: full")
         if self.final_model == "best" and not self.keep_best:
             raise ValueError("final_model: best needs keep_best of 1 or more")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ import yaml
 from refersam import ReferSamConfig
 from refersam.training.ablation import read_suite
 from refersam.training.recipe import changed_settings, changes_since, read_settings
-from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.settings import LossSettings, SettingsError, TrainSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -23,9 +24,99 @@ def recipe(folder: Path, text: str) -> Path:
     return path
 
 
-def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
-    """Every setting has one."""
-    assert read_settings(recipe(tmp_path, "")) == TrainSettings()
+@pytest.mark.parametrize("text", ["", "# steps: 3\n", "---\n", "{}"])
+def test_an_empty_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    """Also of comments alone, and also where another recipe extends it: it would start 10,000 steps."""
+    path = recipe(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"^.*recipe\.yaml is empty: expected a YAML mapping of settings"):
+        read_settings(path, ["steps=3"])
+    (tmp_path / "next.yaml").write_text("extends: recipe.yaml")
+    with pytest.raises(SettingsError, match=r"recipe\.yaml is empty"):
+        read_settings(tmp_path / "next.yaml")
+
+
+def test_a_recipe_may_extend_another_and_nothing_else(tmp_path: Path) -> None:
+    """But it has to name it."""
+    recipe(tmp_path, "steps: 3")
+    path = tmp_path / "next.yaml"
+    path.write_text("extends: recipe.yaml")
+    assert read_settings(path) == TrainSettings(steps=3)
+    path.write_text("extends:")
+    with pytest.raises(SettingsError, match="extends must name another recipe, but is None"):
+        read_settings(path)
+
+
+@pytest.mark.parametrize("given", ["recipe", "change"])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("precision", "no", "no"),
+        ("recompute", "on", True),
+        ("recompute", "off", False),
+        ("data.root", "no", "no"),
+        ("data.root", "2024-05-01", "2024-05-01"),
+        ("optimizer.learning_rate", "1e-6", 1e-6),
+        ("optimizer.learning_rate", "'1e-6'", 1e-6),
+        ("steps", "1e3", 1000),
+        ("model.config.injection_gate_init", "1e-6", 1e-6),
+        ("model.config.injection_gate_init", "'1e-6'", 1e-6),
+        ("model.config.injection_gate_init", ".5E-3", 5e-4),
+        ("model.config.drop_path", "0", 0.0),
+        ("model.config.use_prompter", "no", False),
+        ("model.config.freeze_text_encoder", "null", None),
+        (
+            "model.config.text_config",
+            "{layer_norm_eps: 1e-6, use_cache: off}",
+            {"layer_norm_eps": 1e-6, "use_cache": False},
+        ),
+    ],
+)
+def test_words_and_numbers_have_the_declared_type(
+    tmp_path: Path, given: str, name: str, text: str, value: object
+) -> None:
+    """YAML 1.1 reads no as false and 1e-6 as text: in a recipe and with --set, in sections and in model.config."""
+    if given == "recipe":
+        *sections, last = name.split(".")
+        lines = [f"{'  ' * depth}{section}:\n" for depth, section in enumerate(sections)]
+        settings = read_settings(recipe(tmp_path, f"{''.join(lines)}{'  ' * len(sections)}{last}: {text}"))
+    else:
+        settings = read_settings(recipe(tmp_path, "seed: 1"), [f"{name}={text}"])
+    found: Any = settings.model_dump()
+    for part in name.split("."):
+        found = found[part]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("injection_gate_init=small", "injection_gate_init should be a valid number, but is 'small'"),
+        ("fusion_num_heads=1.5", "fusion_num_heads should be a valid integer, but is 1.5"),
+        ("fusion_num_heads=true", "fusion_num_heads should be a valid integer, but is True"),
+        ("use_prompter=maybe", "use_prompter should be a valid boolean, but is 'maybe'"),
+        ("layer_groups=[[0, one]]", "layer_groups.0.1 should be a valid integer, but is 'one'"),
+        ("vision_config=3", "vision_config should be a SamVisionConfig or a dictionary of its fields, but is 3"),
+        ("use_promter=false", "unknown field use_promter, did you mean use_prompter?"),
+        ("return_dict=false", "unknown field return_dict (not a field of ReferSamConfig)"),
+        ("vision_config={hidden_sise: 3}", "unknown field vision_config.hidden_sise, did you mean hidden_size?"),
+        ("text_config={hidden_size: wide}", "text_config.hidden_size should be a valid integer, but is 'wide'"),
+        ("text_config={model_type: t5}", "text_config.model_type must be one of bert, clip_text_model, but is 't5'"),
+    ],
+)
+def test_wrong_fields_of_the_model_are_refused(tmp_path: Path, change: str, told: str) -> None:
+    """When settings are read, before any data or model is loaded."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings(recipe(tmp_path, "steps: 4"), [f"model.config.{change}"])
+    assert f"model.config: {told}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
+    """pydantic would read true as 1: one step, or a second moment of 1."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings(recipe(tmp_path, "steps: true\noptimizer: {beta2: false}"))
+    assert "steps should be a valid integer, but is True" in str(caught.value)
+    assert "optimizer.beta2 should be a valid number, but is False" in str(caught.value)
 
 
 PUBLISHED = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "ablations")
@@ -124,11 +215,17 @@ def test_changed_settings_by_hand() -> None:
         ("data: {dataset: refcoco}", "data: root is needed, the folder of the data sets"),
         ("data: {dataset: coco, root: x}", "data.dataset: should be one of refcoco, "),
         ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
-        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages and validation_scenes are SceneRef's"),
+        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages describes scenes drawn while training: leave"),
+        (
+            "data: {root: x, stages: [{max_objects: 3}], validation_scenes: {max_objects: 3}}",
+            "data: stages and validation_scenes describe scenes drawn while training: leave out root, or that",
+        ),
+        ("data: {root: x, dataset: jsonl, augment: {synonyms: 0.1}}", "data: augment.synonyms puts other words"),
+        ("data: {root: x, dataset: refcoco, augment: {synonyms: 0.1}}", "wrong in phrases of refcoco: leave it out"),
         ("data: {no_target_share: 0.1}", "data: no_target_share is for data sets"),
         ("epochs: 3", "epochs are passes over a data set"),
         ("steps: 3\nseed: 1\nsteps: 4", "'steps' is given twice"),
-        ("seed: 2024-13-45", "cannot be read as YAML"),
+        ("seed: 2024-13-45", "seed should be a valid integer, but is '2024-13-45'"),
         ("seed: " + "[" * 3000, "cannot be read as YAML"),
         ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate should be a finite number"),
         ("model: {sam: x}", "model: sam and text belong together"),
@@ -141,18 +238,7 @@ def test_changed_settings_by_hand() -> None:
         ),
         ("data: {validation_scenes: {min_objects: 5, max_objects: 3}}", "data.validation_scenes"),
         ("{precision: fp16, optimizer: {matrix_rate: 0.1}}", "optimizer.matrix_rate works with precision bf16 or no"),
-        (
-            "{loss: {grounding_weight: 1}, data: {root: x, dataset: refcoco}}",
-            "loss.grounding_weight and looks_weight need drawn",
-        ),
-        (
-            "{loss: {looks_weight: 1}, sharding: full}",
-            "loss.grounding_weight and looks_weight go without sharding: full",
-        ),
-        (
-            "{loss: {looks_weight: 1}, precision: fp16}",
-            "loss.grounding_weight and looks_weight work with precision bf16",
-        ),
+        ("data: {root: x, dataset: refcoco}\npretraining: {}", "pretraining teaches what drawn scenes show"),
         ("seed: 5000000000", "seed should be less than 2147483648"),
         ("{final_model: best, keep_best: 0}", "final_model: best needs keep_best"),
         ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
@@ -164,6 +250,38 @@ def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, told: str)
         read_settings(recipe(tmp_path, text))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OBJECT_TERMS = ("grounding_weight", "pointing_weight", "looks_weight", "condition_weight")
+
+
+@pytest.mark.parametrize("term", OBJECT_TERMS)
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("data: {root: x, dataset: refcoco}", "can only be used with scenes drawn while training: leave out data.root"),
+        ("sharding: full", "cannot be used with sharding: full"),
+        ("precision: fp16", "can only be used with precision bf16 or no, not with fp16"),
+    ],
+)
+def test_terms_of_drawn_objects(tmp_path: Path, term: str, other: str, told: str) -> None:
+    """The sentence names those that are set, and no others."""
+    with pytest.raises(SettingsError, match=f"loss.{term} {told}") as caught:
+        read_settings(recipe(tmp_path, f"loss: {{{term}: 1}}\n{other}"))
+    assert not [name for name in OBJECT_TERMS if name != term and name in str(caught.value)]
+
+
+def test_which_terms_are_of_drawn_objects() -> None:
+    """Those that are marked so where they are declared; positions are known in every image."""
+    every = LossSettings.model_validate(dict.fromkeys(LossSettings.model_fields, 16))
+    assert every.object_terms == list(OBJECT_TERMS)
+    assert LossSettings(position_weight=1).object_terms == []
+
+
+def test_words_of_scenes_for_scenes_in_a_folder(tmp_path: Path) -> None:
+    """SceneRef as files has SceneRef's words, too; typing errors and frames are for any phrase."""
+    read_settings(recipe(tmp_path, "data: {root: x, dataset: sceneref, augment: {synonyms: 0.1}}"))
+    read_settings(recipe(tmp_path, "data: {root: x, dataset: jsonl, augment: {typing_errors: 0.1, frames: 0.1}}"))
 
 
 def test_a_share_of_none_is_left_out(tmp_path: Path) -> None:
@@ -188,7 +306,7 @@ def test_settings_survive_being_written(tmp_path: Path) -> None:
 
 
 def test_changes_win_over_the_recipe(tmp_path: Path) -> None:
-    """The last one of two; a value may hold '='; numbers as YAML 1.1 reads them, and 1e-3 too."""
+    """The last one of two; a value may hold '='."""
     path = recipe(tmp_path, "steps: 5\noptimizer: {learning_rate: 0.5, beta2: 0.9}")
     changed = read_settings(path, ["steps=6", "steps=7", "optimizer.learning_rate=1e-3", "model.start_from=a=b"])
     assert (changed.steps, changed.optimizer.learning_rate, changed.optimizer.beta2) == (7, 0.001, 0.9)
@@ -235,8 +353,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("pretraining: {part: language, image_size: 32}", "pretraining.0: .*image_size of 64 or more, but it is 32"),
         ("pretraining: {phenomena: {colour: 1}}", "pretraining.0: .*Unknown phenomena .'colour'."),
         ("data: 3", "data should be a valid dictionary, but is 3"),
-        ("[1, 2]", "must hold settings by name, but holds a list"),
-        ("just words", "must hold settings by name, but holds a str"),
+        ("[1, 2]", "must hold a YAML mapping of settings, such as steps: 1000, but holds a list"),
+        ("[]", "must hold a YAML mapping of settings, such as steps: 1000, but holds a list"),
+        ("just words", "must hold a YAML mapping of settings, .* but holds 'just words'"),
+        ("false", "must hold a YAML mapping of settings, .* but holds False"),
+        ("1: 2", "a name should be text, but is 1"),
         ("a: [1,\nb: }", "cannot be read as YAML"),
         ("a: !!python/object/apply:os.system ['true']", "cannot be read as YAML"),
     ],
@@ -255,14 +376,20 @@ def test_a_part_of_a_list_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, a folder, binary."""
+    """Missing, a folder, binary, far too large."""
     with pytest.raises(SettingsError, match=r"^No such file: .*nowhere\.yaml\.$"):
         read_settings(tmp_path / "nowhere.yaml")
-    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+    with pytest.raises(SettingsError, match="is a folder: name a YAML file"):
         read_settings(tmp_path)
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80\x81")
-    with pytest.raises(SettingsError, match="cannot be read as YAML"):
-        read_settings(tmp_path / "binary.yaml")
+    for content, told in (
+        (b"\x89PNG\r\n\x1a\n", "is not a YAML file: expected UTF-8 text"),
+        (b"\0" * 64, "cannot be read as YAML"),
+        (b"a" * (2 << 20), "is not a YAML file of settings: it has more than 1,048,576 bytes"),
+    ):
+        (tmp_path / "binary.yaml").write_bytes(content)
+        with pytest.raises(SettingsError, match=told) as caught:
+            read_settings(tmp_path / "binary.yaml")
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Check the names and types of settings against their declaration."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic_core import PydanticKnownError
+
+from refersam.errors import did_you_mean, field_problem
+
+
+class StrictModel(BaseModel):
+    """Base of declared settings: no unknown names, no infinite numbers, no truth value in place of a number."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number, which pydantic would read as 1 and 0."""
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            kinds = get_args(annotation) or (annotation,)
+            if bool not in kinds and (float in kinds or int in kinds):
+                raise PydanticKnownError("float_type" if float in kinds else "int_type")
+        return value
+
+
+@cache
+def _declaration(kind: type) -> type[StrictModel]:
+    """The fields that a configuration class declares itself, not those of its base."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    types = {name: each for name, each in inspect.get_annotations(kind, eval_str=True).items() if name in names}
+    fields: dict[str, Any] = {name: (each, None) for name, each in types.items()}
+    return create_model(kind.__name__, __base__=StrictModel, **fields)
+
+
+def check_fields(kind: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Check fields against the types that a configuration class declares.
+
+    Args:
+        kind: a dataclass.
+        values: of some of its own fields, by name.
+        where: name of the section, which begins the name of a field in the error.
+
+    Returns:
+        The values in their types: text such as "1e-6" as a number, "no" as false where a truth value is declared.
+
+    Raises:
+        ValueError: unknown names and wrong types, all in one sentence.
+    """
+    declaration = _declaration(kind)
+    prefix = f"{where}." if where else ""
+    try:
+        checked = declaration.model_validate(dict(values))
+    except ValidationError as error:
+        problems: dict[str, str] = {}  # a union reports a problem for each of its types: the first counts
+        for detail in error.errors():
+            name, *inner = map(str, detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                hint = did_you_mean(name, declaration.model_fields) or f" (not a field of {kind.__name__})"
+                problems[name] = f"unknown field {prefix}{name}{hint}"
+            else:
+                place = [part for part in inner if part.isdigit()]
+                problems.setdefault(name, field_problem({**detail, "loc": (prefix + name, *place)}))
+        raise ValueError("; ".join(problems.values())) from error
+    return {name: getattr(checked, name) for name in values}

@@ -1,0 +1,108 @@
+"""Load files of the Hugging Face Hub: from a folder, the cache or the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from refersam.errors import CheckpointError
+
+PATIENCE = 5.0
+"""Seconds in which the Hub has to answer: huggingface_hub itself would retry each file for half a minute."""
+
+_VALID_FOR = 60.0
+"""Seconds for which an answer counts, so that a run that loads several models waits once."""
+
+
+class DownloadError(CheckpointError):
+    """Files that are neither in a folder nor in the cache, while the Hub cannot be reached.
+
+    Attributes:
+        name: the Hub id.
+    """
+
+    def __init__(self, name: str) -> None:
+        from huggingface_hub import constants
+
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+        super().__init__(
+            f"No such model: {name} is not a folder, was never downloaded, and the Hub cannot be reached ({reason}): "
+            f"run 'hf download {name} --local-dir FOLDER' on a machine with network and give that folder instead, or "
+            f"copy that machine's cache and set HF_HOME."
+        )
+        self.name = name
+
+
+def hub_options(name: str) -> dict[str, bool]:
+    """Return the options of `from_pretrained` that keep it from the network where it is not needed or not there.
+
+    Online, transformers asks the Hub for newer files, as ever. Offline, it reads the cache at once.
+
+    Args:
+        name: a folder or Hub id.
+    """
+    return {"local_files_only": Path(name).exists() or not hub_answers()}
+
+
+def raise_if_not_downloaded(name: str, error: Exception, *, local_files_only: bool) -> None:
+    """Explain an error of `from_pretrained` that comes of a missing download; return for any other.
+
+    Args:
+        name: a folder or Hub id.
+        error: any.
+        local_files_only: see `hub_options`.
+
+    Raises:
+        DownloadError: files are missing that only the Hub has.
+    """
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    if Path(name).exists() or not local_files_only:
+        return
+    with suppress(HFValidationError):
+        validate_repo_id(name)
+        causes = list(_causes(error))
+        # A file that is there but broken raises a ValueError; for one that is not there, texts and kinds differ.
+        is_broken = any(isinstance(cause, ValueError | PermissionError) for cause in causes)
+        if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes) or (
+            isinstance(error, OSError) and not is_broken
+        ):
+            raise DownloadError(name) from error
+
+
+def hub_answers() -> bool:
+    """Whether the Hub can be reached: asked once a minute at most, with an answer after `PATIENCE` seconds at most."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    return _answers(constants.ENDPOINT, int(time.monotonic() / _VALID_FOR))
+
+
+@lru_cache(maxsize=1)
+def _answers(endpoint: str, _period: int) -> bool:
+    from huggingface_hub import get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):  # no network: the kinds differ between versions
+            get_session().head(endpoint, timeout=PATIENCE)
+            answered.set()
+
+    # A thread, since looking up the name and trying each of its addresses may take far longer than the timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
