@@ -15,6 +15,12 @@ class SettingsError(ReferSamError, ValueError):
     """A recipe that cannot be used."""
 
 
+class ChangeError(SettingsError):
+    """A `--set` that cannot be used, with a recipe that can."""
+
+    exit_code = 2
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
