@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refersam.cli.app import TRAIN_PANEL, app
-from refersam.cli.console import check_file, out_console, say
+from refersam.cli.console import check_file, out_console, say, shorten
 from refersam.errors import DataError, did_you_mean
 
 
@@ -37,10 +37,10 @@ def recipes(
     if name is None:
         if copy is not None:
             raise typer.BadParameter("--copy needs the NAME of a recipe.")
-        table = Table("name", "what it trains")
+        table = Table("name", "description")
         for recipe in known.values():
             command = "refersam ablate: " if recipe.is_suite else ""
-            table.add_row(Text(recipe.name), Text(f"{command}{recipe.description}"))
+            table.add_row(Text(recipe.name), Text(f"{command}{shorten(recipe.description, 100)}"))
         out_console.print(table)
         return
     if name not in known:
