@@ -50,32 +50,32 @@ format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff format --quiet .
 
 train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny, tiny_2, ... tiny_16 (resumes)
-	@$(BIN)/refersam train recipes/tiny_sceneref.yaml --out runs/tiny --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_2.yaml --out runs/tiny_2 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_3.yaml --out runs/tiny_3 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_4.yaml --out runs/tiny_4 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_5.yaml --out runs/tiny_5 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_6.yaml --out runs/tiny_6 --resume
+	@$(BIN)/refersam train tiny_sceneref --out runs/tiny --resume
+	@$(BIN)/refersam train tiny_sceneref_2 --out runs/tiny_2 --resume
+	@$(BIN)/refersam train tiny_sceneref_3 --out runs/tiny_3 --resume
+	@$(BIN)/refersam train tiny_sceneref_4 --out runs/tiny_4 --resume
+	@$(BIN)/refersam train tiny_sceneref_5 --out runs/tiny_5 --resume
+	@$(BIN)/refersam train tiny_sceneref_6 --out runs/tiny_6 --resume
 	@test -f runs/box_6/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_6/model --mix runs/tiny_5/model 0.4 --out runs/box_6
-	@$(BIN)/refersam train recipes/tiny_sceneref_7.yaml --out runs/tiny_7 --resume
+	@$(BIN)/refersam train tiny_sceneref_7 --out runs/tiny_7 --resume
 	@test -f runs/box_7/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_7/model --mix runs/box_6 0.4 --out runs/box_7
-	@$(BIN)/refersam train recipes/tiny_sceneref_8.yaml --out runs/tiny_8 --resume
+	@$(BIN)/refersam train tiny_sceneref_8 --out runs/tiny_8 --resume
 	@test -f runs/box_8/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_8/model --mix runs/box_7 0.5 --out runs/box_8
-	@$(BIN)/refersam train recipes/tiny_sceneref_9.yaml --out runs/tiny_9 --resume
+	@$(BIN)/refersam train tiny_sceneref_9 --out runs/tiny_9 --resume
 	@test -f runs/box_9/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_9/model --mix runs/box_8 0.4 --out runs/box_9
-	@$(BIN)/refersam train recipes/tiny_sceneref_10.yaml --out runs/tiny_10 --resume
+	@$(BIN)/refersam train tiny_sceneref_10 --out runs/tiny_10 --resume
 	@test -f runs/box_10/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_10/model --false-alarms 0.02 --out runs/box_10
-	@$(BIN)/refersam train recipes/tiny_sceneref_11.yaml --out runs/tiny_11 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_12.yaml --out runs/tiny_12 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_13.yaml --out runs/tiny_13 --resume
-	@$(BIN)/refersam train recipes/tiny_sceneref_14.yaml --out runs/tiny_14 --resume
+	@$(BIN)/refersam train tiny_sceneref_11 --out runs/tiny_11 --resume
+	@$(BIN)/refersam train tiny_sceneref_12 --out runs/tiny_12 --resume
+	@$(BIN)/refersam train tiny_sceneref_13 --out runs/tiny_13 --resume
+	@$(BIN)/refersam train tiny_sceneref_14 --out runs/tiny_14 --resume
 	@test -f runs/box_14/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_14/model --false-alarms 0.02 --out runs/box_14
-	@$(BIN)/refersam train recipes/tiny_sceneref_15.yaml --out runs/tiny_15 --resume
+	@$(BIN)/refersam train tiny_sceneref_15 --out runs/tiny_15 --resume
 	@test -f runs/box_15/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_15/model --false-alarms 0.02 --out runs/box_15
-	@$(BIN)/refersam train recipes/tiny_sceneref_16.yaml --out runs/tiny_16 --resume
+	@$(BIN)/refersam train tiny_sceneref_16 --out runs/tiny_16 --resume
 
 train-gpu: setup  ## the same on a CUDA device, six million phrases, into runs/tiny_gpu (resumes; not run yet)
-	@$(BIN)/refersam train recipes/tiny_sceneref_gpu.yaml --out runs/tiny_gpu --resume
+	@$(BIN)/refersam train tiny_sceneref_gpu --out runs/tiny_gpu --resume
 
 box: train-tiny  ## put the trained tiny model into the package
 	@$(BIN)/python tools/make_box.py runs/tiny_16/model --mix runs/box_15 0.5 --false-alarms 0.02

@@ -6,7 +6,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 _OF_PYDANTIC = re.compile(", (unable|got) .*| after validation.*| or (an )?instance of .*")
 """What its sentences say beyond what was expected."""
@@ -17,7 +17,13 @@ _REPR.maxlevel = 3
 
 
 class ReferSamError(Exception):
-    """Base of the errors below; the command line prints the message and exits with code 1."""
+    """Base of the errors below; the command line prints the message and exits with `exit_code`.
+
+    Attributes:
+        exit_code: 2 if the arguments alone are wrong, whatever the files hold; else 1.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class CheckpointError(ReferSamError, ValueError):
@@ -43,13 +49,23 @@ class VideoError(ReferSamError, ValueError):
 class PhraseError(ReferSamError, ValueError):
     """A phrase that cannot be used."""
 
+    exit_code = 2
+
 
 class DeviceError(ReferSamError, ValueError):
-    """A device or number format that is not there."""
+    """A device or dtype that is not available."""
+
+    exit_code = 2
 
 
 class DataError(ReferSamError, ValueError):
     """A data set or folder that is not what it should be."""
+
+
+class UsageError(DataError):
+    """Arguments that are not accepted: an unknown name, a missing or a contradictory argument."""
+
+    exit_code = 2
 
 
 class MissingExtraError(ReferSamError, ImportError):

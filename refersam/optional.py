@@ -8,6 +8,11 @@ from types import ModuleType
 from refersam.errors import MissingExtraError
 
 
+def how_to_install(extra: str) -> str:
+    """Return what to do for the packages of an extra, as the end of a sentence."""
+    return f"run pip install '.[{extra}]' in a clone of the repository"
+
+
 def require(module: str, extra: str, what: str) -> ModuleType:
     """Import a package of an extra.
 
@@ -24,6 +29,4 @@ def require(module: str, extra: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingExtraError(
-            f"{what} needs the package {module.split('.')[0]}: install it with pip install 'refersam[{extra}]'."
-        ) from error
+        raise MissingExtraError(f"{what} needs the package {module.split('.')[0]}: {how_to_install(extra)}.") from error

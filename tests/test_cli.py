@@ -559,7 +559,7 @@ def test_ctrl_c_in_training(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Engine, "take_step", interrupted)
     result = run("train", recipe, "--out", "run", "--set", "checkpoint_every=1")
-    assert result.code == 1
+    assert result.code == 130
     assert "Traceback" not in result.err
     assert "Stopped after step 1. --resume goes on from the newest checkpoint in run/" in result.out
     names = {path.name for path in Path("run").iterdir() if path.is_file()}
@@ -570,25 +570,33 @@ def test_ctrl_c_in_training(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "told", "code"),
     [
-        (["--set", "optimizer.learning_rat=1"], "unknown setting optimizer.learning_rat, did you mean learning_rate?"),
-        (["--set", "stepz=1"], "unknown setting stepz, did you mean steps?"),
-        (["--set", "steps=0"], "steps should be greater than or equal to 1"),
-        (["--set", "model.preset=giant"], "model.preset should be 'tiny', 'base', 'large' or 'huge'"),
-        (["--set", "model.config.num_sparse=1"], "model.config: unknown field num_sparse, did you mean num_sparse_"),
-        (["--set", "model.start_from=nowhere"], "No such model: nowhere"),
+        (
+            ["--set", "optimizer.learning_rat=1"],
+            "unknown setting optimizer.learning_rat, did you mean learning_rate?",
+            2,
+        ),
+        (["--set", "stepz=1"], "unknown setting stepz, did you mean steps?", 2),
+        (["--set", "steps=0"], "steps should be greater than or equal to 1", 2),
+        (["--set", "model.preset=giant"], "model.preset should be 'tiny', 'base', 'large' or 'huge'", 2),
+        (
+            ["--set", "model.config.num_sparse=1"],
+            "model.config: unknown field num_sparse, did you mean num_sparse_",
+            2,
+        ),
+        (["--set", "model.start_from=nowhere"], "No such model: nowhere", 1),
     ],
 )
 def test_recipes_that_are_refused(
-    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str, code: int
 ) -> None:
-    """Code 1, one sentence, no folder made."""
+    """One sentence, no folder made; code 2 if the setting is wrong, 1 if the model that it names is."""
     from refersam.training.sources import SceneSource
 
     monkeypatch.setattr(SceneSource, "tokenizer_pictures", 5)
     result = run("train", recipe, "--out", "run", *arguments)
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (code, "")
     assert "Traceback" not in result.err
     assert told in result.err
     assert len(result.err.strip().splitlines()) == 1

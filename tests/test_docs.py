@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import docs_hooks
+import numpy as np
 import pytest
 import typer.main
+from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 from refersam.cli import app
+from refersam.data import open_dataset
+from refersam.data.datasets import DATASETS
+from refersam.metrics import PROTOCOLS
+from refersam.training.ablation import read_suite
+from refersam.training.bundled import bundled_recipes
+from refersam.training.recipe import change_settings, read_settings, split_change
 from refersam.training.settings import TrainSettings
+from sceneref import SceneRefSettings, write_sceneref
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +62,16 @@ COMMANDS = [
     if re.search(r"(^|-m )refersam ", line)
 ]
 
+COPIES = {word for line in COMMANDS for word in re.findall(r"^refersam recipes \S+ --copy (\S+)", line.values[0])}
+"""Files that a command of the pages makes of a recipe."""
+INLINE = [
+    (page.name, " ".join(code.split()))
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
+    for code in re.findall(r"`([^`]+)`", BLOCK.sub("", page.read_text()))
+]
+OTHERS_OPTIONS = ("--gpus", "--build-arg", "--no-deps", "--signal", "--multi_gpu")
+"""Of docker, pip, Slurm and accelerate."""
+
 
 @pytest.mark.filterwarnings("ignore:OpenCV")
 @pytest.mark.parametrize("texts", RUNS)
@@ -71,27 +90,129 @@ def test_other_python_blocks_compile(text: str) -> None:
     compile(text, "a block", "exec")
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_command_lines_are_taken(line: str) -> None:
-    """Command, options and arguments are parsed by the program itself; nothing is run."""
-    words = shlex.split(line, comments=True)
-    start = next(index for index, word in enumerate(words) if word == "refersam")
-    words = [word for word in words[start + 1 :] if word != "..." and word[:1] != "[" and word[-1:] != "]"]
-    words = words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))]
+def words_of(line: str) -> list[str]:
+    """Those behind "refersam" and before another program; optional ones in brackets are left out."""
+    words = shlex.split(re.sub(r" \[[^\]]*\]", "", line), comments=True)
+    words = [word for word in words[words.index("refersam") + 1 :] if word != "..."]
+    return words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))]
+
+
+def find_command(words: list[str]) -> tuple[str, Any, list[str]]:
+    """Name and command, or group of commands, and what is left of the words."""
     command: Any = typer.main.get_command(app)
+    names = []
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         name, *words = words
         assert name in command.commands, f"there is no command {name}"
         command = command.commands[name]
-    context = command.context_class(command, info_name="refersam", resilient_parsing=False)
+        names.append(name)
+    return " ".join(names), command, words
+
+
+def check_values(name: str, values: dict[str, Any]) -> None:
+    """Recipes, settings, data sets and protocols exist. Words in capitals stand for the reader's own."""
+    for option, known in (("dataset", DATASETS), ("protocol", PROTOCOLS)):
+        assert values.get(option) in (None, *known), values
+    given = values.get("recipe") or values.get("suite")
+    if name in ("train", "ablate") and given:
+        changes = [change for change in values["changes"] or () if "..." not in change]
+        if given in bundled_recipes():
+            (read_settings if name == "train" else read_suite)(given, changes)
+        else:
+            assert given.isupper() or given in COPIES
+            change_settings({}, [split_change(change) for change in changes], given)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_lines_are_taken(line: str) -> None:
+    """Command, options, arguments and their values are read by the program itself; nothing is run."""
+    name, command, words = find_command(words_of(line))
+    if hasattr(command, "commands") or "--help" in words:
+        command.make_parser(typer.Context(command)).parse_args(list(words))
+        return
     if "..." in line:  # the form of a command, not a whole one
+        options, left, _ = command.make_parser(typer.Context(command)).parse_args(list(words))
+        assert not left
+        check_values(name, {"changes": None, **{key: value for key, value in options.items() if value}})
         return
-    options, left, _ = command.make_parser(context).parse_args(list(words))
-    if "--help" in words:
-        return
-    required = [parameter.name for parameter in command.params if parameter.required]
-    assert not [name for name in required if not options.get(name)]
-    assert not left
+    with command.make_context("refersam", list(words)) as context:
+        check_values(name, context.params)
+
+
+def test_commands_in_sentences_are_taken() -> None:
+    """Their options exist; what is needed may be missing."""
+    found = 0
+    for place, code in INLINE:
+        if re.match(r"refersam [a-z-]", code):
+            name, command, words = find_command(words_of(code))
+            if words and any(words[-1] in each.opts and not each.is_flag for each in command.params):
+                words.append("VALUE")  # the sentence is about the option
+            options, left, _ = command.make_parser(typer.Context(command)).parse_args(list(words))
+            assert not left, (place, code)
+            check_values(name, {"changes": None, **{key: value for key, value in options.items() if value}})
+            found += 1
+    assert found > 10
+
+
+def test_options_in_sentences_exist() -> None:
+    """Of a command, or of a program in benchmarks/ and tools/."""
+    known = set(OTHERS_OPTIONS)
+    commands: list[Any] = [typer.main.get_command(app)]
+    for command in commands:  # grows while it is walked
+        commands += getattr(command, "commands", {}).values()
+        known |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)} | {"--help"}
+    for folder in ("benchmarks", "tools"):
+        for path in (ROOT / folder).glob("*.py"):
+            known |= set(re.findall(r"add_argument\(\s*\"(--[\w-]+)\"", path.read_text()))
+    unknown = [(place, name) for place, code in INLINE for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)]
+    assert not [each for each in unknown if each[1] not in known]
+
+
+def test_names_in_sentences_exist() -> None:
+    """Files of the repository, targets of make, recipes and suites."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    recipes = bundled_recipes()
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    missing = []
+    for place, code in INLINE:
+        for word in code.split():
+            if re.fullmatch(rf"(?:{folders})/[\w/.+-]+|[a-z_.]+/[\w/+.-]+\.(?:py|md|yaml)", word) and not any(
+                (folder / word).exists() for folder in (ROOT, ROOT / "refersam")
+            ):
+                missing.append((place, word))
+        target = re.match(r"make ([a-z-]+)", code)
+        if target and target[1] not in targets:
+            missing.append((place, code))
+    for page in PAGES:
+        for name in re.findall(r"(?:[Rr]ecipe|[Ss]uite)s? `([\w+/]+)`", page.read_text()):
+            if name not in recipes:
+                missing.append((page.name, name))
+    table = re.search(r"^\| recipe \|.*?\n\n", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    for row in table[0].strip().splitlines()[2:]:
+        for name in re.findall(r"`([\w+/]+)`", row.split("|")[1]):
+            if name.replace("DATASET", "refcoco") not in recipes:
+                missing.append(("training.md", name))
+    assert not missing
+
+
+def test_own_data_trains(run: Any, tmp_path: Path) -> None:
+    """The trial of docs/own_data.md, on rendered scenes as own data."""
+    write_sceneref(tmp_path / "scenes", "train", 3, 0, SceneRefSettings(width=64, height=64, phrases_per_scene=2))
+    samples = open_dataset(tmp_path / "scenes", "sceneref", "train")
+    lines = []
+    for sample in samples:
+        rle = coco_mask.encode(np.asfortranarray(sample.load_mask().astype(np.uint8)))
+        target = {"rle": {"size": rle["size"], "counts": rle["counts"].decode()}} if sample.has_target else {}
+        lines.append({"image": str(sample.image.path), "phrase": sample.phrase, **(target or {"no_target": True})})
+    for split in ("train", "val"):
+        path = tmp_path / "my_data" / f"{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (trial,) = [each.values[0] for each in COMMANDS if "own_data.md" in str(each.id) and "runs/trial" in each.values[0]]
+    done = run(*words_of(trial))
+    assert done.code == 0, done.err
+    assert "The model is in runs/trial/model/" in done.out
 
 
 # Neither data, nor a model of one's own, nor an extra is needed.

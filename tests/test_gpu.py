@@ -70,7 +70,7 @@ def test_training_goes_down(precision: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_triton_kernel(dtype: torch.dtype) -> None:
     """deformops gives the samples and gradients of the plain path."""
-    registry = pytest.importorskip("deformops.registry", reason="deformops is missing: pip install 'refersam[gpu]'")
+    registry = pytest.importorskip("deformops.registry", reason="deformops is missing: pip install '.[gpu]'")
     sizes = ((28, 28), (14, 14), (7, 7))
     torch.manual_seed(0)
     cells = sum(height * width for height, width in sizes)

@@ -38,7 +38,7 @@ def test_label_map() -> None:
 
 def test_detections() -> None:
     """One for each mask that is not empty, with the phrase's place as its class; supervision draws and counts them."""
-    sv = pytest.importorskip("supervision", reason="pip install 'refersam[supervision]'")
+    sv = pytest.importorskip("supervision", reason="pip install '.[supervision]'")
     found = to_supervision([LEFT, ABSENT, RIGHT])
     assert isinstance(found, sv.Detections)
     assert found.xyxy.tolist() == [[0, 0, 2, 2], [1, 0, 3, 2]]
@@ -57,7 +57,7 @@ def test_detections() -> None:
 
 def test_no_detection() -> None:
     """Where nothing matches."""
-    pytest.importorskip("supervision", reason="pip install 'refersam[supervision]'")
+    pytest.importorskip("supervision", reason="pip install '.[supervision]'")
     assert len(to_supervision([ABSENT])) == len(to_supervision([])) == 0
 
 
@@ -70,7 +70,7 @@ def test_without_supervision_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_readmes_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands in docs/python.md."""
-    pytest.importorskip("supervision", reason="pip install 'refersam[supervision]'")
+    pytest.importorskip("supervision", reason="pip install '.[supervision]'")
     root = Path(__file__).parents[1]
     text = (root / "docs" / "python.md").read_text()
     code = text.split("## supervision")[1].split("```python\n")[1].split("```")[0]

@@ -51,7 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
-    """Code, the model in the box, the report's page, the licence."""
+    """Code, the bundled model, recipes, the report's page, the licence."""
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {"refersam", f"refersam-{refersam.__version__}.dist-info"}
     expected = {
@@ -60,12 +60,13 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts
     }
     assert {name for name in names if name.startswith("refersam/")} == expected
+    assert any(name.startswith("refersam/recipes/") for name in names)
     assert f"refersam-{refersam.__version__}.dist-info/licenses/LICENSE" in names
 
 
 @pytest.mark.timeout(600)
 def test_the_wheel_segments_from_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    """With the model in the box."""
+    """With the bundled model; its recipes are found by name."""
     installed = tmp_path / "installed"
     options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check"]
     done = start("-m", "pip", "install", *options, "--target", str(installed), str(wheel), folder=tmp_path)
@@ -77,6 +78,12 @@ def test_the_wheel_segments_from_outside_of_the_checkout(wheel: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     (answer,) = json.loads(done.stdout)
     assert answer["phrase"] == "the orange star"
+    done = start("-m", "refersam", "recipes", "refcoco/base", "--copy", "mine.yaml", folder=tmp_path, path=installed)
+    assert done.returncode == 0, done.stderr
+    for recipe in ("mine.yaml", "smoke"):
+        code = f"from refersam.training.recipe import read_settings; read_settings({recipe!r})"
+        done = start("-c", code, folder=tmp_path, path=installed)
+        assert done.returncode == 0, done.stderr
     assert (tmp_path / answer["mask"]).is_file()
 
 
@@ -85,7 +92,7 @@ def test_every_extra_that_an_error_names_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
     named = set()
     for file in [*(ROOT / "refersam").rglob("*.py"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        named |= set(re.findall(r"refersam\[(\w+)\]", file.read_text()))
+        named |= set(re.findall(r"(?:refersam|['\"]\.)\[(\w+)\]", file.read_text()))
         named |= set(re.findall(r"""require\([^,()]+, "(\w+)",""", file.read_text()))
     assert named
     assert named <= set(extras)

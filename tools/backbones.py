@@ -3,7 +3,7 @@
     python tools/backbones.py --out runs/backbones                       # of the model in the box
 
 They are to small experiments what Meta's SAM and BERT are to large ones: weights that know pictures and words, on
-which a run builds an interactor and a prompter anew (`model.sam`, `model.text`), as `recipes/miniature.yaml` does.
+which a run builds an interactor and a prompter anew (`model.sam`, `model.text`), as the recipe `miniature` does.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
 from refersam.data.records import RecordType, as_list, csv_rows
-from refersam.errors import DataError, first_of
+from refersam.errors import DataError, UsageError, first_of
 from refersam.phrases import is_phrase
 
 PICTURE_SUFFIXES = (
@@ -72,13 +72,14 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
         leave_out: where the results go: not searched inside of another folder, and its masks never.
 
     Raises:
-        DataError: a file or folder that is not there, or no phrase.
+        UsageError: `images` is missing, `phrases` are texts and a file, or a text has no word.
+        DataError: a file or folder that does not exist, or a file without a phrase.
     """
     files = [text for text in phrases if Path(text).suffix.lower() in LIST_SUFFIXES]
     if files and len(phrases) > 1:
-        raise DataError(f"--phrases takes texts or one file, but {files[0]} came with {len(phrases) - 1} others.")
+        raise UsageError(f"--phrases takes texts or one file, but {files[0]} came with {len(phrases) - 1} others.")
     if not files:
-        return _same_phrases(images, _checked(phrases, "--phrases"), leave_out)
+        return _same_phrases(images, _checked(phrases, "--phrases", UsageError), leave_out)
     path = Path(files[0])
     if not path.is_file():
         raise DataError(f"No such file: {path} (a phrase that ends in {path.suffix} goes into a .txt file).")
@@ -98,18 +99,16 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
     return items
 
 
-def _checked(phrases: Iterable[str], where: str) -> tuple[str, ...]:
+def _checked(phrases: Iterable[str], where: str, error: type[DataError] = DataError) -> tuple[str, ...]:
     kept = tuple(dict.fromkeys(phrase.strip() for phrase in phrases))
     if not kept or not all(map(is_phrase, kept)):
-        raise DataError(
-            f"{where}: a phrase must have at least one word, but {'one is empty' if kept else 'none came'}."
-        )
+        raise error(f"{where}: a phrase must have at least one word, but {'one is empty' if kept else 'none came'}.")
     return kept
 
 
 def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path) -> Source:
     if images is None:
-        raise DataError("--images is needed: a folder, or a pattern such as 'photos/*.jpg'.")
+        raise UsageError("--images is needed: a folder, or a pattern such as 'photos/*.jpg'.")
     folder = Path(images)
     if not folder.is_dir() and not folder.is_file() and not glob.has_magic(images):
         raise DataError(f"No such folder: {images}.")

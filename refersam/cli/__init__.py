@@ -17,6 +17,7 @@ from refersam.cli import (  # noqa: F401  (each adds its commands)
     evaluate,
     export,
     info,
+    recipes,
     segment,
     serve,
     train,
@@ -24,7 +25,7 @@ from refersam.cli import (  # noqa: F401  (each adds its commands)
 )
 from refersam.cli.app import app
 from refersam.cli.console import err_console
-from refersam.errors import DeviceError, PhraseError, ReferSamError
+from refersam.errors import ReferSamError
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         app(prog_name="refersam")
     except ReferSamError as error:
         err_console.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, DeviceError | PhraseError) else 1)
+        sys.exit(error.exit_code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         err_console.print(f"Error: {what}.", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refersam.cli.app import app
+from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import (
+    BATCH_SIZE,
+    INTERRUPTED,
     NOT_FOR_PHOTOGRAPHS,
+    OUT,
+    BatchSizeOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -51,47 +55,56 @@ class EngineName(StrEnum):
 
 @app.command(
     "segment-many",
+    rich_help_panel=ANSWER_PANEL,
     epilog="Example: refersam segment-many --images photos --phrases 'the dog' --phrases 'a car' --out out. "
-    "Exit code 1 where any picture failed; the same command again does what is missing.",
+    "Exit code 1 if any image failed; the same command again does what is missing.",
 )
 def segment_many(
     phrases: Annotated[
         list[str],
         typer.Option(
-            help="A text, asked about every picture (give the option again for more), or one file: .txt, a phrase a "
-            "line; .csv or .jsonl, with image and phrase; .json, a COCO file with captions or categories.",
+            help="Phrase to find in every image (repeat the option for more), or one file: .txt, a phrase per line; "
+            ".csv or .jsonl, with image and phrase; .json, a COCO file with captions or categories.",
             metavar="FILE|TEXT",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
     images: Annotated[
         str | None,
         typer.Option(
-            help="Folder of the pictures, with all folders in it, or a quoted pattern. With a file that names "
-            "pictures: where its names start from; without it, at the file.",
+            help="Folder of the images, searched with its subfolders, or a quoted pattern. If --phrases is a file that "
+            "names images: the folder that the names start from (without it: the file's folder).",
             metavar="DIR|GLOB",
             show_default=False,
         ),
     ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = OUT,
     formats: Annotated[
         list[Format] | None,
-        typer.Option("--format", help="png: a mask file each; coco: instances.json. Beside results.jsonl."),
+        typer.Option(
+            "--format", help="Further output beside results.jsonl: png, a mask file per phrase; coco, instances.json."
+        ),
     ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one run of the model.")] = 8,
+    batch_size: BatchSizeOption = BATCH_SIZE,
     workers: Annotated[
-        int, typer.Option(min=1, max=1024, help="Threads that read pictures; with Ray, processes with a model each.")
+        int,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Number of threads that read images; with --engine ray, of processes with a model each.",
+        ),
     ] = 2,
     engine: Annotated[
-        EngineName, typer.Option(help="local: this process; ray: a Ray cluster (RAY_ADDRESS), or this machine's.")
+        EngineName,
+        typer.Option(help="Where to run: local, in this process; ray, on a Ray cluster (RAY_ADDRESS) or this machine."),
     ] = EngineName.local,
 ) -> None:
-    """Segment many pictures; goes on where it stopped, and tells what failed at the end."""
+    """Segment many images; resume where it stopped, and report what failed at the end."""
     from refersam.bulk.items import PICTURE_SUFFIXES, open_items
     from refersam.bulk.results import COCO, ResultFolder
     from refersam.bulk.run import BulkSettings
@@ -120,7 +133,7 @@ def segment_many(
                 except KeyboardInterrupt:
                     progress.stop()
                     say(f"Stopped. The same command goes on with what is missing in {out}/")
-                    raise typer.Exit(1) from None
+                    raise typer.Exit(INTERRUPTED) from None
                 except OSError:  # such as a full disk
                     progress.stop()
                     say(f"Stopped by an error. The same command goes on with what is missing in {out}/")

@@ -23,12 +23,15 @@ NOT_FOR_PHOTOGRAPHS = (
     "(README, 'Photographs') and name it with --model."
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 out_console = Console()
 err_console = Console(stderr=True)
 
 
 class Dtype(StrEnum):
-    """Number formats."""
+    """Precisions."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -58,15 +61,28 @@ def _check_pixels(value: int) -> int:
     return value
 
 
-# What several commands ask alike, declared once.
-ModelOption = Annotated[
-    str | None, typer.Option(help="Folder, Hub id or exported .onnx file. Without it: the model in the box.")
+OUT = Path("out")
+"""Folder of results, unless another one is given."""
+BATCH_SIZE = 8
+"""Phrases in one forward pass, unless another number is given."""
+MODEL_HELP = "Model to use: a folder, a Hub id or an exported .onnx file. Without it: the bundled model."
+
+# Options of several commands, declared once.
+ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
+PixelsOption = Annotated[
+    int, typer.Option(min=1, help="Largest image that is accepted, in pixels (width x height).", callback=_check_pixels)
 ]
-PixelsOption = Annotated[int, typer.Option(min=1, help="Of a picture.", callback=_check_pixels)]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the weights.")]
-ThresholdOption = Annotated[float, _probability("A pixel belongs to the mask from this probability on.")]
-NoTargetOption = Annotated[float, _probability("Nothing matches below this probability of a target.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Device to run on: cpu, cuda, cuda:1 or mps. Without it: the fastest available.")
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the weights.")]
+ThresholdOption = Annotated[
+    float, _probability("Mask threshold: a pixel belongs to the mask from this probability on.")
+]
+NoTargetOption = Annotated[
+    float, _probability("No-target threshold: nothing matches below this probability of a target.")
+]
+BatchSizeOption = Annotated[int, typer.Option(min=1, max=4096, help="Largest number of phrases in one forward pass.")]
 
 
 def check_folder(out: Path, option: str = "--out") -> None:

@@ -30,20 +30,28 @@ class TextEncoder(StrEnum):
 @convert_app.command("official")
 def convert_official(
     weights: Annotated[
-        Path, typer.Argument(help="The authors' checkpoint (.pth, or .safetensors).", metavar="WEIGHTS")
+        Path, typer.Argument(help="Checkpoint of the authors: a .pth or .safetensors file.", metavar="WEIGHTS")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    preset: Annotated[Preset | None, typer.Option(help="Sizes of the model.")] = None,
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Size of the model's image encoder: SAM ViT-B, ViT-L or ViT-H. Or give --config."),
+    ] = None,
     text: Annotated[
         TextEncoder | None, typer.Option(help="Text encoder of the model, with --preset. Without it: bert.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file with sizes instead of a preset.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub id of the text encoder's tokenizer.")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with the model's sizes, instead of --preset.")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer of the text encoder: a folder or a Hub id. Without it: the model cannot read phrases."
+        ),
+    ] = None,
     image_size: Annotated[
-        int, typer.Option(min=32, max=4096, help="Side of the network's input, a multiple of 32.")
+        int, typer.Option(min=32, max=4096, help="Side of the model's square input in pixels, a multiple of 32.")
     ] = 448,
 ) -> None:
-    """Convert the authors' ReferSAM weights; nothing in the file is ever executed."""
+    """Convert the authors' ReferSAM weights into a model folder. Nothing in the file is executed."""
     if (preset is None) == (config is None):
         raise typer.BadParameter("Give either --preset or --config.")
     if config is not None and text is not None:

@@ -13,23 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from refersam.cli.app import data_app
-from refersam.cli.console import check_file, check_folder, out_console, progress_bar, say, waiting
+from refersam.cli.console import OUT, check_file, check_folder, out_console, progress_bar, say, waiting
 from refersam.errors import DataError, counted
 
 if TYPE_CHECKING:
     from refersam.data.check import DatasetReport
 
-Root = Annotated[Path, typer.Option(help="Folder with the data sets and images/.", show_default=False)]
+Root = Annotated[Path, typer.Option(help="Folder that holds the data sets and their images.", show_default=False)]
 Dataset = Annotated[
     str,
     typer.Option(
-        help="refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; mixed, the training splits of the first three; "
-        "or jsonl, own data in DATA_ROOT/SPLIT.jsonl.",
+        help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; mixed, the training splits of the "
+        "first three; or jsonl, own data in DATA_ROOT/SPLIT.jsonl.",
         show_default=False,
     ),
 ]
 SplitBy = Annotated[
-    str | None, typer.Option(help="Published partition. Without it: unc, umd for refcocog, final for refzom.")
+    str | None,
+    typer.Option(help="Published partition of the data set. Without it: unc; umd for refcocog; final for refzom."),
 ]
 
 
@@ -44,15 +45,17 @@ class Split(StrEnum):
 
 @data_app.command("scenes")
 def data_scenes(
-    out: Annotated[Path, typer.Option(help="Data root: OUT/sceneref/ and OUT/images/scenes/ are written.")],
-    split: Annotated[Split, typer.Option(help="Another split can be added to the same folder later.")] = Split.val,
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pictures.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
-    width: Annotated[int, typer.Option(min=32, max=4096, help="Width of a picture in pixels.")] = 256,
-    height: Annotated[int, typer.Option(min=32, max=4096, help="Height of a picture in pixels.")] = 256,
-    phrases: Annotated[int, typer.Option(min=1, max=32, help="Phrases per picture.")] = 6,
+    out: Annotated[Path, typer.Option(help="Data root to write to: OUT/sceneref/ and OUT/images/scenes/.")],
+    split: Annotated[
+        Split, typer.Option(help="Split to render. Further splits can be added to the same folder later.")
+    ] = Split.val,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of images.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same scenes.")] = 0,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="Width of an image in pixels.")] = 256,
+    height: Annotated[int, typer.Option(min=32, max=4096, help="Height of an image in pixels.")] = 256,
+    phrases: Annotated[int, typer.Option(min=1, max=32, help="Number of phrases per image.")] = 6,
 ) -> None:
-    """Draw SceneRef, the synthetic benchmark, in gRefCOCO's format."""
+    """Render SceneRef, the synthetic benchmark, in gRefCOCO's format."""
     from sceneref import SceneRefSettings, write_sceneref
 
     check_folder(out)
@@ -75,17 +78,22 @@ def data_scenes(
     out_console.print(table)
 
 
-@data_app.command("check", epilog="Exit code 1 where anything was found that is more than a note.")
+@data_app.command("check", epilog="Exit code 1 if anything was found that is more than a note.")
 def data_check(
     data_root: Root,
     dataset: Dataset,
     split_by: SplitBy = None,
     decode: Annotated[
-        bool, typer.Option("--decode/--no-decode", help="Decode every picture and mask; without it, a few seconds.")
+        bool,
+        typer.Option(
+            "--decode/--no-decode", help="Decode every image and mask, or only check that the files exist (seconds)."
+        ),
     ] = True,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that decode.")] = min(8, os.cpu_count() or 1),
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes that decode images.")] = min(
+        8, os.cpu_count() or 1
+    ),
 ) -> None:
-    """Find all that is wrong with a data set, before it is used: counts, missing and broken files, contradictions."""
+    """Find all problems of a data set before it is used: counts, missing and broken files, contradictions."""
     from refersam.data.check import check_dataset
 
     with progress_bar(transient=True) as progress:
@@ -128,13 +136,15 @@ def _show_counts(report: DatasetReport) -> None:
 def data_show(
     data_root: Root,
     dataset: Dataset,
-    split: Annotated[str, typer.Option(help="Whole name of the split.", show_default=False)],
+    split: Annotated[str, typer.Option(help="Full name of the split, such as val.", show_default=False)],
     split_by: SplitBy = None,
-    count: Annotated[int, typer.Option(min=1, max=400, help="How many phrases.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Which phrases; the same seed shows the same ones.")] = 0,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sheet.png"),
+    count: Annotated[int, typer.Option(min=1, max=400, help="Number of phrases to show.")] = 16,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of the choice: the same seed shows the same phrases.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = OUT / "sheet.png",
 ) -> None:
-    """Draw a sheet of pictures with their phrases and masks, to see that they belong together."""
+    """Draw a sheet of images with their phrases and masks, to see that they belong together."""
     import random
 
     from refersam.data import open_dataset
@@ -160,12 +170,13 @@ def data_show(
 @data_app.command("prepare")
 def data_prepare(
     data_root: Root,
-    dataset: Annotated[str | None, typer.Option(help="One benchmark. Without it: all.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Benchmark to prepare. Without it: all benchmarks.")] = None,
     downloads: Annotated[
-        Path | None, typer.Option("--from", help="Folder with what was downloaded; it is laid out in the data root.")
+        Path | None,
+        typer.Option("--from", help="Folder with the downloaded files, which are laid out in the data root."),
     ] = None,
 ) -> None:
-    """Say where each benchmark comes from, and lay out what was downloaded. Downloads nothing itself."""
+    """Show where each benchmark comes from, and lay out downloaded files. Downloads nothing itself."""
     from refersam.data.prepare import SOURCES, find_items, lay_out, missing_files, verify_index
 
     if dataset is not None and dataset not in SOURCES:
@@ -206,20 +217,21 @@ def data_prepare(
 @data_app.command("from-coco")
 def data_from_coco(
     instances: Annotated[
-        Path, typer.Argument(help="COCO annotations (instances.json).", metavar="INSTANCES", show_default=False)
+        Path, typer.Argument(help="COCO annotation file (instances.json).", metavar="INSTANCES", show_default=False)
     ],
     phrases: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines, or CSV with a head line: phrase and ann_id or ann_ids; without a target, image instead.",
+            help="Phrases, as JSON lines or CSV with a header line: phrase, and ann_id or ann_ids; image instead if "
+            "nothing matches.",
             metavar="PHRASES",
             show_default=False,
         ),
     ],
-    images: Annotated[Path, typer.Option(help="Folder of the pictures.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="File to write: DATA_ROOT/SPLIT.jsonl", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="JSON lines file to write: DATA_ROOT/SPLIT.jsonl.", show_default=False)],
 ) -> None:
-    """Make own data of COCO annotations and a list of phrases."""
+    """Make own data from COCO annotations and a list of phrases."""
     from refersam.data.from_coco import convert_coco
 
     if out.suffix != ".jsonl":

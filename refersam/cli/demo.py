@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from refersam.cli.app import app
+from refersam.cli.app import SERVE_PANEL, app
 from refersam.cli.console import (
+    INTERRUPTED,
+    MODEL_HELP,
     NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
@@ -28,23 +30,23 @@ BOX_NOTE = (
 )
 
 
-@app.command(epilog="Example: refersam demo, then open http://127.0.0.1:7860")
+@app.command(rich_help_panel=SERVE_PANEL, epilog="Example: refersam demo, then open http://127.0.0.1:7860")
 def demo(
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 makes the page reachable from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Folder, Hub id or exported .onnx file; several to choose from. Without it: the model in the box."
-        ),
+        typer.Option(help=f"{MODEL_HELP} Repeat the option for several models to choose from on the page."),
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     max_pixels: PixelsOption = 25_000_000,
-    max_phrases: Annotated[int, typer.Option(min=1, max=64, help="Answered at once.")] = 8,
+    max_phrases: Annotated[int, typer.Option(min=1, max=64, help="Largest number of phrases in one query.")] = 8,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
-    """Open a web page: drop a picture, type phrases, see and take home the masks.
+    """Serve a web page: drop an image, type phrases, see and download the masks.
 
     Nothing leaves this machine: no telemetry, no link from outside, and files of visitors are deleted.
     """
@@ -61,7 +63,14 @@ def demo(
         from refersam.web.page import FONTS, SCRIPT, STYLE, Page, PageSettings, build_page
 
         open_socket(host, port).close()  # a port that is taken is said before models are loaded
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that files of visitors are deleted
+        is_terminated = False
+
+        def terminate(*_signal: object) -> None:
+            nonlocal is_terminated
+            is_terminated = True
+            raise KeyboardInterrupt  # as Ctrl-C, so that files of visitors are deleted
+
+        signal.signal(signal.SIGTERM, terminate)
         names: dict[str, str | None] = {name: name for name in model} if model else {BOX_NAME: None}
         predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
@@ -87,3 +96,5 @@ def demo(
             enable_monitoring=False,
             app_kwargs={"middleware": [Middleware(RefuseLinks)]},
         )
+        if not is_terminated:  # gradio catches Ctrl-C itself, and returns
+            raise typer.Exit(INTERRUPTED)

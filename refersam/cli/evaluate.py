@@ -13,9 +13,12 @@ import typer
 from rich.progress import TaskID
 from rich.table import Table
 
-from refersam.cli.app import app
+from refersam.cli.app import TRAIN_PANEL, app
 from refersam.cli.console import (
+    BATCH_SIZE,
     NOT_FOR_PHOTOGRAPHS,
+    OUT,
+    BatchSizeOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -30,6 +33,7 @@ from refersam.cli.console import (
     say,
     waiting,
 )
+from refersam.cli.data import Root, SplitBy
 from refersam.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -52,43 +56,65 @@ FILES = ("metrics.json", "predictions.jsonl", "report.html")
 
 
 @app.command(
-    epilog="Example: refersam evaluate --model MODEL --data-root DATA --dataset refcoco --split testA --out results"
+    rich_help_panel=TRAIN_PANEL,
+    epilog="Example: refersam evaluate --model MODEL --data-root DATA --dataset refcoco --split testA --out results",
 )
 def evaluate(
     context: typer.Context,
-    data_root: Annotated[Path, typer.Option(help="Folder with the data sets.", show_default=False)],
+    data_root: Root,
     dataset: Annotated[
         str,
-        typer.Option(help="refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref or jsonl.", show_default=False),
+        typer.Option(
+            help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref, or jsonl for own data.",
+            show_default=False,
+        ),
     ],
-    split: Annotated[str, typer.Option(help="val, testA, testB, test, ...", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json, predictions.jsonl and report.html.")] = Path(
-        "evaluation"
-    ),
+    split: Annotated[str, typer.Option(help="Split of the data set: val, testA, testB, test, ...", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json, predictions.jsonl and report.html.")] = OUT,
     model: ModelOption = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Masks of any tool instead of a model: JSON lines, see docs/evaluation.md.")
+        Path | None,
+        typer.Option(
+            help="JSON lines file with the masks of any tool, scored instead of a model (docs/evaluation.md)."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="original, lavt, caris, cris, evf, gres, ref-zom or sceneref. Without it: the data set's own."
+            help="Protocol of the scores: original, lavt, caris, cris, evf, gres, ref-zom or sceneref. Without it: the "
+            "data set's own."
         ),
     ] = None,
-    split_by: Annotated[str | None, typer.Option(help="Published partition. Without it: the usual one.")] = None,
-    text_field: Annotated[TextField, typer.Option(help="Which text is the phrase.")] = TextField.sent,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many phrases.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one pass of the model.")] = 16,
+    split_by: SplitBy = None,
+    text_field: Annotated[
+        TextField, typer.Option(help="Text of a benchmark that is the phrase: sent, cleaned; raw, as it was typed.")
+    ] = TextField.sent,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of phrases to score, the first ones. Without it: all.")
+    ] = None,
+    batch_size: BatchSizeOption = BATCH_SIZE,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
-    workers: Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode pictures.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=256, help="Number of processes that decode images. Without it: at most 8, one per further core."
+        ),
+    ] = None,
     no_target_threshold: NoTargetOption = 0.5,
     min_pixels: Annotated[
         int,
-        typer.Option(min=0, help="Without a no-target decision, a mask of fewer pixels is one (gRefCOCO: 0 or 50)."),
+        typer.Option(
+            min=0,
+            help="Smallest mask in pixels; a smaller one counts as no target if the model has no such decision "
+            "(gRefCOCO: 0 or 50).",
+        ),
     ] = 0,
     max_text_tokens: Annotated[
-        int | None, typer.Option(min=3, help="Longer phrases are cut. Without it: as the model was trained.")
+        int | None,
+        typer.Option(
+            min=3, help="Longest phrase in tokens; longer ones are cut. Without it: as the model was trained."
+        ),
     ] = None,
 ) -> None:
     """Score a model, or any tool's masks, on a data set by a published protocol.

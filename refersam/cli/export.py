@@ -14,17 +14,21 @@ from refersam.cli.console import check_file, out_console, quiet_transformers, sa
 
 @export_app.command("onnx", epilog="Example: refersam export onnx --model MODEL --out model.onnx")
 def export_onnx(
-    out: Annotated[Path, typer.Option(help="The file, ending in .onnx.")],
-    model: Annotated[str | None, typer.Option(help="Folder or Hub id. Without it: the model in the box.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write, ending in .onnx.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model to export: a folder or a Hub id. Without it: the bundled model.")
+    ] = None,
     any_size: Annotated[
         bool,
-        typer.Option("--any-size", help="For inputs of any size; without it of the processor's own, which is faster."),
+        typer.Option(
+            "--any-size", help="Accept inputs of any size. Without it: only the model's own size, which is faster."
+        ),
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Matrix products in int8: a smaller and, on most CPUs, faster model.")
+        bool, typer.Option("--int8", help="Compute matrix products in int8: a smaller and, on most CPUs, faster model.")
     ] = False,
 ) -> None:
-    """Write a model as one .onnx file that runs without torch, compared with the model on the spot."""
+    """Export a model as one .onnx file that runs without torch; its output is compared with the model's."""
     if out.suffix != ".onnx":
         raise typer.BadParameter(f"--out must name a file that ends in .onnx, but is {out.name!r}.")
     if model is not None and model.endswith(".onnx"):

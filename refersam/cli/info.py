@@ -11,27 +11,27 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from refersam.cli.app import app
+from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import out_console, quiet_transformers, waiting
 
 if TYPE_CHECKING:
     from refersam.description import Description
 
 
-@app.command(epilog="Example: refersam info path/to/model --json")
+@app.command(rich_help_panel=ANSWER_PANEL, epilog="Example: refersam info path/to/model --json")
 def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Folder or Hub id, one of the authors' checkpoints (.pth), or an exported model (.onnx). Without "
-            "it: the model in the box.",
+            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth) or an exported .onnx file. "
+            "Without it: the bundled model.",
             metavar="[MODEL]",
             show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Tell what a model is: sizes, parameters by part, number format, input, heads, licence."""
+    """Describe a model: sizes, parameters by part, precision, input, heads, licence."""
     with waiting("Reading the model"):
         from refersam.description import describe_model
         from refersam.predictor import MODEL_IN_THE_BOX

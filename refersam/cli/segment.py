@@ -14,9 +14,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from refersam.cli.app import app
+from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import (
     NOT_FOR_PHOTOGRAPHS,
+    OUT,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -43,14 +44,19 @@ def _check_png(path: Path | None) -> Path | None:
     return path
 
 
-@app.command(epilog='Example: refersam segment photo.jpg "the dog on the left" "the red car" --out masks')
+@app.command(
+    rich_help_panel=ANSWER_PANEL,
+    epilog='Example: refersam segment photo.jpg "the dog on the left" "the red car" --out masks',
+)
 def segment(
-    image: Annotated[Path, typer.Argument(help="The picture.", metavar="IMAGE", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="Image file.", metavar="IMAGE", show_default=False)],
     phrases: Annotated[
         list[str],
-        typer.Argument(help="What to find; each phrase gets its own mask.", metavar="PHRASE", show_default=False),
+        typer.Argument(
+            help="Phrase that names what to find; each phrase gets its own mask.", metavar="PHRASE", show_default=False
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("out"),
+    out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = OUT,
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
@@ -59,7 +65,7 @@ def segment(
     label_map: Annotated[
         Path | None,
         typer.Option(
-            help="Also one PNG of all phrases: 0 for none, 1 for the first, 2 for the second, ...",
+            help="PNG file to write as well, with all phrases: 0 for none, 1 for the first, 2 for the second, ...",
             metavar="FILE",
             callback=_check_png,
         ),

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from refersam.cli.app import app
+from refersam.cli.app import SERVE_PANEL, app
 from refersam.cli.console import (
+    BATCH_SIZE,
     NOT_FOR_PHOTOGRAPHS,
+    BatchSizeOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -22,32 +24,42 @@ from refersam.serving.settings import ServerSettings
 _USUAL = ServerSettings()
 
 
-@app.command(epilog="Example: refersam serve --port 8000, then open http://127.0.0.1:8000/docs")
+@app.command(
+    rich_help_panel=SERVE_PANEL, epilog="Example: refersam serve --port 8000, then open http://127.0.0.1:8000/docs"
+)
 def serve(
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 makes the server reachable from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server; 0 takes any free one.")] = 8000,
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
-    max_bytes: Annotated[int, typer.Option(min=1000, help="Of a request.")] = _USUAL.max_bytes,
+    max_bytes: Annotated[int, typer.Option(min=1000, help="Largest request in bytes.")] = _USUAL.max_bytes,
     max_pixels: PixelsOption = _USUAL.max_pixels,
-    max_phrases: Annotated[int, typer.Option(min=1, max=255, help="In a request.")] = _USUAL.max_phrases,
+    max_phrases: Annotated[
+        int, typer.Option(min=1, max=255, help="Largest number of phrases in a request.")
+    ] = _USUAL.max_phrases,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="At work or waiting; more are turned away with 429.")
+        int, typer.Option(min=1, help="Largest number of open requests; further ones are answered with status 429.")
     ] = _USUAL.max_requests,
     upload_seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="For a request to arrive.")
+        float, typer.Option(min=0.1, max=86_400, help="Longest time in seconds for a request to arrive.")
     ] = _USUAL.upload_seconds,
-    answer_seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="For its answer.")] = _USUAL.answer_seconds,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Most phrases, of several requests, in one run of the model.")
-    ] = _USUAL.batch_size,
-    readers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = _USUAL.readers,
+    answer_seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Longest time in seconds from a request to its answer.")
+    ] = _USUAL.answer_seconds,
+    batch_size: BatchSizeOption = BATCH_SIZE,
+    readers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = _USUAL.readers,
     api_key: Annotated[
-        str | None, typer.Option(envvar="REFERSAM_API_KEY", help="That clients must send. Better in the environment.")
+        str | None,
+        typer.Option(
+            envvar="REFERSAM_API_KEY",
+            help="Key that clients must send. Safer in the environment variable than on the command line.",
+        ),
     ] = None,
 ) -> None:
-    """Answer pictures and phrases over HTTP."""
+    """Answer images and phrases over HTTP."""
     from refersam.optional import require
 
     for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "fastapi_offline"):

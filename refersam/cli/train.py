@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from refersam.cli.app import app
-from refersam.cli.console import check_folder, err_console, out_console, progress_bar, quiet_transformers, say, waiting
+from refersam.cli.app import TRAIN_PANEL, app
+from refersam.cli.console import (
+    INTERRUPTED,
+    check_folder,
+    err_console,
+    out_console,
+    progress_bar,
+    quiet_transformers,
+    say,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from refersam.training.trainer import Trainer
@@ -30,17 +39,24 @@ _SHOWN = (
     "oIoU",
 )
 
-Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting to change (repeatable): optimizer.learning_rate=0.001")
+]
 
 
-@app.command(epilog="Example: refersam train recipes/tiny_sceneref.yaml --out run --set steps=1000")
+@app.command(rich_help_panel=TRAIN_PANEL, epilog="Example: refersam train smoke --out run --set steps=20")
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file with the settings.", metavar="RECIPE", show_default=False)],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Settings: a YAML file, or a name that `refersam recipes` lists.", metavar="RECIPE", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the final model.")],
     changes: Changes = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in OUT.")] = False,
 ) -> None:
-    """Train a model; the final one is OUT/model. SIGTERM and SIGUSR1 make it write a checkpoint and end."""
+    """Train a model; the final one is OUT/model. On SIGTERM or SIGUSR1 write a checkpoint and end."""
     from refersam.training.recipe import read_settings
 
     settings = read_settings(recipe, changes or [])
@@ -55,7 +71,7 @@ def train(
         metrics = run_with_progress(trainer, "training")
     except KeyboardInterrupt:
         say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
-        raise typer.Exit(1) from None
+        raise typer.Exit(INTERRUPTED) from None
     leave_processes()
     if not trainer.accelerator.is_main_process:
         return
@@ -69,13 +85,20 @@ def train(
     say(f"The model is in {out / 'model'}/, the curves are in {out / 'curves.png'}")
 
 
-@app.command(epilog="Example: refersam ablate recipes/ablations/tiny.yaml --out ablations")
+@app.command(rich_help_panel=TRAIN_PANEL, epilog="Example: refersam ablate ablations/tiny --out ablations")
 def ablate(
-    suite: Annotated[Path, typer.Argument(help="YAML file with the runs.", metavar="SUITE", show_default=False)],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="Runs to compare: a YAML file, or a name that `refersam recipes` lists.",
+            metavar="SUITE",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plots.")],
     changes: Changes = None,
 ) -> None:
-    """Train the runs of a suite with each of its seeds and compare them; with the same OUT it goes on where it was."""
+    """Train the runs of a suite with each of its seeds and compare them; the same OUT resumes a stopped suite."""
     from refersam.training.ablation import Suite, read_suite
 
     plan: Suite = read_suite(suite, changes or [])
@@ -86,7 +109,11 @@ def ablate(
     from refersam.training.ablation import run_suite
 
     quiet_transformers()
-    summary = run_suite(plan, out, run_with_progress)
+    try:
+        summary = run_suite(plan, out, run_with_progress)
+    except KeyboardInterrupt:
+        say(f"Stopped. The same command resumes from the newest checkpoint in {out}/")
+        raise typer.Exit(INTERRUPTED) from None
     is_main = PartialState().is_main_process
     leave_processes()
     if not is_main:

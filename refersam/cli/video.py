@@ -10,9 +10,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from refersam.cli.app import app
+from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import (
+    INTERRUPTED,
     NOT_FOR_PHOTOGRAPHS,
+    OUT,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -36,24 +38,30 @@ _MOST_SHOWN = 10
 
 
 @app.command(
+    rich_help_panel=ANSWER_PANEL,
     epilog="Example: refersam video clip.mp4 'the dog' 'the red car' --out out --every 5. "
-    "Exit code 1 where a frame was broken."
+    "Exit code 1 if a frame was broken.",
 )
 def video(
-    file: Annotated[Path, typer.Argument(help="The video.", metavar="FILE", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Video file.", metavar="FILE", show_default=False)],
     phrases: Annotated[
-        list[str], typer.Argument(help="What to find in each frame.", metavar="PHRASE", show_default=False)
+        list[str],
+        typer.Argument(help="Phrase that names what to find in each frame.", metavar="PHRASE", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the answers and the overlay.")] = Path("out"),
-    every: Annotated[int, typer.Option(min=1, help="Segment one frame of so many.")] = 1,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first frame, from 0.")] = 0,
-    last: Annotated[int | None, typer.Option(min=0, help="Number of the last. Without it: the video's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the answers and the overlay.")] = OUT,
+    every: Annotated[int, typer.Option(min=1, help="Segment every N-th frame only.", metavar="N")] = 1,
+    first: Annotated[int, typer.Option(min=0, help="Index of the first frame to segment, from 0.")] = 0,
+    last: Annotated[
+        int | None, typer.Option(min=0, help="Index of the last frame to segment. Without it: the last of the video.")
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
-    max_frames: Annotated[int, typer.Option(min=1, help="Refuse a video with more.")] = 100_000,
+    max_frames: Annotated[
+        int, typer.Option(min=1, help="Largest number of frames; a longer video is refused.")
+    ] = 100_000,
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4."""
     from refersam.video.reader import VideoReader
@@ -85,7 +93,7 @@ def video(
             except KeyboardInterrupt:
                 progress.stop()
                 say("Stopped: nothing was written.")
-                raise typer.Exit(1) from None
+                raise typer.Exit(INTERRUPTED) from None
     warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
     _report(phrases, result)
     if model is None:

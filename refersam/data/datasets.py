@@ -13,7 +13,7 @@ from refersam.data.index import DatasetIndex, ReferringDataset
 from refersam.data.jsonl import read_jsonl
 from refersam.data.refs import TextField, read_benchmark
 from refersam.data.sample import ImageRecord, ReferringSample
-from refersam.errors import DataError, counted
+from refersam.errors import DataError, UsageError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ def open_dataset(
         text_field: which text of the benchmarks' sentences is the phrase: "sent", cleaned, or "raw", as typed.
 
     Raises:
-        DataError: no such data set, partition or split, or anything in it that cannot be used, all of it at once.
+        UsageError: unknown data set, partition or text field.
+        DataError: no such split, or anything in it that cannot be used, all of it at once.
     """
     index = read_dataset(data_root, dataset, (split,), split_by, text_field=text_field)
     what = f"{dataset} ({index.split_by}), split {split}," if index.split_by else f"{dataset}, split {split},"
@@ -166,23 +167,24 @@ def read_dataset(
         text_field: see there.
 
     Raises:
-        DataError: no such data set, partition or split, or a file that cannot be read at all.
+        UsageError: unknown data set, partition or text field.
+        DataError: no such split, or a file that cannot be read at all.
     """
     root = Path(data_root)
     if dataset not in DATASETS:
-        raise DataError(f"Unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}.")
+        raise UsageError(f"Unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}.")
     if not root.is_dir():
         raise DataError(f"No such folder: {root} should hold the data sets.")
     if text_field not in ("sent", "raw"):
-        raise DataError(f'The text field must be "sent" or "raw", but is {text_field!r}.')
+        raise UsageError(f'The text field must be "sent" or "raw", but is {text_field!r}.')
     if dataset == "jsonl" or dataset == "mixed":
         if split_by is not None:
-            raise DataError(f"{dataset} has no partitions: leave out {split_by!r}.")
+            raise UsageError(f"{dataset} has no partitions: leave out {split_by!r}.")
         return _read_own(root, splits) if dataset == "jsonl" else _read_mixed(root, splits, text_field)
     benchmark = BENCHMARKS[dataset]
     split_by = benchmark.split_bys[0] if split_by is None else split_by
     if split_by not in benchmark.split_bys:
-        raise DataError(f"{dataset} has no partition {split_by!r}: choose one of {', '.join(benchmark.split_bys)}.")
+        raise UsageError(f"{dataset} has no partition {split_by!r}: choose one of {', '.join(benchmark.split_bys)}.")
     refs_file, instances_file = benchmark.find(root, split_by)
     finder = ImageFinder(root, benchmark.image_folders)
     return read_benchmark(dataset, split_by, refs_file, instances_file, finder, splits, text_field)
@@ -206,7 +208,7 @@ def _read_own(root: Path, splits: Collection[str] | None) -> DatasetIndex:
 
 def _read_mixed(root: Path, splits: Collection[str] | None, text_field: TextField) -> DatasetIndex:
     if splits is not None and set(splits) != {"train"}:
-        raise DataError(f"mixed has the split train only, not {', '.join(splits)}: test on its parts.")
+        raise UsageError(f"mixed has the split train only, not {', '.join(splits)}: test on its parts.")
     index = DatasetIndex("mixed", samples={"train": []})
     parts = {name: read_dataset(root, name, text_field=text_field) for name in MIXED_PARTS}
     held_out = {

@@ -71,7 +71,7 @@ def evaluate_model(
     samples: Sequence[ReferringSample],
     protocol: Protocol,
     *,
-    batch_size: int = 16,
+    batch_size: int = 8,
     workers: int = 0,
     no_target_threshold: float = 0.5,
     min_pixels: int = 0,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from refersam.errors import DataError
+from refersam.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +243,10 @@ def get_protocol(name: str) -> Protocol:
     """The protocol of that name.
 
     Raises:
-        DataError: there is none.
+        UsageError: there is none.
     """
     if name not in PROTOCOLS:
-        raise DataError(f"There is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}.")
+        raise UsageError(f"There is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]
 
 

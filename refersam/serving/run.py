@@ -41,7 +41,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> None:
-    """Serve until SIGTERM or Ctrl-C; then answer what was asked, and return.
+    """Serve until SIGTERM or Ctrl-C; then answer the open requests.
 
     Args:
         app: of `create_app`.
@@ -50,6 +50,7 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
 
     Raises:
         Exception: the model could not be loaded.
+        KeyboardInterrupt: Ctrl-C ended it; all open requests are answered.
     """
     config = uvicorn.Config(
         app,
@@ -66,6 +67,8 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
     server.run(sockets=[listening])
     if app.state.failure is not None:
         raise app.state.failure
+    if server.is_interrupted:
+        raise KeyboardInterrupt
 
 
 class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -106,6 +109,9 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 class _Server(uvicorn.Server):
     """Ends with the process's own exit code: uvicorn's would send itself the signal again."""
 
+    is_interrupted = False
+    """Whether Ctrl-C, not SIGTERM, ends it."""
+
     def give_up(self) -> None:
         """End, since there is no model."""
         self.should_exit = True
@@ -113,4 +119,5 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self.config.app.state.draining = True  # type: ignore[union-attr]
         self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C again
+        self.is_interrupted = sig == signal.SIGINT
         self.should_exit = True

@@ -17,18 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refersam.errors import field_problem
 from refersam.files import save_png, write_atomically
+from refersam.training.bundled import find_recipe
 from refersam.training.charts import Point, line_chart, range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.journal import LOG, read_log
 from refersam.training.recipe import (
     apply_change,
+    change_settings,
     changes_since,
-    check_settings,
     read_recipe,
     read_yaml,
     split_change,
 )
-from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.settings import ChangeError, SettingsError, TrainSettings
 from refersam.training.trainer import Trainer
 
 RunTrainer = Callable[[Trainer, str], dict[str, float]]
@@ -40,7 +41,9 @@ class SuiteFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    recipe: str = Field(description="What all runs have in common, beside the suite.")
+    recipe: str = Field(
+        description="What all runs have in common: a path that starts from the suite's folder, or a recipe's name."
+    )
     budget: dict[str, Any] = Field(default_factory=dict, description="Changes of all runs, as name.of.setting: value.")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="Each run is trained with each of them.")
     runs: dict[str, dict[str, Any]] = Field(min_length=1, description="By name, what is changed in that run alone.")
@@ -118,36 +121,39 @@ class Summary:
             save_png(chart, out / "curves.png")
 
 
-def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
+def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
     """Read a suite and check the settings of all of its runs.
 
     Args:
-        path: YAML file.
+        suite: YAML file, or the name of a suite of the package.
         changes: "a.b=c" for all runs, over all else.
 
     Raises:
         SettingsError: no such file, or anything wrong with one of the runs.
+        ChangeError: the changes are wrong, while the suite is valid.
     """
+    path = find_recipe(suite)
     try:
         plan = SuiteFile.model_validate(read_yaml(path))
     except ValidationError as error:
         raise SettingsError(f"{path}: {'; '.join(map(field_problem, error.errors()))}.") from error
-    if any(split_change(change)[0] == "seed" for change in changes):
-        raise SettingsError(f"The seeds are those of {path}: leave out --set seed.")
-    base = read_recipe(path.parent / plan.recipe)
+    wanted = [split_change(change) for change in changes]
+    if any(name == "seed" for name, _ in wanted):
+        raise ChangeError(f"The seeds are those of {path}: leave out --set seed.")
+    base = read_recipe(find_recipe(plan.recipe, path.parent))
     runs = {}
     for name, own in plan.runs.items():
         for seed in plan.seeds:
             content = copy.deepcopy(base)
-            all_changes = [*plan.budget.items(), *own.items(), *map(split_change, changes), ("seed", seed)]
-            for key, value in all_changes:
+            for key, value in [*plan.budget.items(), *own.items(), ("seed", seed)]:
                 apply_change(content, key, copy.deepcopy(value))
-            runs[name, seed] = check_settings(content, f"{path}, {name}", dict(all_changes))
-    suite = Suite(runs)
-    folders = {suite.folder(Path(), *key) for key in runs}
+            where = f"{path}, {name}"
+            runs[name, seed] = change_settings(content, wanted, where, {**plan.budget, **own})
+    whole = Suite(runs)
+    folders = {whole.folder(Path(), *key) for key in runs}
     if len(folders) < len(runs):
         raise SettingsError(f"{path}: two runs have names that differ in signs only, and would share a folder.")
-    return suite
+    return whole
 
 
 def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,53 @@ import yaml
 from pydantic import ValidationError
 
 from refersam.errors import did_you_mean, field_problem, shown
-from refersam.training.settings import SettingsError, TrainSettings
+from refersam.training.bundled import find_recipe
+from refersam.training.settings import ChangeError, SettingsError, TrainSettings
 
 
-def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainSettings:
+def read_settings(recipe: str | Path, changes: Sequence[str] = ()) -> TrainSettings:
     """Read a recipe.
 
     Args:
-        path: YAML file; `extends: other.yaml` in it takes what it does not set from another one, beside it.
+        recipe: YAML file, or the name of a recipe of the package. `extends: other.yaml` in it takes what it does not
+            set from another one: a path that starts from its folder, or the name of a recipe of the package.
         changes: "a.b=c", c in YAML.
 
     Raises:
-        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once; or
-            steps of a recipe that counts epochs.
+        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
+        ChangeError: the same of `changes` to a recipe that is valid; or steps of a recipe that counts epochs.
     """
-    content = read_recipe(path)
     wanted = [split_change(change) for change in changes]
-    for change in wanted:
-        apply_change(content, *change)
-    return check_settings(content, str(path), dict(wanted))
+    path = find_recipe(recipe)
+    content = read_recipe(path)
+    return change_settings(content, wanted, str(path))
+
+
+def change_settings(
+    content: dict[str, Any], changes: Sequence[tuple[str, Any]], where: str, changed: Iterable[str] = ()
+) -> TrainSettings:
+    """Put changes into settings, and check them.
+
+    Args:
+        content: all that is set; changed in place.
+        changes: names and values of `split_change`.
+        where: begins the error's sentence.
+        changed: names of settings that were put over those of a recipe before.
+
+    Raises:
+        SettingsError: the settings are wrong without the changes.
+        ChangeError: the changes are wrong.
+    """
+    before = set(_problems(content)) if changes else set()
+    try:
+        for name, value in changes:
+            apply_change(content, name, copy.deepcopy(value))
+        return check_settings(content, where, {*changed, *dict(changes)})
+    except SettingsError as error:
+        after = set(_problems(content))
+        if not changes or (after and after <= before):
+            raise
+        raise ChangeError(str(error)) from error
 
 
 def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -51,7 +80,7 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("extends")
     if not isinstance(base, str):
         raise SettingsError(f"{path}: extends must name another recipe, but is {base!r}.")
-    return _merged(read_recipe(path.parent / base, (*below, path.resolve())), content)
+    return _merged(read_recipe(find_recipe(base, path.parent), (*below, path.resolve())), content)
 
 
 class _Loader(yaml.SafeLoader):
@@ -174,15 +203,15 @@ def split_change(change: str) -> tuple[str, Any]:
     """Name and value of "a.b=c".
 
     Raises:
-        SettingsError: it does not look like that, or c is not YAML.
+        ChangeError: it does not look like that, or c is not YAML.
     """
     name, separator, value = change.partition("=")
     if not separator or not name.strip().split(".")[-1]:
-        raise SettingsError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
+        raise ChangeError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
     try:
         return name.strip(), yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
+        raise ChangeError(f"{change!r}: the value is not YAML: {' '.join(str(error).split())}.") from error
 
 
 def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
@@ -199,6 +228,14 @@ def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
             problem = "a list here: give it as a whole" if isinstance(section, list) else "not a section"
             raise SettingsError(f"{name}={value}: {parent!r} is {problem}.")
     section[last] = value
+
+
+def _problems(content: dict[str, Any]) -> list[str]:
+    try:
+        TrainSettings.model_validate(content)
+    except ValidationError as error:
+        return [_explain(detail) for detail in error.errors()]
+    return []
 
 
 def _explain(detail: Any) -> str:

@@ -16,6 +16,12 @@ class SettingsError(ReferSamError, ValueError):
     """A recipe that cannot be used."""
 
 
+class ChangeError(SettingsError):
+    """A `--set` that cannot be used, with a recipe that can."""
+
+    exit_code = 2
+
+
 class _Section(StrictModel):
     model_config = ConfigDict(validate_default=True)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from refersam.optional import how_to_install
 from refersam.training.settings import SettingsError, TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def open_trackers(folder: Path, step: int, settings: TrainSettings) -> list[Trac
     try:
         trackers.append(TensorBoard(folder / "tensorboard", step))
     except ImportError:
-        logger.warning("TensorBoard is not installed, so nothing is written for it: pip install 'refersam[train]'.")
+        logger.warning("TensorBoard is not installed, so nothing is written for it: %s.", how_to_install("train"))
     for name in settings.trackers:
         trackers.append(WebTracker(name, folder.resolve().name, settings.model_dump(mode="json")))
     return trackers

@@ -170,7 +170,7 @@ def test_ctrl_c_says_how_to_go_on(
 
     monkeypatch.setattr("refersam.bulk.run.run_queries", stop)
     done = run("segment-many", "--images", pictures, *ASKED, "--out", "out", "--model", tiny_model_folder)
-    assert (done.code, "goes on with what is missing" in done.out, "Traceback" in done.err) == (1, True, False)
+    assert (done.code, "goes on with what is missing" in done.out, "Traceback" in done.err) == (130, True, False)
 
 
 def test_without_ray_the_extra_is_named(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,13 +178,13 @@ def test_without_ray_the_extra_is_named(run: Run, pictures: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "ray", None)
     done = run("segment-many", "--images", pictures, *ASKED, "--out", "out", "--engine", "ray")
     assert done.code == 1
-    assert "--engine ray needs the package ray: install it with pip install 'refersam[ray]'." in done.err
+    assert "--engine ray needs the package ray: run pip install '.[ray]' in a clone of the repository." in done.err
 
 
 @pytest.mark.slow
 def test_ray_writes_the_same_file(run: Run, pictures: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     """On a cluster of this machine's processes; to the byte, failures too."""
-    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'refersam[ray]'")
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install '.[ray]'")
     arguments = ("--images", pictures, *ASKED, "--model", tiny_model_folder, "--device", "cpu", "--batch-size", 2)
     for engine in ("local", "ray"):
         done = run("segment-many", *arguments, "--out", engine, "--engine", engine, "--workers", 1)

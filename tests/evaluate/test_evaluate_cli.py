@@ -55,7 +55,6 @@ def test_three_files_and_a_table(run: Run, arguments: list[object], tiny_model_f
     ("options", "told"),
     [
         (["--protocol", "lavt"], "lavt has no rule for phrases without a target"),
-        (["--protocol", "lovt"], "There is no protocol 'lovt': choose one of original"),
         (["--predictions", "none.jsonl"], r"No such file: none\.jsonl"),
         (["--out", "a file"], "a file is a file: --out names a folder"),
         (["--model", "nowhere/at/all"], "No such model"),
@@ -92,7 +91,7 @@ def test_usage(run: Run, arguments: list[object], options: list[str], told: str)
     result = run(*arguments, *options)
     assert result.code == 2, result
     assert told in " ".join(result.err.replace("│", " ").split())
-    assert not Path("evaluation").exists()
+    assert not Path("out").exists()
 
 
 def test_least_pixels_need_a_protocol_that_judges(run: Run, tmp_path: Path) -> None:

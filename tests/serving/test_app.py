@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install 'refersam[serve]'")
+pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install '.[serve]'")
 
 from fastapi.testclient import TestClient
 from pycocotools import mask as coco_mask

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install 'refersam[serve]'")
+pytest.importorskip("fastapi_offline", reason="the server's packages are not installed: pip install '.[serve]'")
 
 import httpx2
 from fastapi import FastAPI, Response
@@ -193,4 +193,4 @@ def test_without_its_packages_the_extra_is_named(
     """One sentence."""
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = run("serve")
-    assert (done.code, "pip install 'refersam[serve]'" in done.err) == (1, True)
+    assert (done.code, "pip install '.[serve]'" in done.err) == (1, True)

@@ -470,13 +470,12 @@ def test_killed_at_any_moment(tmp_path: Path, undisturbed: Path, moment: float, 
 @pytest.mark.slow
 def test_the_smoke_recipe(tmp_path: Path, run: Callable[..., SimpleNamespace]) -> None:
     """By the command line: a log line for each of 12 steps, a table, a model that loads."""
-    recipe = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
-    done = run("train", recipe, "--out", tmp_path / "run")
+    done = run("train", "smoke", "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "mIoU" in done.out
     assert [line["step"] for line in log_lines(tmp_path / "run") if line["kind"] == "train"][-12:] == list(range(1, 13))
     ReferSamPredictor.from_pretrained(tmp_path / "run" / "model", device="cpu")
-    again = run("train", recipe, "--out", tmp_path / "run")
+    again = run("train", "smoke", "--out", tmp_path / "run")
     assert (again.code, again.out) == (1, "")
     assert "already holds files: give another folder, or --resume" in again.err
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-pytest.importorskip("av", reason="PyAV is not installed: pip install 'refersam[video]'")
+pytest.importorskip("av", reason="PyAV is not installed: pip install '.[video]'")
 
 import av
 
@@ -323,7 +323,7 @@ def test_used_wrongly(run: Run, clip: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("video", clip).code == 2
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     done = run("video", clip, "star")
-    assert (done.code, "pip install 'refersam[video]'" in done.err) == (1, True)
+    assert (done.code, "pip install '.[video]'" in done.err) == (1, True)
 
 
 def test_a_rate_is_a_fraction(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ PHRASES = "the orange star\nthe green elephant\nevery red object"
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of `refersam demo` in a process of its own."""
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'refersam[demo]'")
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
     with running_demo() as url:
         yield url
 
