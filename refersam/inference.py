@@ -67,7 +67,7 @@ class Answer:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask as a black and white PNG, at once or not at all."""
+        """Write the mask as a black and white PNG, at once or not at all; a file of that name is replaced."""
         target = Path(path)
         save_png(mask_picture(self.mask), target)
         return target

@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from refersam import ReferSamPredictor, __version__
+from refersam.names import answer_name
 
 Run = Callable[..., SimpleNamespace]
 
@@ -113,11 +114,10 @@ def test_segment_prints_a_table_and_writes_files(run: Run, tiny_model_folder: Pa
         assert word in result.out
     assert "Masks and overlays are in out/" in result.out
     assert "photographs" not in result.out  # which is about the model in the box
+    names = [answer_name(picture, [phrase]) for phrase in ("star", "the red circle")]
+    assert [name[:-9] for name in names] == ["my picture_star", "my picture_the-red-circle"]
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "my picture_star_mask.png",
-        "my picture_star_overlay.png",
-        "my picture_the-red-circle_mask.png",
-        "my picture_the-red-circle_overlay.png",
+        f"{name}_{what}.png" for name in names for what in ("mask", "overlay")
     ]
 
 
@@ -148,7 +148,7 @@ def test_segment_says_that_nothing_matches(run: Run, tiny_model_folder: Path, pi
     result = run(*arguments, "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0
     assert "nothing matches" in result.out
-    with Image.open("out/my picture_star_mask.png") as image:
+    with Image.open(f"out/{answer_name(picture, ['star'])}_mask.png") as image:
         assert not np.asarray(image).any()
 
 
@@ -251,7 +251,31 @@ def test_a_picture_name_in_no_encoding(run: Run, tiny_model_folder: Path, pictur
     result = run("segment", odd, "star", "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0, result.err
     assert r"caf\udce9.png" in result.out
-    assert sorted(path.name for path in Path("out").iterdir()) == ["caf_star_mask.png", "caf_star_overlay.png"]
+    made = sorted(path.name for path in Path("out").iterdir())
+    assert re.fullmatch(r"caf_star_\w{8}_mask\.png caf_star_\w{8}_overlay\.png", " ".join(made))
+
+
+def test_answers_never_replace_others(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """Phrases that begin alike and images of one name, in a call and across calls; the same question does."""
+    long = "the large red circle above the small blue square"
+    other = f"{long} on the left"
+    images = [Path(name) for name in ("1/a.png", "2/a.png", "2/a.jpg")]
+    for image in images:
+        image.parent.mkdir(exist_ok=True)
+        Image.open(picture).save(image)
+    options = ["--model", tiny_model_folder, "--device", "cpu", "--json"]
+    files: set[str] = set()
+    for asked in ([long, other], [f"{other}!"], ["star"], ["Star"]):
+        for image in images:
+            rows = json.loads(run("segment", image, *asked, *options).out)
+            new = {row[kind] for row in rows for kind in ("mask", "overlay")}
+            assert len(new) == 2 * len(asked)
+            assert not files & new
+            files |= new
+    assert len(list(Path("out").iterdir())) == len(files) == 30
+    (again,) = json.loads(run("segment", images[0].absolute(), other, other, *options).out)[:1]
+    assert again["mask"] in files
+    assert len(list(Path("out").iterdir())) == 30
 
 
 # -------------------------------------------------------------------------------------------- segment, used wrongly

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -66,7 +65,11 @@ def segment(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
+    """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each.
+
+    NAME is the name of the image, the phrase, and eight digits of a hash of the image's path and the phrase. The same
+    image and phrase replace their own files; others never share a name.
+    """
     check_phrases(phrases)
     check_folder(out)
     if label_map is not None:
@@ -80,7 +83,7 @@ def segment(
         results = predictor.predict(picture, phrases, threshold, no_target_threshold)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     warn_of_cut_phrases((result.left_out for result in results), predictor.processor.max_text_tokens)
-    files = save_results(results, out, image.stem)
+    files = save_results(results, out, image)
     if label_map is not None:
         _save_label_map(results, label_map)
     if as_json:
@@ -112,16 +115,14 @@ def add_result(table: Table, picture: str, result: Segmentation, milliseconds: f
     )
 
 
-def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[tuple[Path, Path]]:
-    """Write mask and overlay of each result; returns their paths."""
+def save_results(results: Sequence[Segmentation], out: Path, image: Path) -> list[tuple[Path, Path]]:
+    """Write mask and overlay of each result about an image; returns their paths, named by `answer_name`."""
     from refersam.files import save_png
+    from refersam.names import answer_name
 
     files: list[tuple[Path, Path]] = []
-    taken: set[str] = set()
     for result in results:
-        base = f"{_short(stem)}_{_slug(result.phrase)}"
-        name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(results) + 2))) if n not in taken)
-        taken.add(name)
+        name = answer_name(image, [result.phrase])
         mask, overlay = out / f"{name}_mask.png", out / f"{name}_overlay.png"
         result.save(mask)
         save_png(result.overlay(), overlay)
@@ -135,15 +136,6 @@ def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     from refersam.labels import label_picture
 
     save_png(label_picture(results), path)
-
-
-def _slug(phrase: str) -> str:
-    return _short(re.sub(r"[^\w]+", "-", phrase.lower()).strip("-")[:40]) or "phrase"
-
-
-def _short(name: str, most: int = 80) -> str:
-    """Not more than so many bytes: file systems allow 255 in all."""
-    return name.encode(errors="ignore")[:most].decode(errors="ignore")
 
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:

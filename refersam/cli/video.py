@@ -55,7 +55,11 @@ def video(
     no_target_threshold: NoTargetOption = 0.5,
     max_frames: Annotated[int, typer.Option(min=1, help="Refuse a video with more.")] = 100_000,
 ) -> None:
-    """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4."""
+    """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
+
+    NAME is the name of the video, the phrases, and eight digits of a hash of the video's path and the phrases. The same
+    video and phrases replace their own files; others never share a name.
+    """
     from refersam.video.reader import VideoReader
 
     if last is not None and last < first:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
+from refersam.names import answer_name
 from refersam.predictor import ReferSamPredictor
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
 from refersam.video.writer import VideoWriter
@@ -86,7 +87,8 @@ def segment_video(
         predictor: the model.
         reader: the video.
         phrases: at least one.
-        out: folder for NAME.jsonl and NAME_overlay.mp4; both appear when all is done, or neither.
+        out: folder for NAME.jsonl and NAME_overlay.mp4, with a NAME of `answer_name`; both appear when all is done,
+            or neither.
         choice: of frames.
         threshold: a pixel belongs to a mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
@@ -97,11 +99,11 @@ def segment_video(
         PhraseError: no phrase, or one without a word.
         OSError: the disk is full or may not be written to.
     """
-    stem = reader.path.stem[:80]
-    result = VideoResult(out / f"{stem}.jsonl", out / f"{stem}_overlay.mp4", found=[0] * len(phrases))
+    name = answer_name(reader.path, phrases)
+    result = VideoResult(out / f"{name}.jsonl", out / f"{name}_overlay.mp4", found=[0] * len(phrases))
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".video.", dir=out) as name:
-        lines, overlay = Path(name) / "lines", Path(name) / "overlay.mp4"
+    with tempfile.TemporaryDirectory(prefix=".video.", dir=out) as folder:
+        lines, overlay = Path(folder) / "lines", Path(folder) / "overlay.mp4"
         with ExitStack() as stack:
             file = stack.enter_context(lines.open("w", encoding="utf-8"))
             writer: VideoWriter | None = None

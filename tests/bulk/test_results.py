@@ -178,6 +178,17 @@ def test_no_two_masks_share_a_file(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / masks[1])), ~MASK * np.uint8(255))
 
 
+def test_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
+    """Upper and lower case, and both ways to store an accent, also after a stop."""
+    names = ["A.jpg", "a.jpg", "caf\u00e9.jpg", "cafe\u0301.jpg"]
+    for name in names:
+        with ResultFolder(tmp_path, {}, masks=True) as folder:
+            folder.add(line(name, "the dog"))
+    masks = [row["results"][0]["mask"] for row in read_results(tmp_path / "results.jsonl.part")]
+    assert [mask.split("/")[1] for mask in masks] == names
+    assert [mask.split("/")[2] for mask in masks] == ["0_the-dog.png", "0_the-dog_2.png"] * 2
+
+
 @pytest.mark.parametrize("image", ["../../etc/x.png", "/etc/x.png", "a/../../../x.png", "a/b.png", "..", "ü" * 80])
 def test_masks_stay_in_their_folder(tmp_path: Path, image: str) -> None:
     """Whatever a list names; and different pictures and phrases have different files."""
