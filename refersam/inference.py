@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from refersam.components import MIN_COMPONENT_FRACTION, drop_specks
 from refersam.drawing import mask_picture
 from refersam.errors import PhraseError, ReferSamError
 from refersam.files import save_png
@@ -39,7 +40,7 @@ class Answer:
 
     Attributes:
         phrase: as it was asked.
-        mask: (H, W) bool; all False where `no_target`.
+        mask: (H, W) bool, without specks; all False where `no_target`.
         probability: (H, W) float32 in [0, 1], before the no-target decision.
         score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
         no_target: the model says that nothing matches the phrase.
@@ -159,13 +160,19 @@ class Query:
         )
 
 
-def check_thresholds(threshold: float, no_target_threshold: float) -> None:
-    """Both are probabilities.
+def check_thresholds(
+    threshold: float = 0.5, no_target_threshold: float = 0.5, min_component_fraction: float = MIN_COMPONENT_FRACTION
+) -> None:
+    """Validate the settings of `read_answers`, which are probabilities or fractions.
 
     Raises:
         ValueError: one is outside [0, 1].
     """
-    for name, value in (("threshold", threshold), ("no_target_threshold", no_target_threshold)):
+    for name, value in (
+        ("threshold", threshold),
+        ("no_target_threshold", no_target_threshold),
+        ("min_component_fraction", min_component_fraction),
+    ):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in [0, 1], but is {value}.")
 
@@ -213,6 +220,7 @@ def read_answers(
     query: Query,
     threshold: float = 0.5,
     no_target_threshold: float = 0.5,
+    min_component_fraction: float = MIN_COMPONENT_FRACTION,
 ) -> Iterator[Answer]:
     """One answer for each phrase of a query, made as it is asked for: only one is at the picture's full size at a time.
 
@@ -223,6 +231,8 @@ def read_answers(
         query: that it answers.
         threshold: a pixel belongs to the mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
+        min_component_fraction: a connected component of a mask with less than this fraction of the largest
+            component's area is dropped, as in `drop_specks`; 0 keeps all.
 
     Raises:
         ReferSamError: the output holds values that are not numbers.
@@ -238,9 +248,10 @@ def read_answers(
         probabilities = processor.resize_logits(row.mask_logits, query.height, query.width).sigmoid()
         no_target = bool(has_target[index] < no_target_threshold)
         probability = probabilities[0].cpu().numpy()
-        mask = (probability >= threshold) & (not no_target)
-        score = float(confidence(row, probabilities, model.config.supervise_iou))
-        yield Answer(phrase, mask, probability, score, no_target, left_out=query.left_out[index])
+        mask = drop_specks(probability >= threshold, min_component_fraction)
+        inside = torch.from_numpy(mask)[None].to(probabilities.device)
+        score = float(confidence(row, probabilities, model.config.supervise_iou, inside))
+        yield Answer(phrase, mask & (not no_target), probability, score, no_target, left_out=query.left_out[index])
 
 
 def target_probability(output: ReferSamOutput) -> Tensor:
@@ -250,7 +261,9 @@ def target_probability(output: ReferSamOutput) -> Tensor:
     return output.object_score_logits.float().sigmoid()
 
 
-def confidence(output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool) -> Tensor:
+def confidence(
+    output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool, inside: Tensor | None = None
+) -> Tensor:
     """(B,) the IoU that the mask is expected to have, in [0, 1].
 
     With a supervised IoU: the predicted IoU times the probability of a target. Without: the mean probability inside
@@ -260,10 +273,11 @@ def confidence(output: ReferSamOutput, probabilities: Tensor, iou_is_supervised:
         output: of the model.
         probabilities: (B, H, W).
         iou_is_supervised: `config.supervise_iou`.
+        inside: (B, H, W) bool, the masks; None for all pixels with a probability of at least 0.5.
     """
     if iou_is_supervised:
         expected = output.iou_scores.float().clamp(0, 1)
     else:
-        inside = probabilities >= 0.5
+        inside = probabilities >= 0.5 if inside is None else inside
         expected = (probabilities * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
     return expected * target_probability(output)

@@ -18,6 +18,8 @@ from refersam.names import key_of, slug
 
 RESULTS, FAILURES, SETTINGS, COCO = "results.jsonl", "failures.jsonl", "settings.json", "instances.json"
 _PART = ".part"
+_BEFORE = {"min_component_fraction": 0.0}
+"""Settings of results whose folder does not name them: they are older than the setting."""
 
 Line = dict[str, Any]
 """What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error."""
@@ -142,8 +144,8 @@ class ResultFolder:
         except ValueError as error:
             raise DataError(f"{path} is not JSON: name another folder with --out.") from error
         for name, value in self._settings.items():
-            if not isinstance(before, dict) or before.get(name) != value:
-                old = before.get(name) if isinstance(before, dict) else None
+            old = before.get(name, _BEFORE.get(name)) if isinstance(before, dict) else None
+            if not isinstance(before, dict) or old != value:
                 what = f"{name} = {old!r}, not {value!r}"
                 if name == "masks":
                     what = f"{'' if old else 'no '}--format png"

@@ -15,6 +15,7 @@ from refersam.cli.console import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinComponentOption,
     ModelOption,
     NoTargetOption,
     ThresholdOption,
@@ -83,6 +84,7 @@ def segment_many(
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
+    min_component_fraction: MinComponentOption = 0.01,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Most phrases in one run of the model.")] = 8,
     workers: Annotated[
         int, typer.Option(min=1, max=1024, help="Threads that read pictures; with Ray, processes with a model each.")
@@ -98,7 +100,14 @@ def segment_many(
 
     check_folder(out)
     settings = BulkSettings(
-        model, device, dtype.value, threshold, no_target_threshold, batch_size=batch_size, workers=workers
+        model,
+        device,
+        dtype.value,
+        threshold,
+        no_target_threshold,
+        min_component_fraction,
+        batch_size=batch_size,
+        workers=workers,
     )
     source = open_items(images, phrases, out)
     check_file(out / COCO, map(Path, phrases))

@@ -67,6 +67,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps
 DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the weights.")]
 ThresholdOption = Annotated[float, _probability("A pixel belongs to the mask from this probability on.")]
 NoTargetOption = Annotated[float, _probability("Nothing matches below this probability of a target.")]
+MinComponentOption = Annotated[
+    float, _probability("Drop parts of a mask with less than this fraction of its largest part's area; 0 keeps all.")
+]
 
 
 def check_folder(out: Path, option: str = "--out") -> None:

@@ -19,6 +19,7 @@ from refersam.cli.console import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinComponentOption,
     ModelOption,
     NoTargetOption,
     ThresholdOption,
@@ -55,6 +56,7 @@ def segment(
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
+    min_component_fraction: MinComponentOption = 0.01,
     label_map: Annotated[
         Path | None,
         typer.Option(
@@ -80,7 +82,7 @@ def segment(
     predictor = load_predictor(model, device, dtype.value)
     start = time.perf_counter()
     with waiting("Segmenting"):
-        results = predictor.predict(picture, phrases, threshold, no_target_threshold)
+        results = predictor.predict(picture, phrases, threshold, no_target_threshold, min_component_fraction)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     warn_of_cut_phrases((result.left_out for result in results), predictor.processor.max_text_tokens)
     files = save_results(results, out, image)

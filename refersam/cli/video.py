@@ -16,6 +16,7 @@ from refersam.cli.console import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinComponentOption,
     ModelOption,
     NoTargetOption,
     ThresholdOption,
@@ -53,6 +54,7 @@ def video(
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
+    min_component_fraction: MinComponentOption = 0.01,
     max_frames: Annotated[int, typer.Option(min=1, help="Refuse a video with more.")] = 100_000,
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
@@ -85,6 +87,7 @@ def video(
                     threshold,
                     no_target_threshold,
                     lambda: progress.advance(bar),
+                    min_component_fraction,
                 )
             except KeyboardInterrupt:
                 progress.stop()

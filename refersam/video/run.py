@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
+from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
 from refersam.names import answer_name
@@ -80,6 +81,7 @@ def segment_video(
     threshold: float = 0.5,
     no_target_threshold: float = 0.5,
     on_frame: Callable[[], object] = lambda: None,
+    min_component_fraction: float = MIN_COMPONENT_FRACTION,
 ) -> VideoResult:
     """Segment the frames of a video, each by itself; one frame is held at a time.
 
@@ -93,12 +95,15 @@ def segment_video(
         threshold: a pixel belongs to a mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
         on_frame: called after each segmented frame.
+        min_component_fraction: a connected component of a mask with less than this fraction of the largest
+            component's area is dropped, as in `drop_specks`; 0 keeps all.
 
     Raises:
         VideoError: not a single frame could be segmented, or more frames than the reader's limit.
         PhraseError: no phrase, or one without a word.
         OSError: the disk is full or may not be written to.
     """
+    settings = (threshold, no_target_threshold, min_component_fraction)
     name = answer_name(reader.path, phrases)
     result = VideoResult(out / f"{name}.jsonl", out / f"{name}_overlay.mp4", found=[0] * len(phrases))
     out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def segment_video(
                     start = frame.time
                     writer = stack.enter_context(VideoWriter(overlay, reader.rate / choice.every, frame.picture.size))
                     result.encoder = writer.encoder
-                answers = predictor.predict(frame.picture, list(phrases), threshold, no_target_threshold)
+                answers = predictor.predict(frame.picture, list(phrases), *settings)
                 results = [answer.as_dict() for answer in answers]
                 line = {"frame": frame.number, "time": round(frame.time, 4), "results": results}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -145,6 +145,19 @@ def test_what_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_results_older_than_a_setting(tmp_path: Path) -> None:
+    """Specks were kept before they could be dropped: such a folder goes on with 0, and the sentence says so."""
+    with ResultFolder(tmp_path, {"threshold": 0.5}, masks=False) as folder:
+        folder.add(line("a.jpg", "x"))
+    with (
+        pytest.raises(DataError, match=r"min_component_fraction = 0\.0, not 0\.01"),
+        ResultFolder(tmp_path, {"threshold": 0.5, "min_component_fraction": 0.01}, masks=False),
+    ):
+        pass
+    with ResultFolder(tmp_path, {"threshold": 0.5, "min_component_fraction": 0.0}, masks=False) as folder:
+        assert len(folder.done) == 1
+
+
 @pytest.mark.parametrize("name", ["failures.jsonl", "instances.json", "masks"])
 def test_files_of_others_stay(tmp_path: Path, name: str) -> None:
     """A folder that has such a file without being one of results is left alone."""
