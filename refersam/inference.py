@@ -45,6 +45,8 @@ class Answer:
         score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
         no_target: the model says that nothing matches the phrase.
         left_out: the end of a phrase that is longer than the model reads; empty where all of it was read.
+        unknown: parts of the phrase that the tokenizer does not know: symbols, which are left out, and words, which
+            are read as [UNK].
     """
 
     phrase: str
@@ -53,6 +55,7 @@ class Answer:
     score: float
     no_target: bool
     left_out: str = field(default="", kw_only=True)
+    unknown: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def area(self) -> int:
@@ -80,10 +83,11 @@ class Answer:
         return encode_mask(self.mask)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: phrase, score (4 digits), no_target, box, area and rle; left_out where the phrase was too long."""
+        """For JSON: phrase, score (4 digits), no_target, box, area and rle; left_out and unknown where not empty."""
         return {
             "phrase": self.phrase,
             **({"left_out": self.left_out} if self.left_out else {}),
+            **({"unknown": list(self.unknown)} if self.unknown else {}),
             "score": round(self.score, 4),
             "no_target": self.no_target,
             "box": self.box,
@@ -105,6 +109,7 @@ class Query:
         attention_mask: (P, S).
         pad_token: id that fills a shorter phrase up.
         left_out: P, the end of each phrase that is longer than the model reads.
+        unknown: P, the parts of each phrase that the tokenizer does not know.
         image_features: what the model made of `pixel_values` before; None to compute it.
     """
 
@@ -116,6 +121,7 @@ class Query:
     attention_mask: Tensor
     pad_token: int
     left_out: tuple[str, ...]
+    unknown: tuple[tuple[str, ...], ...]
     image_features: Features | None = None
 
     @classmethod
@@ -148,6 +154,7 @@ class Query:
             lengths = zip(phrases, text["attention_mask"].sum(dim=1).tolist(), strict=True)
             most = processor.max_text_tokens
             left_out = tuple(processor.cut_off(phrase) if length >= most else "" for phrase, length in lengths)
+            unknown = tuple(map(processor.unknown_parts, phrases))
         return cls(
             phrases=tuple(phrases),
             height=picture.height,
@@ -156,6 +163,7 @@ class Query:
             pad_token=processor.tokenizer.pad_token_id or 0,
             image_features=image_features,
             left_out=left_out,
+            unknown=unknown,
             **text,
         )
 
@@ -251,7 +259,9 @@ def read_answers(
         mask = drop_specks(probability >= threshold, min_component_fraction)
         inside = torch.from_numpy(mask)[None].to(probabilities.device)
         score = float(confidence(row, probabilities, model.config.supervise_iou, inside))
-        yield Answer(phrase, mask & (not no_target), probability, score, no_target, left_out=query.left_out[index])
+        mask &= not no_target
+        left_out, unknown = query.left_out[index], query.unknown[index]
+        yield Answer(phrase, mask, probability, score, no_target, left_out=left_out, unknown=unknown)
 
 
 def target_probability(output: ReferSamOutput) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from transformers.pipelines.base import Pipeline
 
 from refersam.drawing import mask_picture
-from refersam.errors import CheckpointError, PhraseError, ReferSamError
+from refersam.errors import CheckpointError, PhraseError, ReferSamError, shown
 from refersam.image import load_image
 from refersam.inference import Answer, Query, check_thresholds, read_answers, run_queries
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
@@ -80,7 +80,9 @@ class ReferringImageSegmentationPipeline(Pipeline):
         picture = input_
         if isinstance(input_, Mapping):
             if "image" not in input_:
-                raise ValueError(f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {input_!r}.')
+                raise ValueError(
+                    f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {shown(input_)}.'
+                )
             picture, phrases = input_["image"], input_.get("phrases", phrases)
         if phrases is None:
             raise PhraseError('What to find is missing: pass phrases="the red star", or a list of phrases.')

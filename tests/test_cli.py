@@ -169,6 +169,32 @@ def test_signs_that_the_model_does_not_know(run: Run, tiny_model_folder: Path, p
     assert (result.code, "knows no sign of the phrase" in result.err) == (2, True)
 
 
+def test_unknown_parts_are_named(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """A warning, and the results; `segment-many` counts them."""
+    phrases = ["the star \u2b50\ufe0f", "a \u8d64 star \u00bd", "star"]
+    result = run("segment", picture, *phrases, "--json", "--model", tiny_model_folder, "--device", "cpu")
+    assert result.code == 0
+    assert result.err.splitlines() == [
+        "Warning: the tokenizer does not know '\u2b50\ufe0f' in the phrase 'the star \u2b50\ufe0f'",
+        "Warning: the tokenizer does not know '\u8d64', '\u00bd' in the phrase 'a \u8d64 star \u00bd'",
+    ]
+    assert [row.get("unknown") for row in json.loads(result.out)] == [["\u2b50\ufe0f"], ["\u8d64", "\u00bd"], None]
+    asked = [word for phrase in phrases for word in ("--phrases", phrase)]
+    many = run("segment-many", "--images", picture, *asked, "--out", "many", "--model", tiny_model_folder)
+    assert "With parts that the tokenizer does not know: 2 phrases; the results name them." in many.out
+    (row,) = map(json.loads, Path("many/results.jsonl").read_text().splitlines())
+    assert [result.get("unknown") for result in row["results"]] == [["\u2b50\ufe0f"], ["\u8d64", "\u00bd"], None]
+
+
+def test_a_long_phrase_is_short_in_the_table(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """Five thousand words, a word of as many letters, and as many lines."""
+    phrases = ["red " * 5000, "star " + "x" * 5000, "red\n" * 5000]
+    result = run("segment", picture, *phrases, "--model", tiny_model_folder, "--device", "cpu")
+    assert result.code == 0
+    assert len(result.out.splitlines()) < 15
+    assert len(result.err) < 1000
+
+
 def test_a_long_phrase_is_cut_with_a_warning(run: Run, tiny_model_folder: Path, picture: Path) -> None:
     """18 words fit beside two special tokens; what was left out is shown as it was written."""
     phrase = " ".join(["red"] * 18) + " Circle, [not] blue"

@@ -75,6 +75,17 @@ def test_one_phrase_equals_the_same_phrase_in_a_list(predictor: ReferSamPredicto
     assert isinstance(predictor.predict(picture, ("star",)), list)
 
 
+def test_unknown_parts_of_a_phrase(predictor: ReferSamPredictor, picture: Image.Image) -> None:
+    """A symbol changes no answer and is named; in JSON only where there is one."""
+    plain, starred, foreign = predictor.predict(picture, ["the star", "the star \u2b50", "the \u8d64 star"])
+    np.testing.assert_array_equal(plain.probability, starred.probability)
+    assert plain.score == starred.score
+    assert (plain.unknown, starred.unknown, foreign.unknown) == ((), ("\u2b50",), ("\u8d64",))
+    assert "unknown" not in plain.as_dict()
+    assert json.loads(json.dumps(starred.as_dict()))["unknown"] == ["\u2b50"]
+    assert starred.phrase == "the star \u2b50"
+
+
 def test_a_list_is_one_batch_over_one_image(
     predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:

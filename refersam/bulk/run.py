@@ -143,4 +143,5 @@ def _parts(query: Query, most: int) -> Iterator[Query]:
             input_ids=query.input_ids[rows],
             attention_mask=query.attention_mask[rows],
             left_out=query.left_out[rows],
+            unknown=query.unknown[rows],
         )

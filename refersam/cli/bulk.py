@@ -117,7 +117,7 @@ def segment_many(
         if not todo:
             where = images or phrases[0]
             raise DataError(f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.")
-        cut = 0
+        cut = unknown = 0
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
             if any(todo):
@@ -125,6 +125,7 @@ def segment_many(
                     for line in _open_engine(engine, settings)(folder.missing(source())):
                         folder.add(line)
                         cut += sum("left_out" in answer for answer in line.get("results", ()))
+                        unknown += sum("unknown" in answer for answer in line.get("results", ()))
                         progress.advance(bar)
                 except KeyboardInterrupt:
                     progress.stop()
@@ -139,6 +140,11 @@ def segment_many(
         if cut:
             say(
                 f"Longer than the model reads: {counted(cut, 'phrase')}; the results say what was left out.",
+                style="yellow",
+            )
+        if unknown:
+            say(
+                f"With parts that the tokenizer does not know: {counted(unknown, 'phrase')}; the results name them.",
                 style="yellow",
             )
     if model is None:

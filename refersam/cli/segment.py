@@ -28,8 +28,10 @@ from refersam.cli.console import (
     load_predictor,
     out_console,
     say,
+    shorten,
     waiting,
     warn_of_cut_phrases,
+    warn_of_unknown_parts,
 )
 from refersam.phrases import check_phrases
 
@@ -85,6 +87,7 @@ def segment(
         results = predictor.predict(picture, phrases, threshold, no_target_threshold, min_component_fraction)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     warn_of_cut_phrases((result.left_out for result in results), predictor.processor.max_text_tokens)
+    warn_of_unknown_parts(phrases, (result.unknown for result in results))
     files = save_results(results, out, image)
     if label_map is not None:
         _save_label_map(results, label_map)
@@ -112,9 +115,8 @@ def result_table() -> Table:
 def add_result(table: Table, picture: str, result: Segmentation, milliseconds: float) -> None:
     """One row: picture, phrase, score, box, area, milliseconds."""
     box = "nothing matches" if result.no_target else "-" if result.box is None else " ".join(map(str, result.box))
-    table.add_row(
-        Text(picture), Text(result.phrase), f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}"
-    )
+    names = Text(shorten(picture)), Text(shorten(result.phrase))
+    table.add_row(*names, f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}")
 
 
 def save_results(results: Sequence[Segmentation], out: Path, image: Path) -> list[tuple[Path, Path]]:

@@ -26,7 +26,9 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    shorten,
     warn_of_cut_phrases,
+    warn_of_unknown_parts,
 )
 from refersam.phrases import check_phrases
 
@@ -94,6 +96,7 @@ def video(
                 say("Stopped: nothing was written.")
                 raise typer.Exit(1) from None
     warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
+    warn_of_unknown_parts(phrases, result.unknown)
     _report(phrases, result)
     if model is None:
         say(NOT_FOR_PHOTOGRAPHS, style="dim")
@@ -106,7 +109,7 @@ def _report(phrases: list[str], result: VideoResult) -> None:
 
     table = Table("phrase", "frames", "found in")
     for phrase, found in zip(phrases, result.found, strict=True):
-        table.add_row(Text(phrase), str(result.frames), str(found))
+        table.add_row(Text(shorten(phrase)), str(result.frames), str(found))
     out_console.print(table)
     say(f"Answers: {result.lines}; overlay: {result.overlay} ({ENCODERS[result.encoder]})")
     for frame in result.broken[:_MOST_SHOWN]:

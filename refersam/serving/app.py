@@ -55,6 +55,7 @@ class PhraseResult(BaseModel):
 
     phrase: str
     left_out: str = Field("", description="The end of a phrase that is longer than the model reads; only then.")
+    unknown: list[str] = Field([], description="Parts of the phrase that the tokenizer does not know; only then.")
     score: float = Field(description="The IoU that the model expects its mask to have, 0 to 1.")
     no_target: bool = Field(description="Nothing in the picture matches the phrase; the mask is empty.")
     box: tuple[int, int, int, int] | None = Field(description="Left, top, right, bottom in pixels.")

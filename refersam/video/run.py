@@ -61,6 +61,7 @@ class VideoResult:
         found: for each phrase, in how many of them something matches.
         broken: frames that could not be read, or that have another size than the first.
         left_out: the end of each phrase that is longer than the model reads.
+        unknown: the parts of each phrase that the tokenizer does not know.
     """
 
     lines: Path
@@ -70,6 +71,7 @@ class VideoResult:
     found: list[int] = field(default_factory=list)
     broken: list[BrokenFrame] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
+    unknown: tuple[tuple[str, ...], ...] = ()
 
 
 def segment_video(
@@ -126,6 +128,7 @@ def segment_video(
                 writer.add(draw_overlays(frame.picture, layers), frame.time - start)
                 result.frames += 1
                 result.left_out = tuple(answer.left_out for answer in answers)
+                result.unknown = tuple(answer.unknown for answer in answers)
                 result.found = [count + (not a.no_target) for count, a in zip(result.found, answers, strict=True)]
                 on_frame()
         if not result.frames:

@@ -100,6 +100,12 @@ def test_what_a_long_phrase_leaves_out_is_told(serve: Callable[..., TestClient])
     assert [result.get("left_out") for result in results] == ["Circle, not blue", None]
 
 
+def test_unknown_parts_are_told(serve: Callable[..., TestClient]) -> None:
+    """With the answer to that phrase alone."""
+    results = ask(serve(), png(), ["star \u2b50", "star"]).json()["results"]
+    assert [result.get("unknown") for result in results] == [["\u2b50"], None]
+
+
 def test_png(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
     """One phrase: black and white. Several: a label map."""
     client = serve()
