@@ -112,7 +112,8 @@ score: setup  ## score the model in the box on SceneRef, other wordings, other d
 	@$(BENCH)/robustness.py --out $(SCORES)/robustness --table $(SCORES)/wordings.md
 	@$(BENCH)/other_drawings.py --table $(SCORES)/drawings.md
 	@$(BENCH)/looks.py --table $(SCORES)/looks.md
-	@$(BENCH)/report.py $(SCORES) README.md docs/models.md
+	@$(BENCH)/specks.py --table $(SCORES)/specks.md
+	@$(BENCH)/report.py $(SCORES) README.md docs/models.md docs/concepts.md
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -41,7 +41,7 @@ def main() -> None:
             start = time.perf_counter()
             result = predictor.predict(EXAMPLES / picture, phrase)
             milliseconds = 1000 * (time.perf_counter() - start)
-            save_results([result], args.out, Path(picture).stem)
+            save_results([result], args.out, EXAMPLES / picture)
             add_result(table, picture, result, milliseconds)
             if phrase == phrases[0]:
                 first_answers.append(result)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from refersam.components import MIN_COMPONENT_FRACTION, drop_specks
 from refersam.drawing import mask_picture
 from refersam.errors import PhraseError, ReferSamError
 from refersam.files import save_png
@@ -39,11 +40,13 @@ class Answer:
 
     Attributes:
         phrase: as it was asked.
-        mask: (H, W) bool; all False where `no_target`.
+        mask: (H, W) bool, without specks; all False where `no_target`.
         probability: (H, W) float32 in [0, 1], before the no-target decision.
         score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
         no_target: the model says that nothing matches the phrase.
         left_out: the end of a phrase that is longer than the model reads; empty where all of it was read.
+        unknown: parts of the phrase that the tokenizer does not know: symbols, which are left out, and words, which
+            are read as [UNK].
     """
 
     phrase: str
@@ -52,6 +55,7 @@ class Answer:
     score: float
     no_target: bool
     left_out: str = field(default="", kw_only=True)
+    unknown: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def area(self) -> int:
@@ -67,7 +71,7 @@ class Answer:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask as a black and white PNG, at once or not at all."""
+        """Write the mask as a black and white PNG, at once or not at all; a file of that name is replaced."""
         target = Path(path)
         save_png(mask_picture(self.mask), target)
         return target
@@ -79,10 +83,11 @@ class Answer:
         return encode_mask(self.mask)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: phrase, score (4 digits), no_target, box, area and rle; left_out where the phrase was too long."""
+        """For JSON: phrase, score (4 digits), no_target, box, area and rle; left_out and unknown where not empty."""
         return {
             "phrase": self.phrase,
             **({"left_out": self.left_out} if self.left_out else {}),
+            **({"unknown": list(self.unknown)} if self.unknown else {}),
             "score": round(self.score, 4),
             "no_target": self.no_target,
             "box": self.box,
@@ -104,6 +109,7 @@ class Query:
         attention_mask: (P, S).
         pad_token: id that fills a shorter phrase up.
         left_out: P, the end of each phrase that is longer than the model reads.
+        unknown: P, the parts of each phrase that the tokenizer does not know.
         image_features: what the model made of `pixel_values` before; None to compute it.
     """
 
@@ -115,6 +121,7 @@ class Query:
     attention_mask: Tensor
     pad_token: int
     left_out: tuple[str, ...]
+    unknown: tuple[tuple[str, ...], ...]
     image_features: Features | None = None
 
     @classmethod
@@ -147,6 +154,7 @@ class Query:
             lengths = zip(phrases, text["attention_mask"].sum(dim=1).tolist(), strict=True)
             most = processor.max_text_tokens
             left_out = tuple(processor.cut_off(phrase) if length >= most else "" for phrase, length in lengths)
+            unknown = tuple(map(processor.unknown_parts, phrases))
         return cls(
             phrases=tuple(phrases),
             height=picture.height,
@@ -155,17 +163,24 @@ class Query:
             pad_token=processor.tokenizer.pad_token_id or 0,
             image_features=image_features,
             left_out=left_out,
+            unknown=unknown,
             **text,
         )
 
 
-def check_thresholds(threshold: float, no_target_threshold: float) -> None:
-    """Both are probabilities.
+def check_thresholds(
+    threshold: float = 0.5, no_target_threshold: float = 0.5, min_component_fraction: float = MIN_COMPONENT_FRACTION
+) -> None:
+    """Validate the settings of `read_answers`, which are probabilities or fractions.
 
     Raises:
         ValueError: one is outside [0, 1].
     """
-    for name, value in (("threshold", threshold), ("no_target_threshold", no_target_threshold)):
+    for name, value in (
+        ("threshold", threshold),
+        ("no_target_threshold", no_target_threshold),
+        ("min_component_fraction", min_component_fraction),
+    ):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in [0, 1], but is {value}.")
 
@@ -213,6 +228,7 @@ def read_answers(
     query: Query,
     threshold: float = 0.5,
     no_target_threshold: float = 0.5,
+    min_component_fraction: float = MIN_COMPONENT_FRACTION,
 ) -> Iterator[Answer]:
     """One answer for each phrase of a query, made as it is asked for: only one is at the picture's full size at a time.
 
@@ -223,6 +239,8 @@ def read_answers(
         query: that it answers.
         threshold: a pixel belongs to the mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
+        min_component_fraction: a connected component of a mask with less than this fraction of the largest
+            component's area is dropped, as in `drop_specks`; 0 keeps all.
 
     Raises:
         ReferSamError: the output holds values that are not numbers.
@@ -238,9 +256,12 @@ def read_answers(
         probabilities = processor.resize_logits(row.mask_logits, query.height, query.width).sigmoid()
         no_target = bool(has_target[index] < no_target_threshold)
         probability = probabilities[0].cpu().numpy()
-        mask = (probability >= threshold) & (not no_target)
-        score = float(confidence(row, probabilities, model.config.supervise_iou))
-        yield Answer(phrase, mask, probability, score, no_target, left_out=query.left_out[index])
+        mask = drop_specks(probability >= threshold, min_component_fraction)
+        inside = torch.from_numpy(mask)[None].to(probabilities.device)
+        score = float(confidence(row, probabilities, model.config.supervise_iou, inside))
+        mask &= not no_target
+        left_out, unknown = query.left_out[index], query.unknown[index]
+        yield Answer(phrase, mask, probability, score, no_target, left_out=left_out, unknown=unknown)
 
 
 def target_probability(output: ReferSamOutput) -> Tensor:
@@ -250,7 +271,9 @@ def target_probability(output: ReferSamOutput) -> Tensor:
     return output.object_score_logits.float().sigmoid()
 
 
-def confidence(output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool) -> Tensor:
+def confidence(
+    output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool, inside: Tensor | None = None
+) -> Tensor:
     """(B,) the IoU that the mask is expected to have, in [0, 1].
 
     With a supervised IoU: the predicted IoU times the probability of a target. Without: the mean probability inside
@@ -260,10 +283,11 @@ def confidence(output: ReferSamOutput, probabilities: Tensor, iou_is_supervised:
         output: of the model.
         probabilities: (B, H, W).
         iou_is_supervised: `config.supervise_iou`.
+        inside: (B, H, W) bool, the masks; None for all pixels with a probability of at least 0.5.
     """
     if iou_is_supervised:
         expected = output.iou_scores.float().clamp(0, 1)
     else:
-        inside = probabilities >= 0.5
+        inside = probabilities >= 0.5 if inside is None else inside
         expected = (probabilities * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
     return expected * target_probability(output)

@@ -54,22 +54,24 @@ def label_picture(answers: Sequence[Answer]) -> Image.Image:
 def to_supervision(answers: Sequence[Answer]) -> supervision.Detections:
     """The answers as `supervision.Detections`: a detection for each mask that is not empty.
 
-    Its class_id is the phrase's place in the list, `data["class_name"]` the phrase, its confidence the score.
+    Its class_id is the phrase's place in the list, `data["class_name"]` the phrase, its confidence the score. Where
+    nothing matches there are 0 detections, with arrays of the same types and a mask of the shape (0, H, W).
 
     Args:
-        answers: about one picture, at least one.
+        answers: about one picture of H x W pixels, at least one.
 
     Raises:
         MissingExtraError: supervision is not installed.
+        ValueError: no answer.
     """
     sv: Any = require("supervision", "supervision", "to_supervision")
+    if not answers:
+        raise ValueError("Detections need at least one answer, but none came: pass what predict returns.")
     found = [(index, answer) for index, answer in enumerate(answers) if answer.box is not None]
-    if not found:
-        return sv.Detections.empty()
     return sv.Detections(
-        xyxy=np.array([answer.box for _, answer in found], dtype=np.float32),
-        mask=np.stack([answer.mask for _, answer in found]),
-        confidence=np.array([answer.score for _, answer in found], dtype=np.float32),
-        class_id=np.array([index for index, _ in found]),
-        data={"class_name": np.array([answer.phrase for _, answer in found])},
+        xyxy=np.array([answer.box for _, answer in found], np.float32).reshape(-1, 4),
+        mask=np.array([answer.mask for _, answer in found], bool).reshape(-1, *answers[0].mask.shape),
+        confidence=np.array([answer.score for _, answer in found], np.float32),
+        class_id=np.array([index for index, _ in found], int),
+        data={"class_name": np.array([answer.phrase for _, answer in found], str)},
     )

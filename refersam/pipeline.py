@@ -11,7 +11,7 @@ import torch
 from transformers.pipelines.base import Pipeline
 
 from refersam.drawing import mask_picture
-from refersam.errors import CheckpointError, PhraseError, ReferSamError
+from refersam.errors import CheckpointError, PhraseError, ReferSamError, shown
 from refersam.image import load_image
 from refersam.inference import Answer, Query, check_thresholds, read_answers, run_queries
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
@@ -41,7 +41,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
                 dictionary {"image": picture, "phrases": phrase or phrases}; or a list, generator or data set of them.
             phrases: one phrase or several, asked about every picture that does not bring its own.
             kwargs: `threshold` (a pixel belongs to the mask from this probability on), `no_target_threshold` (nothing
-                matches below this probability of a target), and transformers' `batch_size` and `num_workers`.
+                matches below this probability of a target), `min_component_fraction` (smaller components of a mask are
+                dropped), and transformers' `batch_size` and `num_workers`.
 
         Returns:
             For a picture, a list of dictionaries, one for each phrase: `label` (the phrase), `score` (the IoU that the
@@ -52,7 +53,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         Raises:
             ImageError: a picture that cannot be read.
             PhraseError: no phrase, or one without a word.
-            ValueError: a threshold outside [0, 1].
+            ValueError: a threshold or fraction outside [0, 1].
         """
         if phrases is not None:
             kwargs["phrases"] = phrases
@@ -67,12 +68,11 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         before: dict[str, Any] = {"phrases": kwargs.pop("phrases")} if "phrases" in kwargs else {}
-        after: dict[str, Any] = {
-            name: kwargs.pop(name) for name in ("threshold", "no_target_threshold") if name in kwargs
-        }
+        names = ("threshold", "no_target_threshold", "min_component_fraction")
+        after: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
         if kwargs:
             raise TypeError(f"Unknown arguments of {TASK}: {', '.join(sorted(kwargs))}.")
-        check_thresholds(**{"threshold": 0.5, "no_target_threshold": 0.5, **after})
+        check_thresholds(**after)
         return before, {}, after
 
     def preprocess(self, input_: Any, phrases: str | Sequence[str] | None = None) -> dict[str, Any]:
@@ -80,7 +80,9 @@ class ReferringImageSegmentationPipeline(Pipeline):
         picture = input_
         if isinstance(input_, Mapping):
             if "image" not in input_:
-                raise ValueError(f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {input_!r}.')
+                raise ValueError(
+                    f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {shown(input_)}.'
+                )
             picture, phrases = input_["image"], input_.get("phrases", phrases)
         if phrases is None:
             raise PhraseError('What to find is missing: pass phrases="the red star", or a list of phrases.')
@@ -98,15 +100,11 @@ class ReferringImageSegmentationPipeline(Pipeline):
             outputs.update(zip(places, run_queries(self.model, [query[place] for place in places]), strict=True))
         return {"query": query, "output": [outputs[place] for place in range(len(query))]}
 
-    def postprocess(
-        self, model_outputs: dict[str, Any], threshold: float = 0.5, no_target_threshold: float = 0.5
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, Any], **settings: float) -> list[dict[str, Any]]:
         """The output for a query -> a dictionary for each phrase."""
         values = model_outputs["output"]  # transformers has made a dictionary of it
         output = ReferSamOutput(**{field.name: values.get(field.name) for field in fields(ReferSamOutput)})
-        answers: Iterator[Answer] = read_answers(
-            self.model, self.processor, output, model_outputs["query"], threshold, no_target_threshold
-        )
+        answers: Iterator[Answer] = read_answers(self.model, self.processor, output, model_outputs["query"], **settings)
         return [
             {
                 "label": answer.phrase,

@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from PIL import Image
 
+from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.config import ReferSamConfig, check_spelling
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
 from refersam.errors import CheckpointError, DeviceError, first_line, first_of
@@ -124,7 +125,12 @@ class ReferSamPredictor:
 
     @overload  # a str is a Sequence[str] too, but the first declaration is the one that counts
     def predict(  # type: ignore[overload-overlap]
-        self, image: ImageSource | EncodedImage, phrase: str, threshold: float = ..., no_target_threshold: float = ...
+        self,
+        image: ImageSource | EncodedImage,
+        phrase: str,
+        threshold: float = ...,
+        no_target_threshold: float = ...,
+        min_component_fraction: float = ...,
     ) -> Segmentation: ...
 
     @overload
@@ -134,6 +140,7 @@ class ReferSamPredictor:
         phrase: Sequence[str],
         threshold: float = ...,
         no_target_threshold: float = ...,
+        min_component_fraction: float = ...,
     ) -> list[Segmentation]: ...
 
     def predict(
@@ -142,6 +149,7 @@ class ReferSamPredictor:
         phrase: str | Sequence[str],
         threshold: float = 0.5,
         no_target_threshold: float = 0.5,
+        min_component_fraction: float = MIN_COMPONENT_FRACTION,
     ) -> Segmentation | list[Segmentation]:
         """Segment what a phrase means.
 
@@ -151,6 +159,8 @@ class ReferSamPredictor:
             threshold: a pixel belongs to the mask where its probability is at least this.
             no_target_threshold: nothing matches where the probability of a target is below this. Models without an
                 object-score head always answer with a mask.
+            min_component_fraction: a connected component of the mask with less than this fraction of the largest
+                component's area is dropped; 0 keeps all.
 
         Returns:
             One result, or a list for a list of phrases.
@@ -158,10 +168,10 @@ class ReferSamPredictor:
         Raises:
             ImageError: a picture that cannot be read.
             PhraseError: no phrase, or one without a word.
-            ValueError: a threshold outside [0, 1], or a picture that another predictor has looked at.
+            ValueError: a threshold or fraction outside [0, 1], or a picture that another predictor has looked at.
         """
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
-        check_thresholds(threshold, no_target_threshold)
+        check_thresholds(threshold, no_target_threshold, min_component_fraction)
         if isinstance(image, EncodedImage):
             if image.model is not self.model:
                 raise ValueError("Another predictor looked at this picture: call set_image of the one that is asked.")
@@ -170,9 +180,10 @@ class ReferSamPredictor:
             picture, features = load_image(image), None
         query = Query.prepare(self.processor, picture, phrases, features)
         (output,) = run_queries(self.model, [query])
+        settings = (threshold, no_target_threshold, min_component_fraction)
         results = [
             Segmentation(**vars(answer), image=picture)
-            for answer in read_answers(self.model, self.processor, output, query, threshold, no_target_threshold)
+            for answer in read_answers(self.model, self.processor, output, query, *settings)
         ]
         return results[0] if isinstance(phrase, str) else results
 

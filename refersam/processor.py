@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,11 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, PhraseError, first_line
+from refersam.errors import CheckpointError, PhraseError, first_line, shown
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
-from refersam.phrases import check_phrases
+from refersam.phrases import check_phrases, replace_symbols
 
 MAX_SIDE = 4096
 """Longest side of the network's input in pixels: a settings file from elsewhere must not exhaust the machine."""
@@ -162,12 +165,14 @@ class ReferSamProcessor(ProcessorMixin):
     def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Tensor]:
         """Phrases -> `input_ids` and `attention_mask` (B, S), padded to the longest.
 
+        Symbols that the tokenizer does not know, such as emoji, are left out; see `unknown_parts`.
+
         Raises:
             PhraseError: a phrase without a word.
         """
         check_phrases(phrases)
         encoded = self.tokenizer(
-            list(phrases),
+            [self._without_unknown_symbols(phrase) for phrase in phrases],
             padding=True,
             truncation=True,
             max_length=self.max_text_tokens,
@@ -176,7 +181,7 @@ class ReferSamProcessor(ProcessorMixin):
         special = self.tokenizer.num_special_tokens_to_add()
         for phrase, length in zip(phrases, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
             if length <= special:  # invisible characters only
-                raise PhraseError(f"A phrase must have at least one word, but nothing can be read in {phrase!r}.")
+                raise PhraseError(f"A phrase must have at least one word, but nothing can be read in {shown(phrase)}.")
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def cut_off(self, phrase: str) -> str:
@@ -186,10 +191,58 @@ class ReferSamProcessor(ProcessorMixin):
             PhraseError: a phrase without a word.
         """
         check_phrases([phrase])
-        encoded = self.tokenizer(phrase, add_special_tokens=False, return_offsets_mapping=True)
-        room = self.max_text_tokens - self.tokenizer.num_special_tokens_to_add()
-        offsets = encoded["offset_mapping"]
-        return phrase[offsets[room][0] :] if len(offsets) > room else ""
+        tokens = self._tokens(self._without_unknown_symbols(phrase))
+        return phrase[tokens[self._room][1] :] if len(tokens) > self._room else ""
+
+    def unknown_parts(self, phrase: str) -> tuple[str, ...]:
+        """Find what the tokenizer does not know in the part of a phrase that fits into `max_text_tokens`.
+
+        Symbols are left out before the phrase is tokenised, words are mapped to [UNK]. A tokenizer of bytes, as CLIP's,
+        knows everything.
+
+        Returns:
+            Each part once, as written.
+
+        Raises:
+            PhraseError: a phrase without a word.
+        """
+        check_phrases([phrase])
+        text = self._without_unknown_symbols(phrase)
+        tokens = self._tokens(text)
+        is_unknown = [old != new == " " for old, new in zip(phrase, text, strict=True)]
+        for token, start, end in tokens[: self._room]:
+            if token == self.tokenizer.unk_token_id:
+                is_unknown[start:end] = [True] * (end - start)
+        for place in range(1, len(phrase)):  # the variation selector of an emoji, and what joins two
+            is_unknown[place] |= is_unknown[place - 1] and unicodedata.category(phrase[place]) in ("Cf", "Mn")
+        end = tokens[self._room][1] if len(tokens) > self._room else len(phrase)
+        runs = groupby(zip(is_unknown[:end], phrase[:end], strict=True), key=itemgetter(0))
+        parts = ("".join(character for _, character in run) for unknown, run in runs if unknown)
+        return tuple(dict.fromkeys(parts))
+
+    def _without_unknown_symbols(self, phrase: str) -> str:
+        """The phrase with symbols replaced inside tokens that would be [UNK]; as long as before, so that places fit.
+
+        A phrase of known tokens stays as it is, whatever it holds. So does one that would have no token left.
+        """
+        if phrase.isascii():
+            return phrase
+        characters = list(phrase)
+        for token, start, end in self._tokens(phrase):
+            if token == self.tokenizer.unk_token_id:
+                characters[start:end] = replace_symbols(phrase[start:end])
+        text = "".join(characters)
+        return text if text == phrase or self._tokens(text) else phrase
+
+    def _tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """Id, start and end in the text of each token, without special ones."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [(token, *place) for token, place in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+
+    @property
+    def _room(self) -> int:
+        """How many tokens of a phrase fit, without special ones."""
+        return int(self.max_text_tokens - self.tokenizer.num_special_tokens_to_add())
 
     def resize_logits(self, mask_logits: Tensor, height: int, width: int) -> Tensor:
         """(B, H, W) logits -> (B, height, width), bilinear, in float32: resized first, cut at 0 afterwards."""

@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from refersam import ReferSamPredictor, __version__
+from refersam.names import answer_name
 
 Run = Callable[..., SimpleNamespace]
 
@@ -113,11 +114,10 @@ def test_segment_prints_a_table_and_writes_files(run: Run, tiny_model_folder: Pa
         assert word in result.out
     assert "Masks and overlays are in out/" in result.out
     assert "photographs" not in result.out  # which is about the model in the box
+    names = [answer_name(picture, [phrase]) for phrase in ("star", "the red circle")]
+    assert [name[:-9] for name in names] == ["my picture_star", "my picture_the-red-circle"]
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "my picture_star_mask.png",
-        "my picture_star_overlay.png",
-        "my picture_the-red-circle_mask.png",
-        "my picture_the-red-circle_overlay.png",
+        f"{name}_{what}.png" for name in names for what in ("mask", "overlay")
     ]
 
 
@@ -148,7 +148,7 @@ def test_segment_says_that_nothing_matches(run: Run, tiny_model_folder: Path, pi
     result = run(*arguments, "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0
     assert "nothing matches" in result.out
-    with Image.open("out/my picture_star_mask.png") as image:
+    with Image.open(f"out/{answer_name(picture, ['star'])}_mask.png") as image:
         assert not np.asarray(image).any()
 
 
@@ -167,6 +167,32 @@ def test_signs_that_the_model_does_not_know(run: Run, tiny_model_folder: Path, p
     """No mask is made up for them."""
     result = run("segment", picture, "\N{DOG FACE}", "--model", tiny_model_folder)
     assert (result.code, "knows no sign of the phrase" in result.err) == (2, True)
+
+
+def test_unknown_parts_are_named(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """A warning, and the results; `segment-many` counts them."""
+    phrases = ["the star \u2b50\ufe0f", "a \u8d64 star \u00bd", "star"]
+    result = run("segment", picture, *phrases, "--json", "--model", tiny_model_folder, "--device", "cpu")
+    assert result.code == 0
+    assert result.err.splitlines() == [
+        "Warning: the tokenizer does not know '\u2b50\ufe0f' in the phrase 'the star \u2b50\ufe0f'",
+        "Warning: the tokenizer does not know '\u8d64', '\u00bd' in the phrase 'a \u8d64 star \u00bd'",
+    ]
+    assert [row.get("unknown") for row in json.loads(result.out)] == [["\u2b50\ufe0f"], ["\u8d64", "\u00bd"], None]
+    asked = [word for phrase in phrases for word in ("--phrases", phrase)]
+    many = run("segment-many", "--images", picture, *asked, "--out", "many", "--model", tiny_model_folder)
+    assert "With parts that the tokenizer does not know: 2 phrases; the results name them." in many.out
+    (row,) = map(json.loads, Path("many/results.jsonl").read_text().splitlines())
+    assert [result.get("unknown") for result in row["results"]] == [["\u2b50\ufe0f"], ["\u8d64", "\u00bd"], None]
+
+
+def test_a_long_phrase_is_short_in_the_table(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """Five thousand words, a word of as many letters, and as many lines."""
+    phrases = ["red " * 5000, "star " + "x" * 5000, "red\n" * 5000]
+    result = run("segment", picture, *phrases, "--model", tiny_model_folder, "--device", "cpu")
+    assert result.code == 0
+    assert len(result.out.splitlines()) < 15
+    assert len(result.err) < 1000
 
 
 def test_a_long_phrase_is_cut_with_a_warning(run: Run, tiny_model_folder: Path, picture: Path) -> None:
@@ -251,7 +277,31 @@ def test_a_picture_name_in_no_encoding(run: Run, tiny_model_folder: Path, pictur
     result = run("segment", odd, "star", "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0, result.err
     assert r"caf\udce9.png" in result.out
-    assert sorted(path.name for path in Path("out").iterdir()) == ["caf_star_mask.png", "caf_star_overlay.png"]
+    made = sorted(path.name for path in Path("out").iterdir())
+    assert re.fullmatch(r"caf_star_\w{8}_mask\.png caf_star_\w{8}_overlay\.png", " ".join(made))
+
+
+def test_answers_never_replace_others(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """Phrases that begin alike and images of one name, in a call and across calls; the same question does."""
+    long = "the large red circle above the small blue square"
+    other = f"{long} on the left"
+    images = [Path(name) for name in ("1/a.png", "2/a.png", "2/a.jpg")]
+    for image in images:
+        image.parent.mkdir(exist_ok=True)
+        Image.open(picture).save(image)
+    options = ["--model", tiny_model_folder, "--device", "cpu", "--json"]
+    files: set[str] = set()
+    for asked in ([long, other], [f"{other}!"], ["star"], ["Star"]):
+        for image in images:
+            rows = json.loads(run("segment", image, *asked, *options).out)
+            new = {row[kind] for row in rows for kind in ("mask", "overlay")}
+            assert len(new) == 2 * len(asked)
+            assert not files & new
+            files |= new
+    assert len(list(Path("out").iterdir())) == len(files) == 30
+    (again,) = json.loads(run("segment", images[0].absolute(), other, other, *options).out)[:1]
+    assert again["mask"] in files
+    assert len(list(Path("out").iterdir())) == 30
 
 
 # -------------------------------------------------------------------------------------------- segment, used wrongly

@@ -55,10 +55,23 @@ def test_detections() -> None:
     assert len(merged) == 2
 
 
-def test_no_detection() -> None:
-    """Where nothing matches."""
-    pytest.importorskip("supervision", reason="pip install '.[supervision]'")
-    assert len(to_supervision([ABSENT])) == len(to_supervision([])) == 0
+def test_no_detection_has_the_shape_of_some() -> None:
+    """Where nothing matches: empty arrays of the same types, which annotate, filter and merge."""
+    sv = pytest.importorskip("supervision", reason="pip install '.[supervision]'")
+    none, some = to_supervision([ABSENT]), to_supervision([LEFT, ABSENT])
+    assert len(none) == 0
+    assert none.mask.shape == (0, 2, 3)
+    assert none.xyxy.shape == (0, 4)
+    assert none["class_name"].tolist() == none.area.tolist() == []
+    for name in ("xyxy", "mask", "confidence", "class_id"):
+        assert getattr(none, name).dtype == getattr(some, name).dtype
+    assert none["class_name"].dtype.kind == some["class_name"].dtype.kind == "U"
+    assert some[some.confidence > 2].mask.shape == none.mask.shape
+    scene = np.zeros((2, 3, 3), np.uint8)
+    assert not sv.MaskAnnotator().annotate(scene.copy(), none).any()
+    assert sv.Detections.merge([none, some])["class_name"].tolist() == ["left"]
+    with pytest.raises(ValueError, match="at least one answer"):
+        to_supervision([])
 
 
 def test_without_supervision_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +81,18 @@ def test_without_supervision_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         to_supervision([LEFT])
 
 
-def test_the_readmes_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands in docs/python.md."""
+@pytest.mark.parametrize("found", [True, False])
+def test_the_readmes_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
+    """As it stands in docs/python.md, and with phrases that match nothing."""
     pytest.importorskip("supervision", reason="pip install '.[supervision]'")
     root = Path(__file__).parents[1]
     text = (root / "docs" / "python.md").read_text()
     code = text.split("## supervision")[1].split("```python\n")[1].split("```")[0]
+    if not found:
+        code = code.replace('scene_1.png", phrases)', 'scene_1.png", phrases, no_target_threshold=1.0)')
+        assert "no_target_threshold" in code
     monkeypatch.chdir(tmp_path)
     exec(code.replace("examples/", f"{root}/examples/"), {})
     with Image.open("annotated.png") as drawn, Image.open(root / "examples" / "scene_1.png") as scene:
         assert drawn.size == scene.size
-        assert (np.asarray(drawn) != np.asarray(scene.convert("RGB"))).any()
+        assert (np.asarray(drawn) != np.asarray(scene.convert("RGB"))).any() == found

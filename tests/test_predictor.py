@@ -75,6 +75,17 @@ def test_one_phrase_equals_the_same_phrase_in_a_list(predictor: ReferSamPredicto
     assert isinstance(predictor.predict(picture, ("star",)), list)
 
 
+def test_unknown_parts_of_a_phrase(predictor: ReferSamPredictor, picture: Image.Image) -> None:
+    """A symbol changes no answer and is named; in JSON only where there is one."""
+    plain, starred, foreign = predictor.predict(picture, ["the star", "the star \u2b50", "the \u8d64 star"])
+    np.testing.assert_array_equal(plain.probability, starred.probability)
+    assert plain.score == starred.score
+    assert (plain.unknown, starred.unknown, foreign.unknown) == ((), ("\u2b50",), ("\u8d64",))
+    assert "unknown" not in plain.as_dict()
+    assert json.loads(json.dumps(starred.as_dict()))["unknown"] == ["\u2b50"]
+    assert starred.phrase == "the star \u2b50"
+
+
 def test_a_list_is_one_batch_over_one_image(
     predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +144,7 @@ def test_the_mask_is_where_the_probability_reaches_the_threshold(
     """Inclusive: at a probability that occurs, its own pixel is in."""
     probability = predictor.predict(picture, "star").probability
     for threshold in (0.0, 0.5, float(np.median(probability)), float(probability.max())):
-        result = predictor.predict(picture, "star", threshold=threshold, no_target_threshold=0.0)
+        result = predictor.predict(picture, "star", threshold, 0.0, min_component_fraction=0.0)
         np.testing.assert_array_equal(result.mask, probability >= threshold)
         assert result.mask.any() or threshold == 0.5
     assert predictor.predict(picture, "star", threshold=0.0, no_target_threshold=0.0).mask.all()
@@ -151,7 +162,7 @@ def test_no_target_empties_the_mask_and_nothing_else(predictor: ReferSamPredicto
     assert found.score == absent.score
 
 
-@pytest.mark.parametrize("name", ["threshold", "no_target_threshold"])
+@pytest.mark.parametrize("name", ["threshold", "no_target_threshold", "min_component_fraction"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 def test_thresholds_out_of_range(predictor: ReferSamPredictor, picture: Image.Image, name: str, value: float) -> None:
     """The sentence names the one that is wrong."""

@@ -147,6 +147,66 @@ def test_cut_off_says_nothing_where_all_fits(processor: ReferSamProcessor) -> No
     assert processor.cut_off("red") == ""
 
 
+SYMBOLS = [
+    ("the red star \U0001f31f", "the red star", ("\U0001f31f",)),
+    ("\U0001f31fstar\u2b50\ufe0f", "star", ("\U0001f31f", "\u2b50\ufe0f")),
+    (
+        "\U0001f469\u200d\U0001f692 star \U0001f44d\U0001f3fd",
+        "star",
+        ("\U0001f469\u200d\U0001f692", "\U0001f44d\U0001f3fd"),
+    ),
+    ("red\u00b7star\u2122", "red star", ("\u00b7", "\u2122")),
+    ("st\u200bar\u2b50 \ufe0f", "star", ("\u2b50",)),
+    ("\u201cthe star\u201d \u2013 the dog\u2019s", '"the star" - the dog\'s', ()),
+    ("the star \u2b50 \u2b50", "the star", ("\u2b50",)),
+]
+
+
+@pytest.mark.parametrize(("phrase", "same", "parts"), SYMBOLS)
+def test_symbols_that_the_tokenizer_does_not_know(
+    processor: ReferSamProcessor, phrase: str, same: str, parts: tuple[str, ...]
+) -> None:
+    """They change no token, in evaluation and training alike, and are named as written."""
+    (ids,) = processor.encode_phrases([phrase])["input_ids"].tolist()
+    assert ids == processor.tokenizer(same)["input_ids"][:7] + ([3] if len(ids) == 8 else [])
+    assert processor.tokenizer.unk_token_id not in ids
+    assert processor.unknown_parts(phrase) == parts
+
+
+def test_words_that_the_tokenizer_does_not_know(processor: ReferSamProcessor) -> None:
+    """They stay [UNK], and are named as written, up to the end of what fits."""
+    assert processor.unknown_parts("the \u8d64\u3044 star \u00bd \ufb01sh") == ("\u8d64\u3044", "\u00bd", "\ufb01sh")
+    assert processor.encode_phrases(["\u8d64 star"])["input_ids"].tolist()[0][1] == processor.tokenizer.unk_token_id
+    assert processor.unknown_parts("a" * 101) == ("a" * 101,)
+    assert processor.unknown_parts("the red star") == processor.unknown_parts("a zebra, na\u00efve") == ()
+    assert processor.unknown_parts("red red red \u2b50 red red \u00bd \u8d64 \u2b50") == ("\u2b50", "\u00bd")
+    assert processor.cut_off("red red red \u2b50 red red \u00bd \u8d64 \u2b50") == "\u8d64 \u2b50"
+
+
+def test_a_phrase_of_known_tokens_is_never_changed() -> None:
+    """Whatever it holds: symbols that a vocabulary has keep their tokens, beside others that it has not."""
+    tokenizer = train_tokenizer(["20 \u00b0 star \u2b50 \u2019"] * 2, vocab_size=256)
+    processor = ReferSamProcessor(ReferSamImageProcessor(), tokenizer)
+    rng = np.random.default_rng(0)
+    ascii_words = ["".join(rng.choice(list(string.printable[:94]), rng.integers(1, 30))) for _ in range(100)]
+    for phrase in ["the star \u2b50 20 \u00b0", "dog\u2019s", "x\u0301 na\u00efve", *ascii_words]:
+        expected = tokenizer(phrase, truncation=True, max_length=20)["input_ids"]
+        assert tokenizer.unk_token_id not in expected
+        assert processor.encode_phrases([phrase])["input_ids"].tolist() == [expected]
+        assert processor.unknown_parts(phrase) == ()
+    mixed = "20 \u00b0 \u2b50 \U0001f31f"
+    assert tokenizer.tokenize("20 \u00b0 \u2b50") == tokenizer.convert_ids_to_tokens(
+        processor.encode_phrases([mixed])["input_ids"][0][1:-1]
+    )
+
+
+def test_a_phrase_of_symbols_alone(processor: ReferSamProcessor) -> None:
+    """It is not emptied: training goes on with [UNK]; `Query.prepare` refuses it."""
+    for phrase in ("\u2b50", "\u2764\ufe0f", "\u20e3"):
+        assert processor.encode_phrases([phrase])["input_ids"].tolist() == [[2, processor.tokenizer.unk_token_id, 3]]
+        assert processor.unknown_parts(phrase) == (phrase,)
+
+
 def test_a_huge_phrase_is_cut(processor: ReferSamProcessor) -> None:
     """A hundred thousand words."""
     phrase = "red " * 100_000

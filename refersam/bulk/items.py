@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from refersam.data.json_stream import iterate_json
 from refersam.data.records import RecordType, as_list, csv_rows
 from refersam.errors import DataError, UsageError, first_of
+from refersam.names import key_of
 from refersam.phrases import is_phrase
 
 PICTURE_SUFFIXES = (
@@ -52,8 +52,7 @@ class Item:
 
 def item_key(image: str, phrases: Sequence[str]) -> bytes:
     """16 bytes that stand for a picture's name and its phrases."""
-    text = json.dumps([image, *phrases])
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return key_of(image, *phrases)
 
 
 Source = Callable[[], Iterator[Item]]

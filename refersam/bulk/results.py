@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path, PurePath
@@ -14,9 +14,12 @@ from refersam.drawing import mask_picture
 from refersam.errors import DataError
 from refersam.files import save_png, write_atomically
 from refersam.metrics.masks import decode_mask
+from refersam.names import key_of, slug
 
 RESULTS, FAILURES, SETTINGS, COCO = "results.jsonl", "failures.jsonl", "settings.json", "instances.json"
 _PART = ".part"
+_BEFORE = {"min_component_fraction": 0.0}
+"""Settings of results whose folder does not name them: they are older than the setting."""
 
 Line = dict[str, Any]
 """What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error."""
@@ -101,12 +104,12 @@ class ResultFolder:
         self._file.flush()
 
     def _new_mask(self, image: str, phrase: str, index: int) -> Path:
-        """A name that no other mask has: phrases may differ in signs alone, names of pictures in a dot."""
+        """A name that no other mask has: phrases may differ in signs alone, names of images in a dot."""
         first = path = mask_path(image, phrase, index)
         numbers = count(2)
-        while item_key(str(path), ()) in self._taken:
+        while _file_key(path) in self._taken:
             path = first.with_stem(f"{first.stem}_{next(numbers)}")
-        self._taken.add(item_key(str(path), ()))
+        self._taken.add(_file_key(path))
         return path
 
     def missing(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -141,8 +144,8 @@ class ResultFolder:
         except ValueError as error:
             raise DataError(f"{path} is not JSON: name another folder with --out.") from error
         for name, value in self._settings.items():
-            if not isinstance(before, dict) or before.get(name) != value:
-                old = before.get(name) if isinstance(before, dict) else None
+            old = before.get(name, _BEFORE.get(name)) if isinstance(before, dict) else None
+            if not isinstance(before, dict) or old != value:
                 what = f"{name} = {old!r}, not {value!r}"
                 if name == "masks":
                     what = f"{'' if old else 'no '}--format png"
@@ -156,7 +159,7 @@ class ResultFolder:
             try:
                 line = json.loads(raw)
                 self.done.add(_key(line))
-                self._taken |= {item_key(result["mask"], ()) for result in line["results"] if "mask" in result}
+                self._taken |= {_file_key(result["mask"]) for result in line["results"] if "mask" in result}
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"{self._part}, line {number} is no result: name another folder with --out.") from error
             end += len(raw)
@@ -176,8 +179,12 @@ def mask_path(image: str, phrase: str, index: int) -> Path:
     parts = [part for part in PurePath(image).parts if part not in ("..", PurePath(image).anchor)]
     if len(parts) != len(PurePath(image).parts):  # it is outside of the folder of pictures
         parts.insert(0, "outside_" + item_key(image, ()).hex()[:8])
-    slug = re.sub(r"[^\w]+", "-", phrase.lower()).strip("-").encode()[:60].decode(errors="ignore")
-    return Path(MASKS, *parts, f"{index}_{slug or 'phrase'}.png")
+    return Path(MASKS, *parts, f"{index}_{slug(phrase)}.png")
+
+
+def _file_key(path: str | Path) -> bytes:
+    """Equal for names that some file system takes for the same file: it may ignore case, or how accents are stored."""
+    return key_of(unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from refersam.bulk.items import Item
 from refersam.bulk.results import Line
+from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.errors import ReferSamError
 from refersam.image import load_image
 from refersam.inference import Query, read_answers, run_queries
@@ -26,6 +27,8 @@ class BulkSettings:
         dtype: number format of the weights.
         threshold: a pixel belongs to the mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
+        min_component_fraction: a connected component of a mask with less than this fraction of the largest component's
+            area is dropped; 0 keeps all.
         batch_size: most (picture, phrase) pairs in one run of the model.
         workers: threads that read pictures ahead; with Ray, processes that each hold a model.
     """
@@ -35,12 +38,14 @@ class BulkSettings:
     dtype: str = "float32"
     threshold: float = 0.5
     no_target_threshold: float = 0.5
+    min_component_fraction: float = MIN_COMPONENT_FRACTION
     batch_size: int = 8
     workers: int = 2
 
     def lasting(self) -> dict[str, Any]:
         """Those that the results depend on."""
-        return {name: getattr(self, name) for name in ("model", "dtype", "threshold", "no_target_threshold")}
+        names = ("model", "dtype", "threshold", "no_target_threshold", "min_component_fraction")
+        return {name: getattr(self, name) for name in names}
 
 
 class Engine(Protocol):
@@ -122,6 +127,7 @@ class LocalEngine:
                     part,
                     self.settings.threshold,
                     self.settings.no_target_threshold,
+                    self.settings.min_component_fraction,
                 )
                 results += [answer.as_dict() for answer in answers]
             yield {"image": item.image, "width": query.width, "height": query.height, "results": results}
@@ -137,4 +143,5 @@ def _parts(query: Query, most: int) -> Iterator[Query]:
             input_ids=query.input_ids[rows],
             attention_mask=query.attention_mask[rows],
             left_out=query.left_out[rows],
+            unknown=query.unknown[rows],
         )

@@ -19,6 +19,7 @@ from refersam.cli.console import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinComponentOption,
     ModelOption,
     NoTargetOption,
     ThresholdOption,
@@ -91,6 +92,7 @@ def segment_many(
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
     batch_size: BatchSizeOption = BATCH_SIZE,
+    min_component_fraction: MinComponentOption = 0.01,
     workers: Annotated[
         int,
         typer.Option(
@@ -111,7 +113,14 @@ def segment_many(
 
     check_folder(out)
     settings = BulkSettings(
-        model, device, dtype.value, threshold, no_target_threshold, batch_size=batch_size, workers=workers
+        model,
+        device,
+        dtype.value,
+        threshold,
+        no_target_threshold,
+        min_component_fraction,
+        batch_size=batch_size,
+        workers=workers,
     )
     source = open_items(images, phrases, out)
     check_file(out / COCO, map(Path, phrases))
@@ -121,7 +130,7 @@ def segment_many(
         if not todo:
             where = images or phrases[0]
             raise DataError(f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.")
-        cut = 0
+        cut = unknown = 0
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
             if any(todo):
@@ -129,6 +138,7 @@ def segment_many(
                     for line in _open_engine(engine, settings)(folder.missing(source())):
                         folder.add(line)
                         cut += sum("left_out" in answer for answer in line.get("results", ()))
+                        unknown += sum("unknown" in answer for answer in line.get("results", ()))
                         progress.advance(bar)
                 except KeyboardInterrupt:
                     progress.stop()
@@ -143,6 +153,11 @@ def segment_many(
         if cut:
             say(
                 f"Longer than the model reads: {counted(cut, 'phrase')}; the results say what was left out.",
+                style="yellow",
+            )
+        if unknown:
+            say(
+                f"With parts that the tokenizer does not know: {counted(unknown, 'phrase')}; the results name them.",
                 style="yellow",
             )
     if model is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from refersam.errors import DataError
+from refersam.errors import DataError, first_of
 
 if TYPE_CHECKING:
     from refersam.predictor import ReferSamPredictor
@@ -82,6 +82,9 @@ ThresholdOption = Annotated[
 NoTargetOption = Annotated[
     float, _probability("No-target threshold: nothing matches below this probability of a target.")
 ]
+MinComponentOption = Annotated[
+    float, _probability("Drop parts of a mask with less than this fraction of its largest part's area; 0 keeps all.")
+]
 BatchSizeOption = Annotated[int, typer.Option(min=1, max=4096, help="Largest number of phrases in one forward pass.")]
 
 
@@ -133,7 +136,8 @@ def progress_bar(transient: bool = False) -> Progress:
 
 
 def shorten(text: str, most: int = 80) -> str:
-    """Its beginning, if it is long."""
+    """Its beginning on one line, if it is long or has several."""
+    text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
@@ -141,13 +145,19 @@ def warn_of_cut_phrases(left_out: Iterable[str], most: int) -> None:
     """Say what was left out of phrases that have more than `most` tokens."""
     for end in left_out:
         if end:
-            err_console.print(
-                f"Warning: the phrase is longer than {most} tokens; left out: {shorten(end)!r}",
-                style="yellow",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            _warn(f"the phrase is longer than {most} tokens; left out: {shorten(end)!r}")
+
+
+def warn_of_unknown_parts(phrases: Iterable[str], unknown: Iterable[Sequence[str]]) -> None:
+    """Say which parts of phrases the tokenizer does not know."""
+    for phrase, parts in zip(phrases, unknown, strict=False):
+        if parts:
+            names = first_of([repr(shorten(part, 40)) for part in parts])
+            _warn(f"the tokenizer does not know {names} in the phrase {shorten(phrase)!r}")
+
+
+def _warn(text: str) -> None:
+    err_console.print(f"Warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from refersam.cli.console import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinComponentOption,
     ModelOption,
     NoTargetOption,
     ThresholdOption,
@@ -29,8 +29,10 @@ from refersam.cli.console import (
     load_predictor,
     out_console,
     say,
+    shorten,
     waiting,
     warn_of_cut_phrases,
+    warn_of_unknown_parts,
 )
 from refersam.phrases import check_phrases
 
@@ -62,6 +64,7 @@ def segment(
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = 0.5,
+    min_component_fraction: MinComponentOption = 0.01,
     label_map: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +75,11 @@ def segment(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each."""
+    """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each.
+
+    NAME is the name of the image, the phrase, and eight digits of a hash of the image's path and the phrase. The same
+    image and phrase replace their own files; others never share a name.
+    """
     check_phrases(phrases)
     check_folder(out)
     if label_map is not None:
@@ -83,10 +90,11 @@ def segment(
     predictor = load_predictor(model, device, dtype.value)
     start = time.perf_counter()
     with waiting("Segmenting"):
-        results = predictor.predict(picture, phrases, threshold, no_target_threshold)
+        results = predictor.predict(picture, phrases, threshold, no_target_threshold, min_component_fraction)
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     warn_of_cut_phrases((result.left_out for result in results), predictor.processor.max_text_tokens)
-    files = save_results(results, out, image.stem)
+    warn_of_unknown_parts(phrases, (result.unknown for result in results))
+    files = save_results(results, out, image)
     if label_map is not None:
         _save_label_map(results, label_map)
     if as_json:
@@ -113,21 +121,18 @@ def result_table() -> Table:
 def add_result(table: Table, picture: str, result: Segmentation, milliseconds: float) -> None:
     """One row: picture, phrase, score, box, area, milliseconds."""
     box = "nothing matches" if result.no_target else "-" if result.box is None else " ".join(map(str, result.box))
-    table.add_row(
-        Text(picture), Text(result.phrase), f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}"
-    )
+    names = Text(shorten(picture)), Text(shorten(result.phrase))
+    table.add_row(*names, f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}")
 
 
-def save_results(results: Sequence[Segmentation], out: Path, stem: str) -> list[tuple[Path, Path]]:
-    """Write mask and overlay of each result; returns their paths."""
+def save_results(results: Sequence[Segmentation], out: Path, image: Path) -> list[tuple[Path, Path]]:
+    """Write mask and overlay of each result about an image; returns their paths, named by `answer_name`."""
     from refersam.files import save_png
+    from refersam.names import answer_name
 
     files: list[tuple[Path, Path]] = []
-    taken: set[str] = set()
     for result in results:
-        base = f"{_short(stem)}_{_slug(result.phrase)}"
-        name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(results) + 2))) if n not in taken)
-        taken.add(name)
+        name = answer_name(image, [result.phrase])
         mask, overlay = out / f"{name}_mask.png", out / f"{name}_overlay.png"
         result.save(mask)
         save_png(result.overlay(), overlay)
@@ -141,15 +146,6 @@ def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     from refersam.labels import label_picture
 
     save_png(label_picture(results), path)
-
-
-def _slug(phrase: str) -> str:
-    return _short(re.sub(r"[^\w]+", "-", phrase.lower()).strip("-")[:40]) or "phrase"
-
-
-def _short(name: str, most: int = 80) -> str:
-    """Not more than so many bytes: file systems allow 255 in all."""
-    return name.encode(errors="ignore")[:most].decode(errors="ignore")
 
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:

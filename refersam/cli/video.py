@@ -18,6 +18,7 @@ from refersam.cli.console import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MinComponentOption,
     ModelOption,
     NoTargetOption,
     ThresholdOption,
@@ -27,7 +28,9 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    shorten,
     warn_of_cut_phrases,
+    warn_of_unknown_parts,
 )
 from refersam.phrases import check_phrases
 
@@ -62,8 +65,13 @@ def video(
     max_frames: Annotated[
         int, typer.Option(min=1, help="Largest number of frames; a longer video is refused.")
     ] = 100_000,
+    min_component_fraction: MinComponentOption = 0.01,
 ) -> None:
-    """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4."""
+    """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
+
+    NAME is the name of the video, the phrases, and eight digits of a hash of the video's path and the phrases. The same
+    video and phrases replace their own files; others never share a name.
+    """
     from refersam.video.reader import VideoReader
 
     if last is not None and last < first:
@@ -89,12 +97,14 @@ def video(
                     threshold,
                     no_target_threshold,
                     lambda: progress.advance(bar),
+                    min_component_fraction,
                 )
             except KeyboardInterrupt:
                 progress.stop()
                 say("Stopped: nothing was written.")
                 raise typer.Exit(INTERRUPTED) from None
     warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
+    warn_of_unknown_parts(phrases, result.unknown)
     _report(phrases, result)
     if model is None:
         say(NOT_FOR_PHOTOGRAPHS, style="dim")
@@ -107,7 +117,7 @@ def _report(phrases: list[str], result: VideoResult) -> None:
 
     table = Table("phrase", "frames", "found in")
     for phrase, found in zip(phrases, result.found, strict=True):
-        table.add_row(Text(phrase), str(result.frames), str(found))
+        table.add_row(Text(shorten(phrase)), str(result.frames), str(found))
     out_console.print(table)
     say(f"Answers: {result.lines}; overlay: {result.overlay} ({ENCODERS[result.encoder]})")
     for frame in result.broken[:_MOST_SHOWN]:

@@ -14,7 +14,7 @@ from refersam.data.datasets import BENCHMARKS, read_dataset
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex, group_by_image
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError, ImageError
+from refersam.errors import DataError, ImageError, shown
 
 _FEW = 64
 """Pictures that are not worth starting processes for."""
@@ -189,7 +189,7 @@ def check_picture(samples: tuple[ReferringSample, ...]) -> list[Finding]:
         if id(sample.regions) in seen or not sample.has_target:
             continue
         seen.add(id(sample.regions))
-        what = f"{sample.image.path}, phrase {sample.sample_id} ({sample.phrase!r})"
+        what = f"{sample.image.path}, phrase {sample.sample_id} ({shown(sample.phrase)})"
         try:
             if not sample.load_mask().any():
                 findings.append(Finding(Severity.WARNING, "empty masks", f"{what}: no pixel belongs to its mask."))

@@ -21,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, field_problem
 from refersam.image import load_image
 from refersam.inference import Answer, Query, read_answers, run_queries
@@ -38,7 +39,7 @@ _CLIENT_GONE = 499
 """Status in the metrics of a request that nobody waits for."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "format")
+FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "min_component_fraction", "format")
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -54,6 +55,7 @@ class PhraseResult(BaseModel):
 
     phrase: str
     left_out: str = Field("", description="The end of a phrase that is longer than the model reads; only then.")
+    unknown: list[str] = Field([], description="Parts of the phrase that the tokenizer does not know; only then.")
     score: float = Field(description="The IoU that the model expects its mask to have, 0 to 1.")
     no_target: bool = Field(description="Nothing in the picture matches the phrase; the mask is empty.")
     box: tuple[int, int, int, int] | None = Field(description="Left, top, right, bottom in pixels.")
@@ -152,6 +154,7 @@ def create_app(
         phrases: Annotated[list[str], Form(description="One field for each phrase.")],
         threshold: Probability = 0.5,
         no_target_threshold: Probability = 0.5,
+        min_component_fraction: Probability = MIN_COMPONENT_FRACTION,
         format: Annotated[
             Literal["json", "png"],
             Form(description="png: one phrase's mask, black and white; several: a label map, 0, 1 for the first, ..."),
@@ -162,7 +165,8 @@ def create_app(
         _check_phrases(phrases, limits)
         try:
             async with asyncio.timeout(limits.answer_seconds):
-                work = service.segment(await image.read(), phrases, (threshold, no_target_threshold), format)
+                thresholds = threshold, no_target_threshold, min_component_fraction
+                work = service.segment(await image.read(), phrases, thresholds, format)
                 return await _unless_gone(request, work)
         except TimeoutError as error:
             raise HTTPException(503, f"No answer within {limits.answer_seconds:g} s.", {"Retry-After": "5"}) from error
@@ -212,7 +216,7 @@ class _Service:
         await self.batcher.stop()
         self.readers.shutdown(wait=False, cancel_futures=True)
 
-    async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, float], kind: str) -> Response:
+    async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, ...], kind: str) -> Response:
         query = await self._in_reader(lambda: self._read(content, phrases))
         output = await self.batcher.ask(query)
         write = self._write_png if kind == "png" else self._write_json
@@ -226,17 +230,17 @@ class _Service:
         picture = load_image(content, max_pixels=self.limits.max_pixels)
         return Query.prepare(self.predictor.processor, picture, phrases)
 
-    def _answers(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, float]) -> Iterator[Answer]:
+    def _answers(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Iterator[Answer]:
         model, processor = self.predictor.model, self.predictor.processor
         for answer in read_answers(model, processor, output, query, *thresholds):
             self.metrics.phrases.labels(no_target=str(answer.no_target).lower()).inc()
             yield answer
 
-    def _write_json(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, float]) -> Response:
+    def _write_json(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Response:
         results = [answer.as_dict() for answer in self._answers(output, query, thresholds)]
         return JSONResponse({"width": query.width, "height": query.height, "results": results})
 
-    def _write_png(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, float]) -> Response:
+    def _write_png(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Response:
         labels = label_map(self._answers(output, query, thresholds)).astype(np.uint8)
         file = io.BytesIO()
         Image.fromarray(labels * np.uint8(255) if len(query.phrases) == 1 else labels).save(file, format="PNG")

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
+from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
+from refersam.names import answer_name
 from refersam.predictor import ReferSamPredictor
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
 from refersam.video.writer import VideoWriter
@@ -59,6 +61,7 @@ class VideoResult:
         found: for each phrase, in how many of them something matches.
         broken: frames that could not be read, or that have another size than the first.
         left_out: the end of each phrase that is longer than the model reads.
+        unknown: the parts of each phrase that the tokenizer does not know.
     """
 
     lines: Path
@@ -68,6 +71,7 @@ class VideoResult:
     found: list[int] = field(default_factory=list)
     broken: list[BrokenFrame] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
+    unknown: tuple[tuple[str, ...], ...] = ()
 
 
 def segment_video(
@@ -79,6 +83,7 @@ def segment_video(
     threshold: float = 0.5,
     no_target_threshold: float = 0.5,
     on_frame: Callable[[], object] = lambda: None,
+    min_component_fraction: float = MIN_COMPONENT_FRACTION,
 ) -> VideoResult:
     """Segment the frames of a video, each by itself; one frame is held at a time.
 
@@ -86,22 +91,26 @@ def segment_video(
         predictor: the model.
         reader: the video.
         phrases: at least one.
-        out: folder for NAME.jsonl and NAME_overlay.mp4; both appear when all is done, or neither.
+        out: folder for NAME.jsonl and NAME_overlay.mp4, with a NAME of `answer_name`; both appear when all is done,
+            or neither.
         choice: of frames.
         threshold: a pixel belongs to a mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this.
         on_frame: called after each segmented frame.
+        min_component_fraction: a connected component of a mask with less than this fraction of the largest
+            component's area is dropped, as in `drop_specks`; 0 keeps all.
 
     Raises:
         VideoError: not a single frame could be segmented, or more frames than the reader's limit.
         PhraseError: no phrase, or one without a word.
         OSError: the disk is full or may not be written to.
     """
-    stem = reader.path.stem[:80]
-    result = VideoResult(out / f"{stem}.jsonl", out / f"{stem}_overlay.mp4", found=[0] * len(phrases))
+    settings = (threshold, no_target_threshold, min_component_fraction)
+    name = answer_name(reader.path, phrases)
+    result = VideoResult(out / f"{name}.jsonl", out / f"{name}_overlay.mp4", found=[0] * len(phrases))
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".video.", dir=out) as name:
-        lines, overlay = Path(name) / "lines", Path(name) / "overlay.mp4"
+    with tempfile.TemporaryDirectory(prefix=".video.", dir=out) as folder:
+        lines, overlay = Path(folder) / "lines", Path(folder) / "overlay.mp4"
         with ExitStack() as stack:
             file = stack.enter_context(lines.open("w", encoding="utf-8"))
             writer: VideoWriter | None = None
@@ -111,7 +120,7 @@ def segment_video(
                     start = frame.time
                     writer = stack.enter_context(VideoWriter(overlay, reader.rate / choice.every, frame.picture.size))
                     result.encoder = writer.encoder
-                answers = predictor.predict(frame.picture, list(phrases), threshold, no_target_threshold)
+                answers = predictor.predict(frame.picture, list(phrases), *settings)
                 results = [answer.as_dict() for answer in answers]
                 line = {"frame": frame.number, "time": round(frame.time, 4), "results": results}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -119,6 +128,7 @@ def segment_video(
                 writer.add(draw_overlays(frame.picture, layers), frame.time - start)
                 result.frames += 1
                 result.left_out = tuple(answer.left_out for answer in answers)
+                result.unknown = tuple(answer.unknown for answer in answers)
                 result.found = [count + (not a.no_target) for count, a in zip(result.found, answers, strict=True)]
                 on_frame()
         if not result.frames:

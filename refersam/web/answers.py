@@ -87,6 +87,8 @@ def legend(answers: Sequence[Answer]) -> str:
             )
         if answer.left_out:
             verdict += f'<span class="share">too long, not read: {html.escape(answer.left_out)}</span>'
+        if answer.unknown:
+            verdict += f'<span class="share">unknown, not read: {html.escape(" ".join(answer.unknown))}</span>'
         lines.append(
             f'<li><span class="swatch" style="background:{colour}"></span>'
             f'<span class="phrase">{html.escape(answer.phrase)}</span>{verdict}</li>'

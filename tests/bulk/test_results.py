@@ -145,6 +145,19 @@ def test_what_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_results_older_than_a_setting(tmp_path: Path) -> None:
+    """Specks were kept before they could be dropped: such a folder goes on with 0, and the sentence says so."""
+    with ResultFolder(tmp_path, {"threshold": 0.5}, masks=False) as folder:
+        folder.add(line("a.jpg", "x"))
+    with (
+        pytest.raises(DataError, match=r"min_component_fraction = 0\.0, not 0\.01"),
+        ResultFolder(tmp_path, {"threshold": 0.5, "min_component_fraction": 0.01}, masks=False),
+    ):
+        pass
+    with ResultFolder(tmp_path, {"threshold": 0.5, "min_component_fraction": 0.0}, masks=False) as folder:
+        assert len(folder.done) == 1
+
+
 @pytest.mark.parametrize("name", ["failures.jsonl", "instances.json", "masks"])
 def test_files_of_others_stay(tmp_path: Path, name: str) -> None:
     """A folder that has such a file without being one of results is left alone."""
@@ -176,6 +189,17 @@ def test_no_two_masks_share_a_file(tmp_path: Path) -> None:
     masks = [row["results"][0]["mask"] for row in rows]
     assert masks == [f"masks/a.jpg/0_the-dog{end}.png" for end in ("", "_2", "_3")]
     assert np.array_equal(np.asarray(Image.open(tmp_path / masks[1])), ~MASK * np.uint8(255))
+
+
+def test_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
+    """Upper and lower case, and both ways to store an accent, also after a stop."""
+    names = ["A.jpg", "a.jpg", "caf\u00e9.jpg", "cafe\u0301.jpg"]
+    for name in names:
+        with ResultFolder(tmp_path, {}, masks=True) as folder:
+            folder.add(line(name, "the dog"))
+    masks = [row["results"][0]["mask"] for row in read_results(tmp_path / "results.jsonl.part")]
+    assert [mask.split("/")[1] for mask in masks] == names
+    assert [mask.split("/")[2] for mask in masks] == ["0_the-dog.png", "0_the-dog_2.png"] * 2
 
 
 @pytest.mark.parametrize("image", ["../../etc/x.png", "/etc/x.png", "a/../../../x.png", "a/b.png", "..", "ü" * 80])

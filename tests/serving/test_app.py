@@ -82,10 +82,28 @@ def test_answers_are_the_predictors(serve: Callable[..., TestClient], predictor:
         assert np.array_equal(coco_mask.decode(result["rle"]).astype(bool), answer.mask)
 
 
+def test_specks(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
+    """The field has the predictor's default, and its effect."""
+    client, areas = serve(), []
+    threshold = float(np.quantile(predictor.predict(png(), PHRASES[0]).probability, 0.8))
+    for fraction in (0, 1):
+        reply = ask(client, png(), PHRASES, threshold=threshold, min_component_fraction=fraction).json()
+        answers = predictor.predict(png(), PHRASES, threshold, 0, fraction)
+        areas.append([result["area"] for result in reply["results"]])
+        assert areas[-1] == [answer.area for answer in answers]
+    assert areas[0] != areas[1]
+
+
 def test_what_a_long_phrase_leaves_out_is_told(serve: Callable[..., TestClient]) -> None:
     """With the answer to that phrase alone."""
     results = ask(serve(), png(), ["red " * 18 + "Circle, not blue", "star"]).json()["results"]
     assert [result.get("left_out") for result in results] == ["Circle, not blue", None]
+
+
+def test_unknown_parts_are_told(serve: Callable[..., TestClient]) -> None:
+    """With the answer to that phrase alone."""
+    results = ask(serve(), png(), ["star \u2b50", "star"]).json()["results"]
+    assert [result.get("unknown") for result in results] == [["\u2b50"], None]
 
 
 def test_png(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
@@ -135,6 +153,7 @@ def test_many_clients_at_once_get_their_own_answers(
         (png(), ["x"], {"threshold": 1.5}, 422, "threshold should be "),
         (png(), ["x"], {"threshold": "nan"}, 422, "threshold should be "),
         (png(), ["x"], {"no_target_threshold": "no"}, 422, "no_target_threshold should be "),
+        (png(), ["x"], {"min_component_fraction": -1}, 422, "min_component_fraction should be "),
         (png(), ["x"], {"format": "tiff"}, 422, "format should be "),
         (png(), ["x"], {"thresholdd": 0.9}, 422, "no field 'thresholdd', but image, phrases, threshold"),
     ],

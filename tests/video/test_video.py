@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -24,6 +25,7 @@ import av
 
 from refersam import ReferSamPredictor
 from refersam.errors import VideoError
+from refersam.names import answer_name
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
 from refersam.video.run import FrameChoice, segment_video
 from refersam.video.writer import VideoWriter
@@ -242,8 +244,9 @@ def test_video(run: Run, clip: Path, tiny_model_folder: Path, predictor: ReferSa
     done = run("video", clip, *PHRASES, "--out", "a/b", "--device", "cpu", *options)
     assert done.code == 0, done.err
     assert re.search(r"the red circle\W+3\W+3", done.out)
-    assert sorted(path.name for path in Path("a/b").iterdir()) == ["clip.jsonl", "clip_overlay.mp4"]
-    lines = [json.loads(line) for line in Path("a/b/clip.jsonl").read_text().splitlines()]
+    name = answer_name(clip, PHRASES)
+    assert sorted(path.name for path in Path("a/b").iterdir()) == [f"{name}.jsonl", f"{name}_overlay.mp4"]
+    lines = [json.loads(line) for line in Path(f"a/b/{name}.jsonl").read_text().splitlines()]
     assert [(line["frame"], line["time"]) for line in lines] == [(0, 0), (3, 0.3), (6, 0.6)]
     with VideoReader(clip) as reader:
         pictures = {frame.number: frame.picture for frame in reader}
@@ -254,7 +257,7 @@ def test_video(run: Run, clip: Path, tiny_model_folder: Path, predictor: ReferSa
             np.testing.assert_array_equal(coco_mask.decode(result["rle"]).astype(bool), answer.mask)
             assert result["box"] == (list(answer.box) if answer.box else None)
             assert result["score"] == pytest.approx(answer.score, abs=1e-3)
-    with VideoReader(Path("a/b/clip_overlay.mp4")) as reader:
+    with VideoReader(Path(f"a/b/{name}_overlay.mp4")) as reader:
         overlays = list(reader)
     assert [frame.time for frame in overlays] == pytest.approx([0, 0.3, 0.6], abs=1e-3)
     assert overlays[0].picture.size == (64, 48)
@@ -266,14 +269,28 @@ def test_broken_frames_are_told_at_the_end(run: Run, broken_clip: Path, tiny_mod
     done = run("video", broken_clip, "star", "--device", "cpu", "--model", tiny_model_folder, "--first", "2")
     assert (done.code, "Traceback" in done.err) == (1, False)
     assert re.search("Frame 3: it cannot be decoded: .*", done.err)
-    assert [json.loads(line)["frame"] for line in Path("out/clip.jsonl").read_text().splitlines()] == [2, 4, 5, 6, 7]
+    (lines,) = Path("out").glob("clip_star_*.jsonl")
+    assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == [2, 4, 5, 6, 7]
+
+
+def test_answers_never_replace_others(clip: Path, predictor: ReferSamPredictor) -> None:
+    """Other phrases about a video, and another video of its name; the same question replaces its own files."""
+    other = clip.parent / "other" / clip.name
+    other.parent.mkdir()
+    shutil.copy(clip, other)
+    out = clip.parent / "out"
+    for path, phrases in ((clip, ["star"]), (clip, ["circle"]), (clip, ["circle", "star"]), (other, ["star"])) * 2:
+        with VideoReader(path) as reader:
+            segment_video(predictor, reader, phrases, out, FrameChoice(last=0))
+    assert len(list(out.iterdir())) == 8
 
 
 def test_nothing_half_written(clip: Path, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it fails on the way; what was there before stays."""
     out = clip.parent / "out"
     out.mkdir()
-    (out / "clip.jsonl").write_text("before")
+    before = out / f"{answer_name(clip, PHRASES)}.jsonl"
+    before.write_text("before")
     add, calls = VideoWriter.add, []
 
     def full(self: VideoWriter, *arguments: Any) -> None:
@@ -285,8 +302,8 @@ def test_nothing_half_written(clip: Path, predictor: ReferSamPredictor, monkeypa
     monkeypatch.setattr(VideoWriter, "add", full)
     with VideoReader(clip) as reader, pytest.raises(OSError, match="No space left"):
         segment_video(predictor, reader, PHRASES, out)
-    assert [path.name for path in out.iterdir()] == ["clip.jsonl"]
-    assert (out / "clip.jsonl").read_text() == "before"
+    assert list(out.iterdir()) == [before]
+    assert before.read_text() == "before"
 
 
 def test_frames_of_another_size_are_left_out(

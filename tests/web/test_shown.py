@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def test_legend_says_what_was_found_and_what_not() -> None:
     assert "16.7 % of the picture" in text
     assert "&lt;b&gt;dog&lt;/b&gt;" in text
     assert "<b>" not in text
+    text = legend([replace(ANSWERS[0], unknown=("\u2b50", "<i>"))])
+    assert "unknown, not read: \u2b50 &lt;i&gt;" in text
 
 
 def test_files_to_take_home(tmp_path: Path) -> None:
