@@ -70,12 +70,7 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         )
     name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
     image = source if isinstance(source, Image.Image) else _open(source, name)
-    if not (image.width and image.height):
-        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
-    if image.width * image.height > max_pixels:
-        raise ImageSizeError(
-            f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
-        )
+    _check_size(image, name, max_pixels)
     try:
         _check_decoding(image, name, max_pixels)
         image.load()
@@ -86,6 +81,43 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         raise
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
+
+
+def load_stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image file in the mode that it is stored in: no conversion, no rotation. The limits are `load_image`'s.
+
+    Args:
+        path: the file.
+        max_pixels: limit on width times height.
+
+    Raises:
+        ImageError: no such file, not an image, broken, too large, or of more bits than Pillow keeps.
+    """
+    with _open(path, str(path)) as image:
+        _check_size(image, str(path), max_pixels)
+        layouts = [str(tile[3][0] if isinstance(tile[3], tuple) else tile[3]) for tile in getattr(image, "tile", ())]
+        if any(";16" in layout and not layout.startswith(("I;16", "F;16")) for layout in layouts):
+            raise ImageError(
+                f"{path} stores 16 bits in each of several channels, of which 8 would be lost: save it with one "
+                "channel, or with 8 bits."
+            )
+        try:
+            _check_decoding(image, str(path), max_pixels)
+            image.load()
+        except (MemoryError, ImageError):
+            raise
+        except Exception as error:  # Pillow's readers raise many kinds for broken files
+            raise ImageError(f"{path} is broken or cut off: {error}.") from error
+        return image
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    if not (image.width and image.height):
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
+    if image.width * image.height > max_pixels:
+        raise ImageSizeError(
+            f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
+        )
 
 
 def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -87,7 +87,7 @@ def check_pickle_size(size: int, name: str) -> None:
         raise DataError(f"{name} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
 
 
-def _decode_text(data: bytes, _errors: str = "strict") -> tuple[str, int]:
+def _decode_text(data: Any, _errors: str = "strict") -> tuple[str, int]:
     """Decode one whole string; `data` is anything with the buffer protocol."""
     raw = bytes(data)
     try:
