@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
-from refersam.data.records import RecordType, as_list, csv_rows
+from refersam.data.records import FileName, RecordType, as_list, csv_rows, with_slashes
 from refersam.errors import DataError, first_of
 from refersam.phrases import is_phrase
 
@@ -169,7 +169,7 @@ def _csv_rows(path: Path) -> Rows:
             for row in csv_rows(reader, path):
                 if not row["image"] or not is_phrase(row["phrase"] or ""):
                     raise DataError(f"{path}, line {reader.line_num}: image or phrase is empty.")
-                yield row["image"], [row["phrase"]]
+                yield with_slashes(row["image"]), [row["phrase"]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
 
@@ -177,7 +177,7 @@ def _csv_rows(path: Path) -> Rows:
 class _Line(BaseModel):
     """Other fields, such as a mask, are passed over."""
 
-    image: str = Field(min_length=1)
+    image: FileName = Field(min_length=1)
     phrases: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
 
 
@@ -193,6 +193,8 @@ def _jsonl_rows(path: Path) -> Rows:
                 record = json.loads(raw.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+            if isinstance(record, dict):
+                record = {name: value for name, value in record.items() if value is not None}
             if isinstance(record, dict) and {"phrase", "phrases"} <= record.keys():
                 raise DataError(f"{path}, line {number} has both phrase and phrases: leave out one of them.")
             if isinstance(record, dict) and "phrase" in record:
@@ -203,7 +205,7 @@ def _jsonl_rows(path: Path) -> Rows:
 
 class _Image(BaseModel):
     id: int
-    file_name: str = Field(min_length=1)
+    file_name: FileName = Field(min_length=1)
 
 
 class _Caption(BaseModel):
@@ -223,6 +225,8 @@ def _coco_rows(path: Path) -> Rows:
     captions: dict[int, list[str]] = {}
     categories: list[str] = []
     for name, record in iterate_json(path):
+        if record is None:  # a list that is null
+            continue
         if name == "images":
             image = _IMAGE.read(record, f"{path}, images")
             images[image.id] = image.file_name
@@ -243,4 +247,4 @@ def _coco_rows(path: Path) -> Rows:
 
 
 def _has_caption(record: Any) -> bool:
-    return isinstance(record, dict) and "caption" in record
+    return isinstance(record, dict) and record.get("caption") is not None

@@ -14,7 +14,7 @@ from refersam.data.coco import CocoIndex, read_instances, size_problem
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex
 from refersam.data.mask_files import MaskFile, MaskValue
-from refersam.data.records import RecordType, as_list, as_text
+from refersam.data.records import FileName, RecordType, as_list, as_text
 from refersam.data.regions import Region, clean_region
 from refersam.data.sample import ImageRecord, ReferringSample
 from refersam.errors import DataError, ImageError, shown
@@ -32,8 +32,8 @@ class JsonlHead(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    instances: str | None = None
-    images: str = "."
+    instances: FileName | None = None
+    images: FileName = "."
 
 
 class JsonlLine(BaseModel):
@@ -55,8 +55,8 @@ class JsonlLine(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     phrase: str
-    image: str | None = None
-    mask: str | None = None
+    image: FileName | None = None
+    mask: FileName | None = None
     mask_value: MaskValue | None = None
     rle: Annotated[list[dict[str, Any]], BeforeValidator(as_list), Field(min_length=1)] | None = None
     polygons: list[list[float]] | None = Field(default=None, min_length=1)
@@ -109,8 +109,11 @@ def read_jsonl(path: Path) -> DatasetIndex:
     """
     lines = list(_json_lines(path))
     head = JsonlHead()
-    if lines and isinstance(lines[0][1], dict) and "phrase" not in lines[0][1]:
-        head = _HEAD.read(lines.pop(0)[1], f"{path}, line 1")
+    if lines and _is_head(lines[0][1]):
+        try:
+            head = _HEAD.read(lines.pop(0)[1], f"{path}, line 1")
+        except DataError as error:
+            raise DataError(f'{error} (It was read as the head: a line that is none has a "phrase".)') from error
     index = DatasetIndex("jsonl", samples={path.stem: []})
     parsed: list[tuple[int, JsonlLine]] = []
     for number, record in lines:
@@ -134,6 +137,11 @@ def read_jsonl(path: Path) -> DatasetIndex:
             index.findings.append(Finding(Severity.ERROR, "bad lines", message))
     index.refs[path.stem] = len(lines)
     return index
+
+
+def _is_head(record: object) -> bool:
+    """Whether a first line is a head: an object that has nothing of a line."""
+    return isinstance(record, dict) and not record.keys() & JsonlLine.model_fields.keys()
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
