@@ -34,6 +34,9 @@ FORMATS = (
 )
 """What is read. Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO)."""
 
+_READ_AS_JPEG = "MPO"
+"""JPEG files of several images."""
+
 MAX_SCANS = 100
 """Passes over a JPEG's pixels; cameras and programs write about ten. Each takes time for all pixels, and few bytes."""
 
@@ -129,7 +132,7 @@ def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image.tag_v2, file, name, max_pixels)
-        elif image.format in ("JPEG", "MPO"):
+        elif image.format in ("JPEG", _READ_AS_JPEG):
             file.seek(0)
             if count_scans(file.read()) > MAX_SCANS:
                 raise ImageError(
@@ -219,6 +222,13 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         raise ImageFormatError(
             f"{name} is not a picture that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP, ...)."
         ) from error
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """The suffixes of all formats that can be read, such as ".png", in small letters and sorted."""
+    Image.init()
+    kinds = {*FORMATS, _READ_AS_JPEG} & {*Image.OPEN, _READ_AS_JPEG}
+    return tuple(sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,8 +7,9 @@ import glob
 import hashlib
 import json
 import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +18,11 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
 from refersam.data.records import FileName, RecordType, as_list, csv_rows, with_slashes
-from refersam.errors import DataError, first_of
+from refersam.errors import DataError, counted, first_of
+from refersam.image import image_suffixes
 from refersam.phrases import is_phrase
 
-PICTURE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".tga", ".pcx", ".sgi"),
-)
+PICTURE_SUFFIXES = image_suffixes()
 """What is taken from a folder; a pattern or a list may name any file."""
 MASKS = "masks"
 """Folder of the mask files, in that of the results."""
@@ -56,8 +55,49 @@ def item_key(image: str, phrases: Sequence[str]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-Source = Callable[[], Iterator[Item]]
-"""Gives the items anew each time it is called, in the same order, in little memory."""
+@dataclass(slots=True)
+class Skipped:
+    """What a search of folders passed over; hidden files and folders are not counted.
+
+    Attributes:
+        files: number of files that are no images, by suffix.
+        folders: those that cannot be read.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """ "3 files of other types (.txt: 2, .mp4: 1)"; empty where nothing was skipped."""
+        parts = []
+        if self.files:
+            most_first = sorted(self.files.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))
+            kinds = [f"{suffix or 'no suffix'}: {count:,}" for suffix, count in most_first]
+            parts.append(f"{counted(self.files.total(), 'file')} of other types ({first_of(kinds)})")
+        if self.folders:
+            parts.append(f"{counted(len(self.folders), 'folder')} that cannot be read ({first_of(self.folders)})")
+        return " and ".join(parts)
+
+
+class Source:
+    """Gives the items anew each time it is called, in the same order, in little memory.
+
+    Args:
+        items: lists them, and fills in what it skips.
+
+    Attributes:
+        skipped: by the last complete listing.
+    """
+
+    def __init__(self, items: Callable[[Skipped], Iterator[Item]]) -> None:
+        self._items = items
+        self.skipped = Skipped()
+
+    def __call__(self) -> Iterator[Item]:
+        """List the items."""
+        skipped = Skipped()
+        yield from self._items(skipped)
+        self.skipped = skipped
 
 
 def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> Source:
@@ -90,12 +130,12 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
         raise DataError(f"--images must be the folder that the names in {path} start from, but {root} is no folder.")
     rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".json": _coco_rows}[path.suffix.lower()]
 
-    def items() -> Iterator[Item]:
+    def items(_skipped: Skipped) -> Iterator[Item]:
         for image, group in groupby(rows(path), key=lambda row: row[0]):
             asked = tuple(dict.fromkeys(phrase for _, several in group for phrase in several))
             yield Item(image, os.path.join(root, image), _checked(asked, f"{path}, {image}"))  # noqa: PTH118
 
-    return items
+    return Source(items)
 
 
 def _checked(phrases: Iterable[str], where: str) -> tuple[str, ...]:
@@ -114,19 +154,23 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
     if not folder.is_dir() and not folder.is_file() and not glob.has_magic(images):
         raise DataError(f"No such folder: {images}.")
 
-    def items() -> Iterator[Item]:
+    def items(skipped: Skipped) -> Iterator[Item]:
         results = leave_out.resolve()
         if folder.is_dir():
-            for path in _pictures(folder, results):
+            for path in _pictures(folder, results, skipped):
                 yield Item(os.path.relpath(path, folder), path, phrases)
             return
-        start = _fixed_part(folder).resolve()
-        left_out = results / MASKS if start.is_relative_to(results) else results
+        left_out = _left_out(_fixed_part(folder), results)
         for path in [images] if folder.is_file() else sorted(glob.iglob(images, recursive=True)):  # noqa: PTH207
             if Path(path).is_file() and left_out not in Path(path).resolve().parents:
                 yield Item(path, path, phrases)
 
-    return items
+    return Source(items)
+
+
+def _left_out(start: Path, results: Path) -> Path:
+    """The folder that a search from `start` leaves out: where the results lie beside the images, their masks alone."""
+    return results / MASKS if start.resolve().is_relative_to(results) else results
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -134,15 +178,35 @@ def _fixed_part(pattern: Path) -> Path:
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
-def _pictures(folder: Path, leave_out: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        # Where the results lie beside the pictures, their masks are no pictures.
-        left_out = (leave_out, leave_out / MASKS)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() not in left_out)
-        for name in sorted(files):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield str(here / name)
+def _pictures(folder: Path, results: Path, skipped: Skipped) -> Iterator[str]:
+    """The images in a folder and all folders in it.
+
+    Links to folders are followed after the folders themselves; each folder is searched once, so that loops end.
+    """
+    left_out = _left_out(folder, results)
+    searched: set[Path] = set()
+    waiting = deque([folder])
+
+    def note(error: OSError) -> None:
+        skipped.folders.append(str(error.filename))
+
+    while waiting:
+        for place, folders, files in os.walk(waiting.popleft(), onerror=note):
+            here, real = Path(place), Path(place).resolve()
+            if real in searched or left_out in (real, *real.parents):
+                folders.clear()
+                continue
+            searched.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting.extend(here / name for name in folders if (here / name).is_symlink())
+            for name in sorted(files):
+                suffix = Path(name).suffix.lower()
+                if name.startswith("."):
+                    continue
+                if suffix in PICTURE_SUFFIXES:
+                    yield str(here / name)
+                else:
+                    skipped.files[suffix] += 1
 
 
 def _open_text(path: Path) -> str:
