@@ -12,6 +12,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
+from refersam import heif
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError
 
 MAX_PIXELS = 100_000_000
@@ -31,8 +32,12 @@ FORMATS = (
     "TGA",
     "PCX",
     "SGI",
+    heif.FORMAT,
 )
-"""What is read. Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO)."""
+"""What is read, HEIF with the extra `heif`.
+
+Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO).
+"""
 
 _READ_AS_JPEG = "MPO"
 """JPEG files of several images."""
@@ -132,6 +137,9 @@ def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image.tag_v2, file, name, max_pixels)
+        elif image.format == heif.FORMAT:
+            file.seek(0)
+            heif.check_heif(file.read(), name, max_pixels)
         elif image.format in ("JPEG", _READ_AS_JPEG):
             file.seek(0)
             if count_scans(file.read()) > MAX_SCANS:
@@ -200,16 +208,21 @@ def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     Image.init()
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with
     try:
         if isinstance(source, bytes):
-            return Image.open(io.BytesIO(source), formats=formats)
-        path = Path(source)
-        if not path.exists():
-            raise ImageError(f"No such file: {name}.")
-        if not path.is_file():
-            raise ImageError(f"{name} is not a file.")
-        return Image.open(path, formats=formats)
+            head = source[: heif.HEAD_BYTES]
+        else:
+            path = Path(source)
+            if not path.exists():
+                raise ImageError(f"No such file: {name}.")
+            if not path.is_file():
+                raise ImageError(f"{name} is not a file.")
+            with path.open("rb") as file:
+                head = file.read(heif.HEAD_BYTES)
+        if heif.is_heif(head):
+            heif.register(name)
+        formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else path, formats=formats)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -220,15 +233,19 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         raise ImageError(f"{name} may not be read: permission denied.") from error
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageFormatError(
-            f"{name} is not a picture that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP, ...)."
+            f"{name} is not a picture that can be read (PNG, JPEG, WebP, HEIC, TIFF, GIF, BMP, ...)."
         ) from error
 
 
 def image_suffixes() -> tuple[str, ...]:
-    """The suffixes of all formats that can be read, such as ".png", in small letters and sorted."""
+    """The suffixes of all formats that can be read, such as ".png", in small letters and sorted.
+
+    Those of HEIF are always among them: without its extra, reading such a file says what to install.
+    """
     Image.init()
     kinds = {*FORMATS, _READ_AS_JPEG} & {*Image.OPEN, _READ_AS_JPEG}
-    return tuple(sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds))
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds}
+    return tuple(sorted({*known, *heif.SUFFIXES}))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

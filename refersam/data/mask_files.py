@@ -89,7 +89,11 @@ class MaskFile:
         if not (others != others[:1]).any():
             return np.not_equal(plane, 0)
         distinct = np.unique(others)
-        lossy = f" {image.format} does not keep values: save masks as PNG." if image.format in ("JPEG", "MPO") else ""
+        lossy = (
+            f" {image.format} does not keep values: save masks as PNG."
+            if image.format in ("JPEG", "MPO", "HEIF")
+            else ""
+        )
         raise DataError(
             f"{self.path}: a mask file must store one value other than 0, but this one stores {len(distinct)}{where}: "
             f'{_listed(distinct, plane.dtype == np.uint32)}.{lossy} Name the target\'s as "mask_value", or save the '
