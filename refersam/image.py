@@ -12,6 +12,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
+from refersam import heif
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError
 
 MAX_PIXELS = 100_000_000
@@ -31,8 +32,15 @@ FORMATS = (
     "TGA",
     "PCX",
     "SGI",
+    heif.FORMAT,
 )
-"""What is read. Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO)."""
+"""What is read, HEIF with the extra `heif`.
+
+Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO).
+"""
+
+_READ_AS_JPEG = "MPO"
+"""JPEG files of several images."""
 
 MAX_SCANS = 100
 """Passes over a JPEG's pixels; cameras and programs write about ten. Each takes time for all pixels, and few bytes."""
@@ -70,12 +78,7 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         )
     name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
     image = source if isinstance(source, Image.Image) else _open(source, name)
-    if not (image.width and image.height):
-        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
-    if image.width * image.height > max_pixels:
-        raise ImageSizeError(
-            f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
-        )
+    _check_size(image, name, max_pixels)
     try:
         _check_decoding(image, name, max_pixels)
         image.load()
@@ -88,6 +91,43 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
 
 
+def load_stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image file in the mode that it is stored in: no conversion, no rotation. The limits are `load_image`'s.
+
+    Args:
+        path: the file.
+        max_pixels: limit on width times height.
+
+    Raises:
+        ImageError: no such file, not an image, broken, too large, or of more bits than Pillow keeps.
+    """
+    with _open(path, str(path)) as image:
+        _check_size(image, str(path), max_pixels)
+        layouts = [str(tile[3][0] if isinstance(tile[3], tuple) else tile[3]) for tile in getattr(image, "tile", ())]
+        if any(";16" in layout and not layout.startswith(("I;16", "F;16")) for layout in layouts):
+            raise ImageError(
+                f"{path} stores 16 bits in each of several channels, of which 8 would be lost: save it with one "
+                "channel, or with 8 bits."
+            )
+        try:
+            _check_decoding(image, str(path), max_pixels)
+            image.load()
+        except (MemoryError, ImageError):
+            raise
+        except Exception as error:  # Pillow's readers raise many kinds for broken files
+            raise ImageError(f"{path} is broken or cut off: {error}.") from error
+        return image
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    if not (image.width and image.height):
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
+    if image.width * image.height > max_pixels:
+        raise ImageSizeError(
+            f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
+        )
+
+
 def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
     """Refuse a small file that is large, or slow, to decode, whatever its size says."""
     file = image.fp if isinstance(image, ImageFile.ImageFile) else None
@@ -97,7 +137,10 @@ def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image.tag_v2, file, name, max_pixels)
-        elif image.format in ("JPEG", "MPO"):
+        elif image.format == heif.FORMAT:
+            file.seek(0)
+            heif.check_heif(file.read(), name, max_pixels)
+        elif image.format in ("JPEG", _READ_AS_JPEG):
             file.seek(0)
             if count_scans(file.read()) > MAX_SCANS:
                 raise ImageError(
@@ -165,16 +208,21 @@ def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     Image.init()
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with
     try:
         if isinstance(source, bytes):
-            return Image.open(io.BytesIO(source), formats=formats)
-        path = Path(source)
-        if not path.exists():
-            raise ImageError(f"No such file: {name}.")
-        if not path.is_file():
-            raise ImageError(f"{name} is not a file.")
-        return Image.open(path, formats=formats)
+            head = source[: heif.HEAD_BYTES]
+        else:
+            path = Path(source)
+            if not path.exists():
+                raise ImageError(f"No such file: {name}.")
+            if not path.is_file():
+                raise ImageError(f"{name} is not a file.")
+            with path.open("rb") as file:
+                head = file.read(heif.HEAD_BYTES)
+        if heif.is_heif(head):
+            heif.register(name)
+        formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else path, formats=formats)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -185,8 +233,19 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         raise ImageError(f"{name} may not be read: permission denied.") from error
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageFormatError(
-            f"{name} is not a picture that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP, ...)."
+            f"{name} is not a picture that can be read (PNG, JPEG, WebP, HEIC, TIFF, GIF, BMP, ...)."
         ) from error
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """The suffixes of all formats that can be read, such as ".png", in small letters and sorted.
+
+    Those of HEIF are always among them: without its extra, reading such a file says what to install.
+    """
+    Image.init()
+    kinds = {*FORMATS, _READ_AS_JPEG} & {*Image.OPEN, _READ_AS_JPEG}
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds}
+    return tuple(sorted({*known, *heif.SUFFIXES}))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,8 +9,9 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import json
+import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,15 @@ def seed() -> None:
     """Every test draws the same numbers and computes alike, whatever ran before it: training flushes denormals."""
     torch.set_flush_denormal(False)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def spawned() -> Iterator[None]:
+    """Start worker processes by `spawn`, the default on macOS and Windows: whatever they get is pickled."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ import csv
 import glob
 import json
 import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,15 +16,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from refersam.data.json_stream import iterate_json
-from refersam.data.records import RecordType, as_list, csv_rows
-from refersam.errors import DataError, UsageError, first_of
+from refersam.data.records import FileName, RecordType, as_list, csv_rows, with_slashes
+from refersam.errors import DataError, UsageError, counted, first_of
+from refersam.image import image_suffixes
 from refersam.names import key_of
 from refersam.phrases import is_phrase
 
-PICTURE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jp2", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".tga", ".pcx", ".sgi"),
-)
+PICTURE_SUFFIXES = image_suffixes()
 """What is taken from a folder; a pattern or a list may name any file."""
 MASKS = "masks"
 """Folder of the mask files, in that of the results."""
@@ -55,8 +54,49 @@ def item_key(image: str, phrases: Sequence[str]) -> bytes:
     return key_of(image, *phrases)
 
 
-Source = Callable[[], Iterator[Item]]
-"""Gives the items anew each time it is called, in the same order, in little memory."""
+@dataclass(slots=True)
+class Skipped:
+    """What a search of folders passed over; hidden files and folders are not counted.
+
+    Attributes:
+        files: number of files that are no images, by suffix.
+        folders: those that cannot be read.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """ "3 files of other types (.txt: 2, .mp4: 1)"; empty where nothing was skipped."""
+        parts = []
+        if self.files:
+            most_first = sorted(self.files.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))
+            kinds = [f"{suffix or 'no suffix'}: {count:,}" for suffix, count in most_first]
+            parts.append(f"{counted(self.files.total(), 'file')} of other types ({first_of(kinds)})")
+        if self.folders:
+            parts.append(f"{counted(len(self.folders), 'folder')} that cannot be read ({first_of(self.folders)})")
+        return " and ".join(parts)
+
+
+class Source:
+    """Gives the items anew each time it is called, in the same order, in little memory.
+
+    Args:
+        items: lists them, and fills in what it skips.
+
+    Attributes:
+        skipped: by the last complete listing.
+    """
+
+    def __init__(self, items: Callable[[Skipped], Iterator[Item]]) -> None:
+        self._items = items
+        self.skipped = Skipped()
+
+    def __call__(self) -> Iterator[Item]:
+        """List the items."""
+        skipped = Skipped()
+        yield from self._items(skipped)
+        self.skipped = skipped
 
 
 def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> Source:
@@ -90,12 +130,12 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
         raise DataError(f"--images must be the folder that the names in {path} start from, but {root} is no folder.")
     rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".json": _coco_rows}[path.suffix.lower()]
 
-    def items() -> Iterator[Item]:
+    def items(_skipped: Skipped) -> Iterator[Item]:
         for image, group in groupby(rows(path), key=lambda row: row[0]):
             asked = tuple(dict.fromkeys(phrase for _, several in group for phrase in several))
             yield Item(image, os.path.join(root, image), _checked(asked, f"{path}, {image}"))  # noqa: PTH118
 
-    return items
+    return Source(items)
 
 
 def _checked(phrases: Iterable[str], where: str, error: type[DataError] = DataError) -> tuple[str, ...]:
@@ -112,19 +152,23 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
     if not folder.is_dir() and not folder.is_file() and not glob.has_magic(images):
         raise DataError(f"No such folder: {images}.")
 
-    def items() -> Iterator[Item]:
+    def items(skipped: Skipped) -> Iterator[Item]:
         results = leave_out.resolve()
         if folder.is_dir():
-            for path in _pictures(folder, results):
+            for path in _pictures(folder, results, skipped):
                 yield Item(os.path.relpath(path, folder), path, phrases)
             return
-        start = _fixed_part(folder).resolve()
-        left_out = results / MASKS if start.is_relative_to(results) else results
+        left_out = _left_out(_fixed_part(folder), results)
         for path in [images] if folder.is_file() else sorted(glob.iglob(images, recursive=True)):  # noqa: PTH207
             if Path(path).is_file() and left_out not in Path(path).resolve().parents:
                 yield Item(path, path, phrases)
 
-    return items
+    return Source(items)
+
+
+def _left_out(start: Path, results: Path) -> Path:
+    """The folder that a search from `start` leaves out: where the results lie beside the images, their masks alone."""
+    return results / MASKS if start.resolve().is_relative_to(results) else results
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -132,15 +176,35 @@ def _fixed_part(pattern: Path) -> Path:
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
-def _pictures(folder: Path, leave_out: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        # Where the results lie beside the pictures, their masks are no pictures.
-        left_out = (leave_out, leave_out / MASKS)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() not in left_out)
-        for name in sorted(files):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield str(here / name)
+def _pictures(folder: Path, results: Path, skipped: Skipped) -> Iterator[str]:
+    """The images in a folder and all folders in it.
+
+    Links to folders are followed after the folders themselves; each folder is searched once, so that loops end.
+    """
+    left_out = _left_out(folder, results)
+    searched: set[Path] = set()
+    waiting = deque([folder])
+
+    def note(error: OSError) -> None:
+        skipped.folders.append(str(error.filename))
+
+    while waiting:
+        for place, folders, files in os.walk(waiting.popleft(), onerror=note):
+            here, real = Path(place), Path(place).resolve()
+            if real in searched or left_out in (real, *real.parents):
+                folders.clear()
+                continue
+            searched.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting.extend(here / name for name in folders if (here / name).is_symlink())
+            for name in sorted(files):
+                suffix = Path(name).suffix.lower()
+                if name.startswith("."):
+                    continue
+                if suffix in PICTURE_SUFFIXES:
+                    yield str(here / name)
+                else:
+                    skipped.files[suffix] += 1
 
 
 def _open_text(path: Path) -> str:
@@ -167,7 +231,7 @@ def _csv_rows(path: Path) -> Rows:
             for row in csv_rows(reader, path):
                 if not row["image"] or not is_phrase(row["phrase"] or ""):
                     raise DataError(f"{path}, line {reader.line_num}: image or phrase is empty.")
-                yield row["image"], [row["phrase"]]
+                yield with_slashes(row["image"]), [row["phrase"]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
 
@@ -175,7 +239,7 @@ def _csv_rows(path: Path) -> Rows:
 class _Line(BaseModel):
     """Other fields, such as a mask, are passed over."""
 
-    image: str = Field(min_length=1)
+    image: FileName = Field(min_length=1)
     phrases: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
 
 
@@ -191,6 +255,8 @@ def _jsonl_rows(path: Path) -> Rows:
                 record = json.loads(raw.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
+            if isinstance(record, dict):
+                record = {name: value for name, value in record.items() if value is not None}
             if isinstance(record, dict) and {"phrase", "phrases"} <= record.keys():
                 raise DataError(f"{path}, line {number} has both phrase and phrases: leave out one of them.")
             if isinstance(record, dict) and "phrase" in record:
@@ -201,7 +267,7 @@ def _jsonl_rows(path: Path) -> Rows:
 
 class _Image(BaseModel):
     id: int
-    file_name: str = Field(min_length=1)
+    file_name: FileName = Field(min_length=1)
 
 
 class _Caption(BaseModel):
@@ -221,6 +287,8 @@ def _coco_rows(path: Path) -> Rows:
     captions: dict[int, list[str]] = {}
     categories: list[str] = []
     for name, record in iterate_json(path):
+        if record is None:  # a list that is null
+            continue
         if name == "images":
             image = _IMAGE.read(record, f"{path}, images")
             images[image.id] = image.file_name
@@ -241,4 +309,4 @@ def _coco_rows(path: Path) -> Rows:
 
 
 def _has_caption(record: Any) -> bool:
-    return isinstance(record, dict) and "caption" in record
+    return isinstance(record, dict) and record.get("caption") is not None

@@ -129,7 +129,12 @@ def segment_many(
             todo = [item.key not in folder.done for item in source()]
         if not todo:
             where = images or phrases[0]
-            raise DataError(f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.")
+            skipped = f" Skipped: {source.skipped}." if str(source.skipped) else ""
+            raise DataError(
+                f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.{skipped}"
+            )
+        if str(source.skipped):
+            say(f"Skipped: {source.skipped}", style="dim")
         cut = unknown = 0
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from refersam.data.findings import Finding, Severity
 from refersam.data.json_stream import iterate_json
-from refersam.data.records import RecordType
+from refersam.data.records import FileName, RecordType
 from refersam.data.regions import Region, clean_region
 from refersam.errors import DataError
 from refersam.image import MAX_PIXELS
@@ -22,7 +22,7 @@ from refersam.image import MAX_PIXELS
 @dataclass(slots=True)
 class _ImageRow:
     id: int
-    file_name: str
+    file_name: FileName
     width: PositiveInt
     height: PositiveInt
 
@@ -112,6 +112,8 @@ def read_instances(path: Path, wanted: Container[int]) -> CocoIndex:
     index = CocoIndex(path)
     counts: Counter[str] = Counter()
     for name, record in iterate_json(path):
+        if record is None:  # a list that is null
+            continue
         where = f"{path}, {name}, entry {counts[name]}"
         counts[name] += 1
         if name == "images":

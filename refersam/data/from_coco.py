@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from refersam.data.coco import read_instances
 from refersam.data.findings import Finding, Severity, raise_errors
-from refersam.data.records import RecordType, as_text, csv_rows
-from refersam.errors import DataError
+from refersam.data.records import FileName, RecordType, as_text, csv_rows
+from refersam.errors import DataError, shown
 from refersam.files import write_atomically
 from refersam.phrases import is_phrase
 
@@ -28,7 +28,7 @@ class _PhraseRow(BaseModel):
     phrase: str
     ann_id: int | None = None
     ann_ids: list[int] = []
-    image: str | None = None
+    image: FileName | None = None
     id: Annotated[str, BeforeValidator(as_text)] | None = None
     tags: list[str] = []
 
@@ -37,6 +37,8 @@ class _PhraseRow(BaseModel):
 
 
 _ROW = RecordType(_PhraseRow)
+_INDEX_COLUMNS = {"", "Unnamed: 0"}
+"""Of a CSV file: rows counted by pandas, which are passed over."""
 _LISTS = ("ann_ids", "tags")
 """Columns of a CSV file that hold several values, with spaces or semicolons between them."""
 
@@ -110,6 +112,15 @@ def _records(path: Path) -> Iterator[tuple[int, object]]:
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
         for row in csv_rows(reader, path):
             values: dict[Any, Any] = {name: value for name, value in row.items() if value not in (None, "")}
+            for name in _INDEX_COLUMNS & values.keys():
+                if values[name].isdigit():
+                    del values[name]
+            if "" in values:
+                place = list(row).index("") + 1
+                raise DataError(
+                    f"{path}, line {reader.line_num}: column {place} holds {shown(values[''])}, but has no name in the "
+                    "head line: name or remove it."
+                )
             for name in _LISTS:
                 if name in values:
                     values[name] = values[name].replace(";", " ").split()

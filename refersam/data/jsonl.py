@@ -13,10 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from refersam.data.coco import CocoIndex, read_instances, size_problem
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex
-from refersam.data.records import RecordType, as_list, as_text
+from refersam.data.mask_files import MaskFile, MaskValue
+from refersam.data.records import FileName, RecordType, as_list, as_text
 from refersam.data.regions import Region, clean_region
 from refersam.data.sample import ImageRecord, ReferringSample
-from refersam.errors import DataError, ImageError
+from refersam.errors import DataError, ImageError, shown
 from refersam.image import read_size
 from refersam.phrases import is_phrase
 
@@ -31,8 +32,8 @@ class JsonlHead(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    instances: str | None = None
-    images: str = "."
+    instances: FileName | None = None
+    images: FileName = "."
 
 
 class JsonlLine(BaseModel):
@@ -41,7 +42,8 @@ class JsonlLine(BaseModel):
     Attributes:
         image: file of the picture; may be left out with `ann_ids`.
         phrase: the text.
-        mask: picture file of the mask: the target is where it is brighter than half of its brightest.
+        mask: image file of the mask, see `MaskFile`.
+        mask_value: stored value of the target in `mask`, or its colour [r, g, b]; None for the one that is not 0.
         rle: one or several COCO run-length encodings.
         polygons: of one or several objects: [x0, y0, x1, y1, ...] in pixels.
         ann_ids: of the head's `instances`.
@@ -53,8 +55,9 @@ class JsonlLine(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     phrase: str
-    image: str | None = None
-    mask: str | None = None
+    image: FileName | None = None
+    mask: FileName | None = None
+    mask_value: MaskValue | None = None
     rle: Annotated[list[dict[str, Any]], BeforeValidator(as_list), Field(min_length=1)] | None = None
     polygons: list[list[float]] | None = Field(default=None, min_length=1)
     ann_ids: list[int] | None = Field(default=None, min_length=1)
@@ -69,6 +72,14 @@ class JsonlLine(BaseModel):
             raise ValueError("it should have at least one word")
         return phrase.strip()
 
+    @field_validator("mask_value", mode="before")
+    @classmethod
+    def _is_mask_value(cls, value: object) -> object:
+        numbers, most = ([value], 2**32) if not isinstance(value, list) or len(value) != 3 else (value, 255)
+        if not all(type(number) is int and 0 <= number <= most for number in numbers):
+            raise ValueError(f"it should be a stored value such as 1, or a colour [255, 0, 0], but is {shown(value)}")
+        return tuple(numbers) if len(numbers) == 3 else value
+
     def target(self) -> str:
         """Name of the one field that says what the phrase means.
 
@@ -82,6 +93,8 @@ class JsonlLine(BaseModel):
                 'one of "mask", "rle", "polygons", "ann_ids" or "no_target": true is needed, but '
                 + (f"{' and '.join(given)} are given." if given else "none is given.")
             )
+        if self.mask_value is not None and self.mask is None:
+            raise DataError('"mask_value" is a value of the file in "mask", but there is no "mask".')
         return given[0]
 
 
@@ -96,8 +109,11 @@ def read_jsonl(path: Path) -> DatasetIndex:
     """
     lines = list(_json_lines(path))
     head = JsonlHead()
-    if lines and isinstance(lines[0][1], dict) and "phrase" not in lines[0][1]:
-        head = _HEAD.read(lines.pop(0)[1], f"{path}, line 1")
+    if lines and _is_head(lines[0][1]):
+        try:
+            head = _HEAD.read(lines.pop(0)[1], f"{path}, line 1")
+        except DataError as error:
+            raise DataError(f'{error} (It was read as the head: a line that is none has a "phrase".)') from error
     index = DatasetIndex("jsonl", samples={path.stem: []})
     parsed: list[tuple[int, JsonlLine]] = []
     for number, record in lines:
@@ -121,6 +137,11 @@ def read_jsonl(path: Path) -> DatasetIndex:
             index.findings.append(Finding(Severity.ERROR, "bad lines", message))
     index.refs[path.stem] = len(lines)
     return index
+
+
+def _is_head(record: object) -> bool:
+    """Whether a first line is a head: an object that has nothing of a line."""
+    return isinstance(record, dict) and not record.keys() & JsonlLine.model_fields.keys()
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -173,7 +194,7 @@ class _Reader:
                 raise DataError(
                     f"{path} has {size[0]} x {size[1]} pixels, but its picture {image.width} x {image.height}."
                 )
-            return (path,)
+            return (MaskFile(path, line.mask_value),)
         if target == "no_target":
             return ()
         regions = []

@@ -6,6 +6,7 @@ that make containers, strings and numbers; none of the listed ones can name, imp
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
 import re
@@ -32,12 +33,13 @@ _PLAIN = re.compile(
 # Instructions followed by a length, in so many bytes, and by that many bytes of text or of a number.
 _WITH_LENGTH = {b"U": 1, b"C": 1, b"\x8c": 1, b"\x8a": 1, b"T": 4, b"X": 4, b"B": 4}
 _STOP = b"."
+_TEXT = "refersam_utf_8_or_latin_1"
 
 
 def read_plain_pickle(path: Path) -> Any:
     """What a pickle holds: lists, tuples, dictionaries, strings, numbers, booleans, None.
 
-    Strings of Python 2 are read as UTF-8, or as Latin-1 where they are not UTF-8.
+    Each byte string of Python 2 is decoded as UTF-8, or as Latin-1 if it is not valid UTF-8.
 
     Raises:
         DataError: no such file, too large, cut off, or anything else in it; nothing of it has been run.
@@ -66,17 +68,13 @@ def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
         raise DataError(
             f"{name} holds more than {MAX_CONTAINERS:,} lists and dictionaries: an index of phrases has fewer."
         )
-    for encoding in ("utf-8", "latin-1"):
-        try:
-            return _PlainUnpickler(io.BytesIO(data), encoding=encoding).load()
-        except UnicodeDecodeError:
-            continue
-        except MemoryError:
-            raise
-        except Exception as error:  # the unpickler raises many kinds for broken files
-            reason = str(error) or type(error).__name__
-            raise DataError(f"{name} is not a pickle that can be read: {reason}.") from error
-    raise DataError(f"{name} is not a pickle that can be read: its text is neither UTF-8 nor Latin-1.")
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding=_TEXT).load()
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler raises many kinds for broken files
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{name} is not a pickle that can be read: {reason}.") from error
 
 
 def check_pickle_size(size: int, name: str) -> None:
@@ -87,6 +85,22 @@ def check_pickle_size(size: int, name: str) -> None:
     """
     if size > MAX_BYTES:
         raise DataError(f"{name} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
+
+
+def _decode_text(data: Any, _errors: str = "strict") -> tuple[str, int]:
+    """Decode one whole string; `data` is anything with the buffer protocol."""
+    raw = bytes(data)
+    try:
+        return raw.decode("utf-8"), len(raw)
+    except UnicodeDecodeError:
+        return raw.decode("latin-1"), len(raw)
+
+
+def _find_codec(name: str) -> codecs.CodecInfo | None:
+    return codecs.CodecInfo(codecs.utf_8_encode, _decode_text, name=_TEXT) if name == _TEXT else None
+
+
+codecs.register(_find_codec)  # the unpickler takes the name of an encoding, and applies it to each string
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
-from refersam.errors import DataError, field_problem
+from refersam.errors import DataError, did_you_mean, field_problem
 
 T = TypeVar("T")
 
@@ -24,8 +25,17 @@ def as_text(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
+def with_slashes(name: str) -> str:
+    """A file's name with the separators that every system understands: programs on Windows write backslashes."""
+    return name.replace("\\", "/")
+
+
+FileName: TypeAlias = Annotated[str, AfterValidator(with_slashes)]
+"""A file's path in a record."""
+
+
 class RecordType(Generic[T]):
-    """A kind of record.
+    """A kind of record. A field with a default that is null counts as absent.
 
     Args:
         kind: a dataclass or pydantic model.
@@ -33,6 +43,14 @@ class RecordType(Generic[T]):
 
     def __init__(self, kind: type[T]) -> None:
         self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+        if issubclass(kind, BaseModel):
+            self._fields = {name: field.is_required() for name, field in kind.model_fields.items()}
+        else:
+            defaults = ("default", "default_factory")
+            self._fields = {
+                field.name: all(getattr(field, name) is MISSING for name in defaults)
+                for field in fields(kind)  # type: ignore[arg-type]
+            }
 
     def read(self, record: object, where: str) -> T:
         """The record with the types it should have.
@@ -44,10 +62,27 @@ class RecordType(Generic[T]):
         Raises:
             DataError: a field is missing or of another type.
         """
+        if isinstance(record, Mapping):
+            record = {
+                name: value for name, value in record.items() if value is not None or self._fields.get(name, True)
+            }
         try:
             return self._adapter.validate_python(record)
         except ValidationError as error:
-            raise DataError(f"{where}: {field_problem(error.errors()[0])}.") from error
+            raise DataError(f"{where}: {self._problem(error)}") from error
+
+    def _problem(self, error: ValidationError) -> str:
+        """What is wrong with the first field, as a sentence; of a missing field also what may be there in its place."""
+        first, *others = error.errors()
+        text = field_problem(first)
+        unknown = [detail for detail in (first, *others) if detail["type"] == "extra_forbidden"]
+        if first["type"] == "missing" and unknown:
+            text += f", and {field_problem(unknown[0])}"
+        if not unknown or first["type"] not in ("missing", "extra_forbidden"):
+            return f"{text}."
+        return text + (
+            did_you_mean(str(unknown[0]["loc"][-1]), self._fields) or f", which has {', '.join(self._fields)}."
+        )
 
 
 def csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
+from refersam.data.mask_files import MaskFile
 from refersam.errors import DataError, shown
-from refersam.image import load_image
 
-Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | Path
-"""One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a mask PNG."""
+Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | MaskFile | Path
+"""One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a file."""
 
 MAX_COORDINATE = 100_000
 """Pixels."""
@@ -29,7 +28,7 @@ def clean_region(raw: object) -> tuple[Region, int]:
     """The part of a COCO segmentation that can be drawn, in a compact form.
 
     Args:
-        raw: polygons, or a run-length encoding whose `counts` is a list, a str or bytes; a path stays a path.
+        raw: polygons, or a run-length encoding whose `counts` is a list, a str or bytes; a mask file stays as it is.
 
     Returns:
         Polygons as arrays of doubles, or compressed run lengths as bytes; and how many polygons were left out: with
@@ -39,7 +38,7 @@ def clean_region(raw: object) -> tuple[Region, int]:
     Raises:
         DataError: neither of the two, run lengths that do not fill their size, or no polygon left.
     """
-    if isinstance(raw, Path):
+    if isinstance(raw, Path | MaskFile):
         return raw, 0
     if isinstance(raw, Mapping):
         return _clean_rle(raw), 0
@@ -59,15 +58,15 @@ def clean_region(raw: object) -> tuple[Region, int]:
 def decode_region(region: Region, height: int, width: int) -> np.ndarray:
     """(height, width) bool: one object, all of its polygons.
 
-    A mask picture is foreground above half of its largest value, so that 0 and 1 work as well as 0 and 255.
-
     Raises:
-        ImageError: a mask picture that is missing or broken.
+        ImageError: a mask file that is missing or broken.
         DataError: a region that cannot be decoded, or of another size.
     """
     region, _ = clean_region(region)
     if isinstance(region, Path):
-        mask = load_mask_picture(region)
+        region = MaskFile(region)
+    if isinstance(region, MaskFile):
+        mask = region.load()
     elif isinstance(region, Mapping):
         _check_size(region["size"], height, width)  # before memory is taken for it
         mask = coco_mask.decode(dict(region)).astype(bool)
@@ -76,16 +75,6 @@ def decode_region(region: Region, height: int, width: int) -> np.ndarray:
         mask = coco_mask.decode(coco_mask.merge(rles)).astype(bool)
     _check_size(mask.shape, height, width)
     return mask
-
-
-def load_mask_picture(path: Path) -> np.ndarray:
-    """(H, W) bool: a picture's pixels above half of its largest value; none of a black picture.
-
-    Raises:
-        ImageError: missing or broken.
-    """
-    grey = np.asarray(load_image(path, apply_exif_rotation=False).convert("L", dither=Image.Dither.NONE))
-    return grey > int(grey.max(initial=0)) / 2
 
 
 def _check_size(size: Sequence[int], height: int, width: int) -> None:

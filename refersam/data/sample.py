@@ -140,7 +140,7 @@ def decode_regions(regions: Iterable[Region], height: int, width: int) -> np.nda
     """(height, width) bool: the union of all regions, every polygon of each included.
 
     Raises:
-        ImageError: a mask picture that is missing or broken.
+        ImageError: a mask file that is missing or broken.
         DataError: a region that cannot be decoded, or of another size.
     """
     union = np.zeros((height, width), dtype=bool)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from refersam.data.mask_files import MaskFile
 from refersam.data.regions import Region, decode_region
 from refersam.data.sample import ReferringSample
 from refersam.metrics.protocols import Protocol
@@ -36,7 +37,7 @@ def target_mask(sample: ReferringSample, protocol: Protocol) -> np.ndarray:
     for region in regions:
         if not protocol.polygons_scaled:
             union |= decode_region(region, *own)
-        elif isinstance(region, Mapping | Path):
+        elif isinstance(region, Mapping | MaskFile | Path):
             union |= resize_nearest(decode_region(region, *own), *size)
         else:
             union |= _rasterise_scaled(region, own, size)

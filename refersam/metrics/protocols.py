@@ -57,9 +57,12 @@ Case = tuple[bool, bool]
 def _rules(
     *, target_some: Rule, target_none: Rule, none_some: Rule | None = None, none_none: Rule | None = None
 ) -> Mapping[Case, Rule]:
-    """Named by truth first, judgement second; None for what the protocol cannot judge."""
+    """Named by truth first, judgement second; None for what the protocol cannot judge.
+
+    A plain dictionary: a protocol goes to worker processes, and a MappingProxyType cannot be pickled.
+    """
     cases = {(True, True): target_some, (True, False): target_none, (False, True): none_some, (False, False): none_none}
-    return MappingProxyType({case: rule for case, rule in cases.items() if rule is not None})
+    return {case: rule for case, rule in cases.items() if rule is not None}
 
 
 TARGETS_ONLY = _rules(target_some=RATIO, target_none=RATIO)

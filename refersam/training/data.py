@@ -19,6 +19,7 @@ from refersam.image import resize_to_array
 from refersam.processor import ReferSamProcessor
 from refersam.training.looks import LEAST_COVER, cell_labels
 from refersam.training.settings import StageSettings, TrainSettings
+from refersam.training.signals import SIGNALS
 from refersam.training.sources import REVIEW, PictureSource
 
 MENTION_STRIDE = 8
@@ -233,5 +234,5 @@ def training_batches(stream: BatchStream) -> Iterator[Batch]:
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     # These reach all processes of a group; the main one finishes its step and ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, *SIGNALS):
         signal.signal(number, signal.SIG_IGN)

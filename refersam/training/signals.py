@@ -6,7 +6,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Those that this system has: Windows has no SIGUSR1."""
 
 
 class StopSignals:
@@ -22,7 +23,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
     def __exit__(

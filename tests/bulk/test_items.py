@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,53 @@ def test_a_folder_gives_its_pictures_in_order_and_nothing_else(tmp_path: Path) -
     assert names(items) == ["a.PNG", "b.jpg", "in/c.webp"]
     assert items[0] == Item("a.PNG", str(tmp_path / "a.PNG"), ("the dog", "a cat"))
     assert len({item.key for item in items}) == 3
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".mpo", ".apng", ".j2k", ".PNM", ".avif", ".heic"])
+def test_every_suffix_of_a_format_that_is_read(suffix: str, tmp_path: Path) -> None:
+    """Also those that cameras and browsers rarely write; not those of formats that are refused."""
+    make(tmp_path, f"a{suffix}", "b.ico", "c.eps", "d.psd")
+    assert names(list(open_items(str(tmp_path), ["x"], OUT)())) == [f"a{suffix}"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    """After the folders themselves; loops end, and neither hidden folders nor results are searched by a link."""
+    root, other = tmp_path / "photos", tmp_path / "other"
+    make(root, "a.png", "in/b.png", ".hidden/h.png", "out/masks/m.png")
+    make(other, "c.png", "deep/d.png", "masks/e.png")
+    for link, target in {
+        root / "again": root / "in",
+        root / "in" / "up": root,
+        root / "link": other,
+        other / "deep" / "back": other,
+        other / "results": root / "out" / "masks",
+        root / "linked.png": other / "c.png",
+    }.items():
+        link.symlink_to(target)
+    found = names(list(open_items(str(root), ["x"], root / "out")()))
+    assert found == ["a.png", "linked.png", "in/b.png", "link/c.png", "link/deep/d.png", "link/masks/e.png"]
+    root.rename(tmp_path / "moved")
+    root.symlink_to(tmp_path / "moved")
+    assert names(list(open_items(str(root), ["x"], root / "out")()))[:2] == ["a.png", "linked.png"]
+
+
+def test_what_is_skipped_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By suffix, anew at each listing; folders that cannot be read are named."""
+    make(tmp_path, "a.png", "b.txt", "in/c.TXT", "d.mp4", "README", ".DS_Store", "secret/e.png")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = open_items(str(tmp_path), ["x"], OUT)
+    assert str(source.skipped) == ""
+    for _ in range(2):
+        assert names(list(source())) == ["a.png"]
+        expected = "4 files of other types (.txt: 2, .mp4: 1, no suffix: 1) and 1 folder that cannot be read"
+        assert str(source.skipped) == f"{expected} ({tmp_path / 'secret'})"
 
 
 def test_masks_beside_the_pictures_are_no_pictures(tmp_path: Path) -> None:

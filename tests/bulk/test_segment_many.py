@@ -54,8 +54,10 @@ def test_results_are_those_of_single_pictures(
     """In order; a broken picture is told at the end, with exit code 1, and stops nothing."""
     out = tmp_path / "out"
     arguments = ("--images", pictures, *ASKED, "--out", out, "--model", tiny_model_folder, "--format", "coco")
+    (pictures / "notes.txt").touch()
     done = run("segment-many", *arguments)
     assert done.code == 1
+    assert "Skipped: 1 file of other types (.txt: 1)" in done.out
     assert "1 picture failed" in done.out
     assert "3.png is broken or cut off" in done.out
     results = rows(out / "results.jsonl")

@@ -112,6 +112,13 @@ def test_pictures_as_they_are_stored(folder: Path) -> None:
             {"image": "m.png", "phrase": "x", "mask": "small.png"},
             r"small\.png has 4 x 3 pixels, but its picture 40 x 30",
         ),
+        (
+            {"image": "a.jpg", "phrase": "x", "mask": "m.png", "mask_value": "1"},
+            r"mask_value: it should be a stored value such as 1, or a colour \[255, 0, 0\], but is '1'\.",
+        ),
+        ({"image": "a.jpg", "phrase": "x", "mask": "m.png", "mask_value": True}, "mask_value: .* but is True"),
+        ({"image": "a.jpg", "phrase": "x", "mask": "m.png", "mask_value": [0, 0, 256]}, r"mask_value: .*0, 256\]"),
+        ({"image": "a.jpg", "phrase": "x", "no_target": True, "mask_value": 1}, 'but there is no "mask"'),
         ({"image": "a.jpg", "phrase": "x", "polygons": [[1, 2, 3, 4, 5]]}, "none of its 1 polygons has"),
         ({"image": "a.jpg", "phrase": "x", "polygons": [SQUARE, [1, 2, 3]]}, "1 of the polygons have fewer than 6"),
         ({"image": "a.jpg", "phrase": "x", "polygons": []}, "polygons should have at least 1 item, but is \\[\\]"),
@@ -197,7 +204,11 @@ def test_the_documents_example(tmp_path: Path) -> None:
     assert [s.has_target for s in samples] == [True, True, True, False, True]
     assert [int(s.load_mask().sum()) for s in samples][:4] == [64 * 48, 160, 192, 0]
     assert (samples[4].sample_id, samples[4].tags) == ("signs-1", ("plural",))
-    head, *lines = map(json.loads, blocks[1].splitlines())
+    (tmp_path / "val.jsonl").write_text(blocks[1], encoding="utf-8")
+    Image.fromarray(np.arange(64 * 48, dtype=np.uint8).reshape(48, 64) % 9).save(tmp_path / "masks/labels.png")
+    Image.new("RGB", (64, 48), (70, 130, 180)).save(tmp_path / "masks/colours.png")
+    assert [int(s.load_mask().sum()) for s in open_dataset(tmp_path, "jsonl", "val")] == [336, 64 * 48]
+    head, *lines = map(json.loads, blocks[2].splitlines())
     instances = {
         "images": [{"id": 139, "file_name": "000000000139.jpg", "width": 64, "height": 48}],
         "annotations": [

@@ -56,6 +56,16 @@ def test_python_2_strings_and_numbers() -> None:
     assert plain_pickle_from_bytes(binary, "x") == ["café", "abc", 5]
 
 
+@pytest.mark.parametrize("key", [b"U\x05caf\xc3\xa9", b"T\x05\x00\x00\x00caf\xc3\xa9", b"S'caf\\xc3\\xa9'\n"])
+def test_each_string_has_its_own_encoding(key: bytes) -> None:
+    """UTF-8 beside Latin-1 in one file, whichever instruction makes the strings; a key as well as a value."""
+    latin, utf8 = b"U\x06na\xefve ", b"U\x06\xe2\x82\xac 5\n"
+    mixed = b"\x80\x02]q\x01(" + key + latin + utf8 + b"}" + key + latin + b"se."
+    assert plain_pickle_from_bytes(mixed, "x") == ["café", "naïve ", "€ 5\n", {"café": "naïve "}]
+    both = b"\x80\x02]U\x09caf\xc3\xa9 na\xefa."  # in one string there is one encoding
+    assert plain_pickle_from_bytes(both, "x") == ["cafÃ© naï"]
+
+
 class Attack:
     """Writes a file when it is unpickled."""
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -649,6 +650,7 @@ def test_stream_shards_without_repeats() -> None:
     stream = SceneRefStream(settings, seed=4, start=3, count=9)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
     assert sorted(scene.image.tobytes() for scene in loader) == sorted(single)
+    assert next(iter(pickle.loads(pickle.dumps(stream)))).image.tobytes() == single[0]  # for spawned workers
     endless = iter(SceneRefStream(settings, seed=4, start=3))
     assert next(endless).image.tobytes() == single[0]
     with pytest.raises(ValueError, match="start"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from refersam.training.building import build_processor
 from refersam.training.data import Batch, BatchStream, _is_review, training_batches
 from refersam.training.settings import StageSettings, TrainSettings
 from refersam.training.sources import open_source
+from sceneref import SceneRefSettings, write_sceneref
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -56,6 +59,27 @@ def test_workers_give_the_batches_of_one_process(miniature: Callable[..., TrainS
     assert batch.input_ids.shape == batch.attention_mask.shape
     assert len(batch.input_ids) == len(batch.sample_ids) == len(set(batch.seeds)) == 4
     assert 0 <= batch.target_mask.min() <= batch.target_mask.max() <= 1
+
+
+@pytest.mark.usefixtures("spawned")
+def test_spawned_workers_give_the_batches_of_one_process(
+    miniature: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    """The stream, its data set and its processor are pickled; each batch is the same."""
+    write_sceneref(tmp_path, "train", 3, 0, SceneRefSettings(width=64, height=48, phrases_per_scene=2))
+    data = {"workers": 1, "root": str(tmp_path), "dataset": "sceneref"}
+    settings = miniature(steps=2, data=data)
+    processor = processor_of(settings)
+    got = list(training_batches(stream(settings, processor)))
+    assert len(got) == 2
+    assert all(itertools.starmap(equal, zip(got, stream(settings, processor), strict=True)))
+
+
+def test_a_stream_of_scenes_can_be_pickled(miniature: Callable[..., TrainSettings]) -> None:
+    """For workers that are not forked; the copy gives the same batch."""
+    settings = miniature(steps=1)
+    original = stream(settings, processor_of(settings))
+    assert equal(pickle.loads(pickle.dumps(original)).batch(0), original.batch(0))
 
 
 def test_processes_share_the_pictures_of_one(miniature: Callable[..., TrainSettings]) -> None:
