@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
+from refersam.domain import check_domain
 from refersam.errors import did_you_mean
 
 TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"bert": BertConfig, "clip_text_model": CLIPTextConfig}
@@ -62,6 +63,8 @@ class ReferSamConfig(PreTrainedConfig):
         guided_filter_epsilon: squared contrast below which an edge of the picture counts little, in units of the
             normalised picture.
         drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
+        domain: the only kind of images that the model was trained on, such as 'synthetic scenes'; users are warned of
+            it. None for a model of general images.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -105,6 +108,7 @@ class ReferSamConfig(PreTrainedConfig):
     guided_filter_radius: int = 0
     guided_filter_epsilon: float = 0.02
     drop_path: float = 0.0
+    domain: str | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -117,6 +121,7 @@ class ReferSamConfig(PreTrainedConfig):
             self.freeze_text_encoder = self.text_encoder_kind == "clip"
         self.layer_groups = [list(group) for group in self.layer_groups]
         super().__post_init__(**kwargs)
+        check_domain(self.domain)
         self._check_sizes()
 
     @property

@@ -19,7 +19,9 @@ RESULTS, FAILURES, SETTINGS, COCO = "results.jsonl", "failures.jsonl", "settings
 _PART = ".part"
 
 Line = dict[str, Any]
-"""What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error."""
+"""What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error.
+
+Lines with results also carry the domain of the model that made them, if it has one."""
 
 
 class ResultFolder:

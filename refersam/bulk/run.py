@@ -124,7 +124,10 @@ class LocalEngine:
                     self.settings.no_target_threshold,
                 )
                 results += [answer.as_dict() for answer in answers]
-            yield {"image": item.image, "width": query.width, "height": query.height, "results": results}
+            line: Line = {"image": item.image, "width": query.width, "height": query.height, "results": results}
+            if self.predictor.domain is not None:
+                line["domain"] = self.predictor.domain
+            yield line
 
 
 def _parts(query: Query, most: int) -> Iterator[Query]:

@@ -11,7 +11,6 @@ import typer
 
 from refersam.cli.app import app
 from refersam.cli.console import (
-    NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -24,6 +23,7 @@ from refersam.cli.console import (
     progress_bar,
     quiet_transformers,
     say,
+    say_domain,
     waiting,
 )
 from refersam.errors import DataError, counted
@@ -108,7 +108,7 @@ def segment_many(
         if not todo:
             where = images or phrases[0]
             raise DataError(f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.")
-        cut = 0
+        cut, domain = 0, None
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
             if any(todo):
@@ -116,6 +116,7 @@ def segment_many(
                     for line in _open_engine(engine, settings)(folder.missing(source())):
                         folder.add(line)
                         cut += sum("left_out" in answer for answer in line.get("results", ()))
+                        domain = line.get("domain", domain)
                         progress.advance(bar)
                 except KeyboardInterrupt:
                     progress.stop()
@@ -132,8 +133,7 @@ def segment_many(
                 f"Longer than the model reads: {counted(cut, 'phrase')}; the results say what was left out.",
                 style="yellow",
             )
-    if model is None:
-        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    say_domain(domain)
     if folder.failures:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,15 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from refersam.domain import domain_warning
 from refersam.errors import DataError
 
 if TYPE_CHECKING:
     from refersam.predictor import ReferSamPredictor
-
-NOT_FOR_PHOTOGRAPHS = (
-    "The model in the box knows drawn scenes, not photographs: for photographs, train or convert a larger model "
-    "(README, 'Photographs') and name it with --model."
-)
 
 out_console = Console()
 err_console = Console(stderr=True)
@@ -38,6 +35,13 @@ class Dtype(StrEnum):
 def say(text: str, style: str | None = None) -> None:
     """Print as it is: a path may hold what rich would read as markup, and is copied whole."""
     out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_domain(domain: str | None, on_stderr: bool = False) -> None:
+    """Print the warning of a model that was trained on one kind of images only."""
+    if domain is not None:
+        console = err_console if on_stderr else out_console
+        console.print(domain_warning(domain), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def check_probability(value: float) -> float:
@@ -133,6 +137,8 @@ def warn_of_cut_phrases(left_out: Iterable[str], most: int) -> None:
 
 
 def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:
+    """Load a model; the caller prints its domain by `say_domain`."""
+    logging.getLogger("refersam.domain").setLevel(logging.ERROR)
     with waiting("Loading the model"):
         from refersam.predictor import ReferSamPredictor
 

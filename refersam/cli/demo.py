@@ -12,20 +12,16 @@ import typer
 
 from refersam.cli.app import app
 from refersam.cli.console import (
-    NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
     DtypeOption,
     PixelsOption,
     load_predictor,
     say,
+    say_domain,
 )
 
 BOX_NAME = "model in the box (drawn scenes)"
-BOX_NOTE = (
-    "The model in the box was trained on **drawn scenes** like the examples below, not on photographs, and is wrong "
-    "at times even there. For photographs start this page with a model of your own: `refersam demo --model FOLDER`."
-)
 
 
 @app.command(epilog="Example: refersam demo, then open http://127.0.0.1:7860")
@@ -67,9 +63,9 @@ def demo(
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
         page.warm_up()
         say(f"The page is at {address_of(host, port)}. Ctrl-C stops it.")
-        if not model:
-            say(NOT_FOR_PHOTOGRAPHS, style="dim")
-        build_page(page, None if model else BOX_NOTE).launch(
+        for domain in dict.fromkeys(predictor.domain for predictor in predictors.values()):
+            say_domain(domain)
+        build_page(page).launch(
             server_name=host,
             server_port=port,
             inbrowser=open_browser,

@@ -15,7 +15,6 @@ from rich.table import Table
 
 from refersam.cli.app import app
 from refersam.cli.console import (
-    NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -28,6 +27,7 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    say_domain,
     waiting,
 )
 from refersam.errors import DataError, counted
@@ -111,6 +111,7 @@ def evaluate(
     samples = data[:limit]
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes = join_processes(device)
+    predictor: ReferSamPredictor | None = None
     try:
         if predictions is not None:
             from refersam.evaluate import evaluate_predictions
@@ -159,8 +160,8 @@ def evaluate(
             document = write_evaluation(evaluation, source, out)
         _print_summary(document)
         say(f"{out}/ holds {', '.join(FILES)}")
-        if model is None and predictions is None and dataset != "sceneref":
-            say(NOT_FOR_PHOTOGRAPHS, style="dim")
+        if predictor is not None and dataset != "sceneref":
+            say_domain(predictor.domain)
     finally:
         leave_processes()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refersam.cli.app import app
 from refersam.cli.console import (
-    NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -16,8 +15,12 @@ from refersam.cli.console import (
     PixelsOption,
     load_predictor,
     say,
+    say_domain,
 )
 from refersam.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from refersam.predictor import ReferSamPredictor
 
 _USUAL = ServerSettings()
 
@@ -72,6 +75,10 @@ def serve(
     with open_socket(host, port) as listening:
         address = address_of(host, listening.getsockname()[1])
         say(f"Serving on {address} (its pages: /docs). Ctrl-C stops it.")
-        if model is None:
-            say(NOT_FOR_PHOTOGRAPHS, style="dim")
-        run(create_app(lambda: load_predictor(model, device, dtype.value), settings), listening, settings)
+
+        def load() -> ReferSamPredictor:
+            predictor = load_predictor(model, device, dtype.value)
+            say_domain(predictor.domain)
+            return predictor
+
+        run(create_app(load, settings), listening, settings)

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from refersam.cli.app import app
 from refersam.cli.console import (
-    NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -25,6 +24,7 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    say_domain,
     warn_of_cut_phrases,
 )
 from refersam.phrases import check_phrases
@@ -88,8 +88,7 @@ def video(
                 raise typer.Exit(1) from None
     warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
     _report(phrases, result)
-    if model is None:
-        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    say_domain(predictor.domain)
     if result.broken:
         raise typer.Exit(1)
 

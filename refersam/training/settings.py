@@ -19,7 +19,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-WEIGHTLESS = frozenset({"drop_path", "guided_filter_radius", "guided_filter_epsilon"})
+WEIGHTLESS = frozenset({"domain", "drop_path", "guided_filter_radius", "guided_filter_epsilon"})
 """Fields of a model's configuration that any trained model can be given another value of."""
 
 

@@ -24,6 +24,7 @@ from refersam.web.answers import (
     CUTOUT_FILE,
     LABELS_FILE,
     MASK_FILE,
+    domain_banner,
     legend,
     overlay,
     split_phrases,
@@ -49,7 +50,8 @@ STYLE = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 #head h1 { margin: 0.2em 0 0; font-size: 1.5rem; }
 #head p { margin: 0.2em 0; }
-#note { border-left: 4px solid #d6276b; padding: 0.1em 0.8em; font-size: 0.92rem; }
+#domain { border-left: 4px solid #d6276b; padding: 0.1em 0.8em; font-size: 0.92rem; }
+#domain p { margin: 0.3em 0; }
 .legend { list-style: none; margin: 0; padding: 0; }
 .legend li { display: flex; align-items: center; flex-wrap: wrap; gap: 0.3em 0.6em; padding: 0.45em 0;
   border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
@@ -179,11 +181,11 @@ class Page:
             self._last = last = (key, self.predictors[name].set_image(picture))
         return last[1]
 
-    def files(self, answers: list[Segmentation]) -> list[str]:
-        """What `write_files` writes of all phrases, for the download buttons, in their order."""
+    def files(self, answers: list[Segmentation], name: str) -> list[str]:
+        """What `write_files` writes of a model's answers, for the download buttons, in their order."""
         self._tidy()
         folder = Path(tempfile.mkdtemp(dir=self.folder / "answers"))
-        written = write_files(answers[0].image, answers, folder)
+        written = write_files(answers[0].image, answers, folder, self.predictors[name].domain)
         return [str(written[name]) for name in DOWNLOADS]
 
     def _tidy(self) -> None:
@@ -193,12 +195,11 @@ class Page:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def build_page(page: Page, note: str | None = None) -> Any:
+def build_page(page: Page) -> Any:
     """Lay the page out.
 
     Args:
         page: its functions.
-        note: a paragraph below the title, Markdown.
 
     Returns:
         gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
@@ -219,7 +220,7 @@ def build_page(page: Page, note: str | None = None) -> Any:
             raise gr.Error("Something went wrong here; the server's log says what.", print_exception=False) from error
         seconds = f"<p class='time'>answered in {time.perf_counter() - start:.2f} s</p>"
         choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(answers))]
-        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers)]
+        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers, name)]
         return (
             overlay(answers[0].image, [answer.mask for answer in answers], range(len(answers))),
             legend(answers) + seconds,
@@ -242,8 +243,8 @@ def build_page(page: Page, note: str | None = None) -> Any:
         visit = gr.State(None, time_to_live=KEEP_SECONDS)
         with gr.Column(elem_id="head"):
             gr.Markdown(f"# {TITLE}\nA picture and a phrase in, the mask of exactly that out.")
-            if note:
-                gr.Markdown(note, elem_id="note")
+            if banner := domain_banner(page.predictors):
+                gr.HTML(banner, elem_id="domain")
         with gr.Row():
             with gr.Column(min_width=300):
                 picture = gr.Image(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
 import time
@@ -14,8 +15,9 @@ import pytest
 from PIL import Image
 
 from refersam import ReferSamPredictor
+from refersam.domain import domain_warning
 from refersam.errors import ReferSamError
-from refersam.web.answers import colour_of
+from refersam.web.answers import colour_of, domain_banner
 from refersam.web.guard import MAX_BYTES, RefuseLinks
 from refersam.web.page import ALL, DOWNLOADS, KEEP_SECONDS, Page, PageSettings, Visit, build_page, label
 
@@ -42,7 +44,8 @@ def test_answers_are_the_predictors(page: Page, predictor: ReferSamPredictor) ->
     for ours, theirs in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
     assert len(text.splitlines()) == 3
-    assert [Path(file).name for file in page.files(answers)] == ["mask.png", "labels.png", "cutout.png", "answers.json"]
+    names = [Path(file).name for file in page.files(answers, "box")]
+    assert names == ["mask.png", "labels.png", "cutout.png", "answers.json"]
 
 
 def test_what_is_shown_again_is_what_was_answered(page: Page, tmp_path: Path) -> None:
@@ -93,12 +96,22 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
             page.answer(*arguments, 0.5, 0.5)
 
 
+def test_the_domain_is_on_the_page(page: Page, predictor: ReferSamPredictor, tiny_model_folder: Path) -> None:
+    """A banner for each model that has one, quoted as text; and in the JSON file."""
+    general = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
+    assert domain_banner({"general": general}) == ""
+    banner = domain_banner({"general": general, "<b>": predictor, "box": predictor})
+    assert banner == f"<p><strong>&lt;b&gt;, box</strong>: {html.escape(domain_warning('synthetic scenes'))}</p>"
+    files = page.files(page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5), "box")
+    assert json.loads(Path(files[-1]).read_text())["info"] == {"domain": "synthetic scenes"}
+
+
 def test_old_files_are_deleted(page: Page) -> None:
     """With the next answer, an hour later."""
     answers = page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
-    old = Path(page.files(answers)[0]).parent
+    old = Path(page.files(answers, "box")[0]).parent
     os.utime(old, (time.time() - KEEP_SECONDS - 5,) * 2)
-    new = Path(page.files(answers)[0]).parent
+    new = Path(page.files(answers, "box")[0]).parent
     assert not old.exists()
     assert new.exists()
 
@@ -154,7 +167,7 @@ def test_links_under_another_content_type(kind: bytes) -> None:
 def test_the_page_can_be_built(page: Page) -> None:
     """Where gradio is installed; the command's own test is in test_browser.py."""
     pytest.importorskip("gradio")
-    blocks = build_page(page, "a note")
+    blocks = build_page(page)
     kinds = [type(block).__name__ for block in blocks.blocks.values()]
     assert kinds.count("DownloadButton") == len(DOWNLOADS)
     assert kinds.count("Image") == 2 + len(page.examples)
