@@ -96,6 +96,11 @@ def legend(answers: Sequence[Answer]) -> str:
     return f'<ul class="legend" aria-live="polite">{"".join(lines)}</ul>'
 
 
+def refusal(sentence: str) -> str:
+    """Return HTML: why there is no answer."""
+    return f'<p class="refused" role="alert">{html.escape(sentence)}</p>'
+
+
 def domain_banner(predictors: Mapping[str, ReferSamPredictor]) -> str:
     """Return HTML: a paragraph for each domain of the models, with the warning about it; empty for general models."""
     names: dict[str, list[str]] = {}

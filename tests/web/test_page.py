@@ -6,7 +6,9 @@ import asyncio
 import html
 import json
 import os
+import struct
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,7 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (600, 400)).save(tmp_path / "wide.png")
     for arguments, message in (
         ((None, "a star", "box"), "Choose a picture first"),
+        ((str(tmp_path / "deleted.png"), "a star", "box"), "has been deleted"),
         ((path, "", "box"), "Type what to look for"),
         ((path, "a;b;c;d", "box"), "at most 3"),
         ((path, "a star", "../box"), "no model"),
@@ -162,6 +165,38 @@ def test_links_in_place_of_files_are_refused() -> None:
 def test_links_under_another_content_type(kind: bytes) -> None:
     """Whatever may be read as JSON after all."""
     assert ask(b'{"path": "http://169.254.169.254/x"}', kind) == (400, [])
+
+
+def test_a_refused_file_leaves_its_sentence(page: Page, tmp_path: Path) -> None:
+    """Gradio hands any file on unread; what the page shows is the error's own sentence, and no answer of before."""
+    pytest.importorskip("gradio")
+    import gradio as gr
+    from gradio.data_classes import ImageData
+
+    blocks = build_page(page)
+    run = next(each for each in blocks.fns.values() if each.fn.__name__ == "run")
+    upload = run.inputs[0]
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9))))
+    wide = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    contents = {
+        "text.txt": (b"no image", "not a picture"),
+        "photo.heic": (struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic", "picture"),
+        "wide.png": (b"\x89PNG\r\n\x1a\n" + wide, "too large"),
+        "<b>.png": (b"", "not a picture"),
+    }
+    for name, (content, sentence) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        file = upload.preprocess(ImageData(path=str(tmp_path / name), orig_name=name))
+        with pytest.warns(UserWarning, match=sentence):  # outside of a server
+            image, verdicts, _choice, visit, *downloads = run.fn(file, "a star", "box", 0.5, 0.5)
+        assert (image, visit) == (None, None)
+        assert sentence in verdicts
+        assert 'role="alert"' in verdicts
+        assert not any(button.interactive for button in downloads)
+    assert all(isinstance(button, gr.DownloadButton) for button in downloads)
+    assert upload.preprocess(None) is None
 
 
 def test_the_page_can_be_built(page: Page) -> None:
