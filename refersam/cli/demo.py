@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,8 +49,10 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="refersam-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from refersam.optional import require
+        from refersam.web.proxies import without_proxies
 
-        gr: Any = require("gradio", "demo", "refersam demo")
+        with without_proxies():
+            gr: Any = require("gradio", "demo", "refersam demo")
         from starlette.middleware import Middleware
 
         from refersam.serving.run import address_of, open_socket
@@ -65,21 +68,26 @@ def demo(
         say(f"The page is at {address_of(host, port)}. Ctrl-C stops it.")
         for domain in dict.fromkeys(predictor.domain for predictor in predictors.values()):
             say_domain(domain)
-        build_page(page).launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=open_browser,
-            share=False,
-            quiet=True,
-            css=STYLE,
-            theme=gr.themes.Default(font=FONTS),
-            js=SCRIPT,
-            footer_links=[],
-            allowed_paths=[str(Path(folder) / "page")],
-            max_file_size=page.settings.max_bytes,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(RefuseLinks)]},
-        )
+        blocks = build_page(page)
+        with without_proxies():
+            blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                css=STYLE,
+                theme=gr.themes.Default(font=FONTS),
+                js=SCRIPT,
+                footer_links=[],
+                allowed_paths=[str(Path(folder) / "page")],
+                max_file_size=page.settings.max_bytes,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                app_kwargs={"middleware": [Middleware(RefuseLinks)]},
+                prevent_thread_lock=True,
+            )
+        if open_browser:
+            webbrowser.open(blocks.local_url)  # outside of the block: the browser may need its proxy
+        blocks.block_thread()
