@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
@@ -156,9 +157,9 @@ class ReferSamConfig(PreTrainedConfig):
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be at least 0 and below 1, but is {self.drop_path}.")
-        if self.guided_filter_radius < 0 or self.guided_filter_epsilon <= 0:
+        if not (self.guided_filter_radius >= 0 and 0 < self.guided_filter_epsilon < math.inf):
             raise ValueError(
-                "guided_filter_radius must be 0 or more and guided_filter_epsilon above 0, but they are "
+                "guided_filter_radius must be 0 or more and guided_filter_epsilon finite and above 0, but they are "
                 f"{self.guided_filter_radius} and {self.guided_filter_epsilon}."
             )
         value_width = self.deformable_value_ratio * vision.hidden_size

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from refersam.checks import check_number
 from refersam.drawing import mask_picture
 from refersam.errors import PhraseError, ReferSamError
 from refersam.files import save_png
@@ -163,11 +164,10 @@ def check_thresholds(threshold: float, no_target_threshold: float) -> None:
     """Both are probabilities.
 
     Raises:
-        ValueError: one is outside [0, 1].
+        ValueError: one is no number from 0 to 1.
     """
     for name, value in (("threshold", threshold), ("no_target_threshold", no_target_threshold)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], but is {value}.")
+        check_number(name, value, 0, 1)
 
 
 @torch.inference_mode()

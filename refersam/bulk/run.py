@@ -12,7 +12,7 @@ from refersam.bulk.items import Item
 from refersam.bulk.results import Line
 from refersam.errors import ReferSamError
 from refersam.image import load_image
-from refersam.inference import Query, read_answers, run_queries
+from refersam.inference import Query, check_thresholds, read_answers, run_queries
 from refersam.predictor import ReferSamPredictor
 
 
@@ -28,6 +28,9 @@ class BulkSettings:
         no_target_threshold: nothing matches where the probability of a target is below this.
         batch_size: most (picture, phrase) pairs in one run of the model.
         workers: threads that read pictures ahead; with Ray, processes that each hold a model.
+
+    Raises:
+        ValueError: a threshold that is no number from 0 to 1.
     """
 
     model: str | None = None
@@ -37,6 +40,9 @@ class BulkSettings:
     no_target_threshold: float = 0.5
     batch_size: int = 8
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.threshold, self.no_target_threshold)
 
     def lasting(self) -> dict[str, Any]:
         """Those that the results depend on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,14 +45,19 @@ def say_domain(domain: str | None, on_stderr: bool = False) -> None:
         console.print(domain_warning(domain), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def check_probability(value: float) -> float:
-    if not 0 <= value <= 1:  # not a number, too, which compares with nothing
-        raise typer.BadParameter(f"{value} is not a number from 0 to 1.")
-    return value
+def number_option(least: float, most: float, text: str) -> Any:
+    """Declare an option that takes a number of a range, which neither nan nor inf is."""
 
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise typer.BadParameter(f"{value} is not a number from {least:g} to {most:g}.")
+        return number
 
-def _probability(text: str) -> Any:
-    return typer.Option(min=0, max=1, callback=check_probability, help=text)
+    return typer.Option(parser=parse, metavar=f"{least:g}..{most:g}", help=text)
 
 
 def _check_pixels(value: int) -> int:
@@ -69,8 +75,8 @@ ModelOption = Annotated[
 PixelsOption = Annotated[int, typer.Option(min=1, help="Of a picture.", callback=_check_pixels)]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Without it: the best there is.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the weights.")]
-ThresholdOption = Annotated[float, _probability("A pixel belongs to the mask from this probability on.")]
-NoTargetOption = Annotated[float, _probability("Nothing matches below this probability of a target.")]
+ThresholdOption = Annotated[float, number_option(0, 1, "A pixel belongs to the mask from this probability on.")]
+NoTargetOption = Annotated[float, number_option(0, 1, "Nothing matches below this probability of a target.")]
 
 
 def check_folder(out: Path, option: str = "--out") -> None:

@@ -14,6 +14,7 @@ from refersam.cli.console import (
     ModelOption,
     PixelsOption,
     load_predictor,
+    number_option,
     say,
     say_domain,
 )
@@ -38,10 +39,8 @@ def serve(
     max_requests: Annotated[
         int, typer.Option(min=1, help="At work or waiting; more are turned away with 429.")
     ] = _USUAL.max_requests,
-    upload_seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="For a request to arrive.")
-    ] = _USUAL.upload_seconds,
-    answer_seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="For its answer.")] = _USUAL.answer_seconds,
+    upload_seconds: Annotated[float, number_option(0.1, 86_400, "For a request to arrive.")] = _USUAL.upload_seconds,
+    answer_seconds: Annotated[float, number_option(0.1, 86_400, "For its answer.")] = _USUAL.answer_seconds,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Most phrases, of several requests, in one run of the model.")
     ] = _USUAL.batch_size,
