@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from refersam import ReferSamPredictor, Segmentation
-from refersam.cli.console import NOT_FOR_PHOTOGRAPHS
+from refersam.cli.console import say_domain
 from refersam.cli.segment import add_result, result_table, save_results
 from refersam.drawing import contact_sheet
 
@@ -47,7 +47,7 @@ def main() -> None:
                 first_answers.append(result)
     console.print(table)
     console.print(f"Masks and overlays are in {args.out}/", highlight=False)
-    console.print(NOT_FOR_PHOTOGRAPHS, highlight=False)
+    say_domain(predictor.domain)
     if args.sheet:
         write_sheet(first_answers, args.sheet)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import BertConfig, CLIPTextConfig, PreTrainedConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
+from refersam.domain import check_domain
 from refersam.errors import did_you_mean, shown
 from refersam.fields import check_fields
 
@@ -66,6 +68,8 @@ class ReferSamConfig(PreTrainedConfig):
         guided_filter_epsilon: squared contrast below which an edge of the picture counts little, in units of the
             normalised picture.
         drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
+        domain: the only kind of images that the model was trained on, such as 'synthetic scenes'; users are warned of
+            it. None for a model of general images.
 
     Raises:
         ValueError: fields of a wrong type, or sizes that do not fit together.
@@ -109,6 +113,7 @@ class ReferSamConfig(PreTrainedConfig):
     guided_filter_radius: int = 0
     guided_filter_epsilon: float = 0.02
     drop_path: float = 0.0
+    domain: str | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -123,6 +128,7 @@ class ReferSamConfig(PreTrainedConfig):
         if self.freeze_text_encoder is None:
             self.freeze_text_encoder = self.text_encoder_kind == "clip"
         super().__post_init__(**kwargs)
+        check_domain(self.domain)
         self._check_sizes()
 
     @property
@@ -157,9 +163,9 @@ class ReferSamConfig(PreTrainedConfig):
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be at least 0 and below 1, but is {self.drop_path}.")
-        if self.guided_filter_radius < 0 or self.guided_filter_epsilon <= 0:
+        if not (self.guided_filter_radius >= 0 and 0 < self.guided_filter_epsilon < math.inf):
             raise ValueError(
-                "guided_filter_radius must be 0 or more and guided_filter_epsilon above 0, but they are "
+                "guided_filter_radius must be 0 or more and guided_filter_epsilon finite and above 0, but they are "
                 f"{self.guided_filter_radius} and {self.guided_filter_epsilon}."
             )
         value_width = self.deformable_value_ratio * vision.hidden_size

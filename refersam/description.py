@@ -50,6 +50,7 @@ class Description:
         input_size: (height, width) in pixels; None without a processor.
         max_text_tokens: of a phrase; None without a processor.
         licence: as its model card says; None where it does not.
+        domain: the only kind of images that it was trained on; None for a model of general images.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Description:
     input_size: tuple[int, int] | None
     max_text_tokens: int | None
     licence: str | None
+    domain: str | None = None
 
 
 def describe_model(name: str) -> Description:
@@ -172,6 +174,7 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
         "left_out": tuple(part for part, used in switches.items() if not used),
         "upsampling": "guided filter" if config.guided_filter_radius else "bilinear",
         "heads": {"no_target": config.object_score_head, "iou": config.supervise_iou},
+        "domain": config.domain,
     }
 
 

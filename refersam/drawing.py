@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from refersam.checks import check_number
+
 OVERLAY_COLOUR = (255, 40, 120)
 OVERLAY_OPACITY = 0.3
 """Little, so that what is asked for by its colour still shows it."""
@@ -29,7 +31,11 @@ def draw_overlay(
         mask: (H, W) bool.
         colour: RGB, 0 to 255, of the mask and its outline.
         opacity: of the mask, 0 to 1.
+
+    Raises:
+        ValueError: an opacity that is no number from 0 to 1.
     """
+    check_number("opacity", opacity, 0, 1)
     pixels = np.asarray(image, dtype=np.float32).copy()
     tint = np.array(colour, dtype=np.float32)
     pixels[mask] = (1 - opacity) * pixels[mask] + opacity * tint

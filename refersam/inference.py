@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from refersam.checks import check_number
 from refersam.components import MIN_COMPONENT_FRACTION, drop_specks
 from refersam.drawing import mask_picture
 from refersam.errors import PhraseError, ReferSamError
@@ -174,15 +175,14 @@ def check_thresholds(
     """Validate the settings of `read_answers`, which are probabilities or fractions.
 
     Raises:
-        ValueError: one is outside [0, 1].
+        ValueError: one is no number from 0 to 1.
     """
     for name, value in (
         ("threshold", threshold),
         ("no_target_threshold", no_target_threshold),
         ("min_component_fraction", min_component_fraction),
     ):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], but is {value}.")
+        check_number(name, value, 0, 1)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.pipelines.base import Pipeline
 
+from refersam.domain import log_domain
 from refersam.drawing import mask_picture
 from refersam.errors import CheckpointError, PhraseError, ReferSamError, shown
 from refersam.image import load_image
@@ -133,4 +134,5 @@ class PipelineModel:
             model = load_weights(name, **options)
         except CheckpointError as error:
             raise ReferSamError(str(error)) from error
+        log_domain(model.config.domain, name)
         return model if dtype in (None, "auto") else model.to(dtype=resolve_dtype(dtype))

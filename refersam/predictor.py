@@ -14,6 +14,7 @@ from PIL import Image
 
 from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.config import ReferSamConfig, check_spelling
+from refersam.domain import log_domain
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
 from refersam.errors import CheckpointError, DeviceError, first_line, first_of
 from refersam.hub import DownloadError, hub_options, raise_if_not_downloaded
@@ -85,6 +86,8 @@ class ReferSamPredictor:
     ) -> ReferSamPredictor:
         """Load a model and its processor.
 
+        Where the model was trained on one kind of images only (`config.domain`), a warning is logged once.
+
         Args:
             model: a folder, a Hub id or an exported .onnx file; None for the model in the box, which knows drawn
                 scenes, not photographs.
@@ -99,11 +102,19 @@ class ReferSamPredictor:
         if name.endswith(ONNX_SUFFIX):
             from refersam.onnx_model import load_onnx
 
-            return cls(*load_onnx(Path(name), device, dtype))
+            predictor = cls(*load_onnx(Path(name), device, dtype))
+            log_domain(predictor.domain, name)
+            return predictor
         place, number_format = resolve_device(device), resolve_dtype(dtype)
         warn_if_emulated(place, number_format)
         loaded, processor = load_model(name)
+        log_domain(loaded.config.domain, name)
         return cls(loaded.to(device=place, dtype=number_format), processor)
+
+    @property
+    def domain(self) -> str | None:
+        """The only kind of images that the model was trained on; None for a model of general images."""
+        return self.model.config.domain
 
     @torch.inference_mode()
     def set_image(self, image: ImageSource) -> EncodedImage:

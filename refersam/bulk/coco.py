@@ -36,6 +36,8 @@ def coco_annotation(result: Mapping[str, Any], number: int, image: int, category
 def write_coco(lines: Iterable[Line], path: Path) -> int:
     """Write results as COCO instances: a category for each phrase, an annotation for each mask that is not empty.
 
+    `info` holds the domain of the model, if it has one.
+
     Args:
         lines: as `read_results` gives them; only one is held at a time, with the names of pictures and phrases.
         path: JSON file, written at once or not at all.
@@ -46,11 +48,14 @@ def write_coco(lines: Iterable[Line], path: Path) -> int:
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
     count = 0
+    domains: set[str] = set()
 
     def write(file: IO[bytes]) -> None:
         nonlocal count
         file.write(b'{"annotations": [')
         for line in lines:
+            if "domain" in line:
+                domains.add(line["domain"])
             size = {"width": line["width"], "height": line["height"]}
             image = images.setdefault(line["image"], {"id": len(images) + 1, "file_name": line["image"], **size})
             for result in line["results"]:
@@ -61,7 +66,8 @@ def write_coco(lines: Iterable[Line], path: Path) -> int:
                 annotation = coco_annotation(result, count, image["id"], category)
                 file.write((b",\n" if count > 1 else b"\n") + json.dumps(annotation).encode())
         named = [{"id": number, "name": phrase, "supercategory": "phrase"} for phrase, number in categories.items()]
-        rest = json.dumps({"images": list(images.values()), "categories": named})
+        info = {"info": {"domain": ", ".join(sorted(domains))}} if domains else {}
+        rest = json.dumps({"images": list(images.values()), "categories": named, **info})
         file.write(b"\n], " + rest[1:].encode())
 
     write_atomically(path, write)

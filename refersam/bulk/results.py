@@ -22,7 +22,9 @@ _BEFORE = {"min_component_fraction": 0.0}
 """Settings of results whose folder does not name them: they are older than the setting."""
 
 Line = dict[str, Any]
-"""What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error."""
+"""What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error.
+
+Lines with results also carry the domain of the model that made them, if it has one."""
 
 
 class ResultFolder:

@@ -13,7 +13,7 @@ from refersam.bulk.results import Line
 from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.errors import ReferSamError
 from refersam.image import load_image
-from refersam.inference import Query, read_answers, run_queries
+from refersam.inference import Query, check_thresholds, read_answers, run_queries
 from refersam.predictor import ReferSamPredictor
 
 
@@ -31,6 +31,9 @@ class BulkSettings:
             area is dropped; 0 keeps all.
         batch_size: most (picture, phrase) pairs in one run of the model.
         workers: threads that read pictures ahead; with Ray, processes that each hold a model.
+
+    Raises:
+        ValueError: a threshold that is no number from 0 to 1.
     """
 
     model: str | None = None
@@ -41,6 +44,9 @@ class BulkSettings:
     min_component_fraction: float = MIN_COMPONENT_FRACTION
     batch_size: int = 8
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.threshold, self.no_target_threshold)
 
     def lasting(self) -> dict[str, Any]:
         """Those that the results depend on."""
@@ -130,7 +136,10 @@ class LocalEngine:
                     self.settings.min_component_fraction,
                 )
                 results += [answer.as_dict() for answer in answers]
-            yield {"image": item.image, "width": query.width, "height": query.height, "results": results}
+            line: Line = {"image": item.image, "width": query.width, "height": query.height, "results": results}
+            if self.predictor.domain is not None:
+                line["domain"] = self.predictor.domain
+            yield line
 
 
 def _parts(query: Query, most: int) -> Iterator[Query]:

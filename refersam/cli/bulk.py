@@ -13,7 +13,6 @@ from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import (
     BATCH_SIZE,
     INTERRUPTED,
-    NOT_FOR_PHOTOGRAPHS,
     OUT,
     BatchSizeOption,
     DeviceOption,
@@ -29,6 +28,7 @@ from refersam.cli.console import (
     progress_bar,
     quiet_transformers,
     say,
+    say_domain,
     waiting,
 )
 from refersam.errors import DataError, counted
@@ -136,6 +136,7 @@ def segment_many(
         if str(source.skipped):
             say(f"Skipped: {source.skipped}", style="dim")
         cut = unknown = 0
+        domain: str | None = None
         with progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
             if any(todo):
@@ -144,6 +145,7 @@ def segment_many(
                         folder.add(line)
                         cut += sum("left_out" in answer for answer in line.get("results", ()))
                         unknown += sum("unknown" in answer for answer in line.get("results", ()))
+                        domain = line.get("domain", domain)
                         progress.advance(bar)
                 except KeyboardInterrupt:
                     progress.stop()
@@ -165,8 +167,7 @@ def segment_many(
                 f"With parts that the tokenizer does not know: {counted(unknown, 'phrase')}; the results name them.",
                 style="yellow",
             )
-    if model is None:
-        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    say_domain(domain)
     if folder.failures:
         raise typer.Exit(1)
 

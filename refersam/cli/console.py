@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from refersam.domain import domain_warning
 from refersam.errors import DataError, first_of
 
 if TYPE_CHECKING:
     from refersam.predictor import ReferSamPredictor
-
-NOT_FOR_PHOTOGRAPHS = (
-    "The model in the box knows drawn scenes, not photographs: for photographs, train or convert a larger model "
-    "(README, 'Photographs') and name it with --model."
-)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -43,14 +41,26 @@ def say(text: str, style: str | None = None) -> None:
     out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def check_probability(value: float) -> float:
-    if not 0 <= value <= 1:  # not a number, too, which compares with nothing
-        raise typer.BadParameter(f"{value} is not a number from 0 to 1.")
-    return value
+def say_domain(domain: str | None, on_stderr: bool = False) -> None:
+    """Print the warning of a model that was trained on one kind of images only."""
+    if domain is not None:
+        console = err_console if on_stderr else out_console
+        console.print(domain_warning(domain), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _probability(text: str) -> Any:
-    return typer.Option(min=0, max=1, callback=check_probability, help=text)
+def number_option(least: float, most: float, text: str) -> Any:
+    """Declare an option that takes a number of a range, which neither nan nor inf is."""
+
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise typer.BadParameter(f"{value} is not a number from {least:g} to {most:g}.")
+        return number
+
+    return typer.Option(parser=parse, metavar=f"{least:g}..{most:g}", help=text)
 
 
 def _check_pixels(value: int) -> int:
@@ -77,13 +87,14 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="Precision of the weights.")]
 ThresholdOption = Annotated[
-    float, _probability("Mask threshold: a pixel belongs to the mask from this probability on.")
+    float, number_option(0, 1, "Mask threshold: a pixel belongs to the mask from this probability on.")
 ]
 NoTargetOption = Annotated[
-    float, _probability("No-target threshold: nothing matches below this probability of a target.")
+    float, number_option(0, 1, "No-target threshold: nothing matches below this probability of a target.")
 ]
 MinComponentOption = Annotated[
-    float, _probability("Drop parts of a mask with less than this fraction of its largest part's area; 0 keeps all.")
+    float,
+    number_option(0, 1, "Drop parts of a mask with less than this fraction of its largest part's area; 0 keeps all."),
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, max=4096, help="Largest number of phrases in one forward pass.")]
 
@@ -161,6 +172,8 @@ def _warn(text: str) -> None:
 
 
 def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:
+    """Load a model; the caller prints its domain by `say_domain`."""
+    logging.getLogger("refersam.domain").setLevel(logging.ERROR)
     with waiting("Loading the model"):
         from refersam.predictor import ReferSamPredictor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,20 +15,16 @@ from refersam.cli.app import SERVE_PANEL, app
 from refersam.cli.console import (
     INTERRUPTED,
     MODEL_HELP,
-    NOT_FOR_PHOTOGRAPHS,
     DeviceOption,
     Dtype,
     DtypeOption,
     PixelsOption,
     load_predictor,
     say,
+    say_domain,
 )
 
 BOX_NAME = "model in the box (drawn scenes)"
-BOX_NOTE = (
-    "The model in the box was trained on **drawn scenes** like the examples below, not on photographs, and is wrong "
-    "at times even there. For photographs start this page with a model of your own: `refersam demo --model FOLDER`."
-)
 
 
 @app.command(rich_help_panel=SERVE_PANEL, epilog="Example: refersam demo, then open http://127.0.0.1:7860")
@@ -54,8 +51,10 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="refersam-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         from refersam.optional import require
+        from refersam.web.proxies import without_proxies
 
-        gr: Any = require("gradio", "demo", "refersam demo")
+        with without_proxies():
+            gr: Any = require("gradio", "demo", "refersam demo")
         from starlette.middleware import Middleware
 
         from refersam.serving.run import address_of, open_socket
@@ -76,25 +75,30 @@ def demo(
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
         page.warm_up()
         say(f"The page is at {address_of(host, port)}. Ctrl-C stops it.")
-        if not model:
-            say(NOT_FOR_PHOTOGRAPHS, style="dim")
-        build_page(page, None if model else BOX_NOTE).launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=open_browser,
-            share=False,
-            quiet=True,
-            css=STYLE,
-            theme=gr.themes.Default(font=FONTS),
-            js=SCRIPT,
-            footer_links=[],
-            allowed_paths=[str(Path(folder) / "page")],
-            max_file_size=page.settings.max_bytes,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(RefuseLinks)]},
-        )
+        for domain in dict.fromkeys(predictor.domain for predictor in predictors.values()):
+            say_domain(domain)
+        blocks = build_page(page)
+        with without_proxies():
+            blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                css=STYLE,
+                theme=gr.themes.Default(font=FONTS),
+                js=SCRIPT,
+                footer_links=[],
+                allowed_paths=[str(Path(folder) / "page")],
+                max_file_size=page.settings.max_bytes,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                app_kwargs={"middleware": [Middleware(RefuseLinks)]},
+                prevent_thread_lock=True,
+            )
+        if open_browser:
+            webbrowser.open(blocks.local_url)  # outside of the block: the browser may need its proxy
+        blocks.block_thread()
         if not is_terminated:  # gradio catches Ctrl-C itself, and returns
             raise typer.Exit(INTERRUPTED)

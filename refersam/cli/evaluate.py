@@ -16,7 +16,6 @@ from rich.table import Table
 from refersam.cli.app import TRAIN_PANEL, app
 from refersam.cli.console import (
     BATCH_SIZE,
-    NOT_FOR_PHOTOGRAPHS,
     OUT,
     BatchSizeOption,
     DeviceOption,
@@ -31,6 +30,7 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    say_domain,
     waiting,
 )
 from refersam.cli.data import Root, SplitBy
@@ -137,6 +137,7 @@ def evaluate(
     samples = data[:limit]
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes = join_processes(device)
+    predictor: ReferSamPredictor | None = None
     try:
         if predictions is not None:
             from refersam.evaluate import evaluate_predictions
@@ -185,8 +186,8 @@ def evaluate(
             document = write_evaluation(evaluation, source, out)
         _print_summary(document)
         say(f"{out}/ holds {', '.join(FILES)}")
-        if model is None and predictions is None and dataset != "sceneref":
-            say(NOT_FOR_PHOTOGRAPHS, style="dim")
+        if predictor is not None and dataset != "sceneref":
+            say_domain(predictor.domain)
     finally:
         leave_processes()
 

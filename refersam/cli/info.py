@@ -52,7 +52,8 @@ def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
     total = parts.pop("total")
     size = description.input_size
     return [
-        ("model", "the one in the box: drawn scenes, not photographs" if in_the_box else description.model),
+        ("model", "the one in the box" if in_the_box else description.model),
+        ("domain", "general" if description.domain is None else f"{description.domain} only"),
         ("sizes of preset", description.preset or "none: its own"),
         ("text encoder", description.text_encoder),
         ("image encoder", description.image_encoder),

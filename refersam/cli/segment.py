@@ -15,7 +15,6 @@ from rich.text import Text
 
 from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import (
-    NOT_FOR_PHOTOGRAPHS,
     OUT,
     DeviceOption,
     Dtype,
@@ -29,6 +28,7 @@ from refersam.cli.console import (
     load_predictor,
     out_console,
     say,
+    say_domain,
     shorten,
     waiting,
     warn_of_cut_phrases,
@@ -98,16 +98,16 @@ def segment(
     if label_map is not None:
         _save_label_map(results, label_map)
     if as_json:
-        rows = [_as_dict(result, *paths) for result, paths in zip(results, files, strict=True)]
+        rows = [_as_dict(result, *paths, predictor.domain) for result, paths in zip(results, files, strict=True)]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        say_domain(predictor.domain, on_stderr=True)
         return
     table = result_table()
     for result in results:
         add_result(table, image.name, result, milliseconds)
     out_console.print(table)
     say(f"Masks and overlays are in {out}/" + (f", the label map is {label_map}" if label_map is not None else ""))
-    if model is None:
-        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    say_domain(predictor.domain)
 
 
 def result_table() -> Table:
@@ -148,5 +148,6 @@ def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     save_png(label_picture(results), path)
 
 
-def _as_dict(result: Segmentation, mask: Path, overlay: Path) -> dict[str, Any]:
-    return {**result.as_dict(), "mask": str(mask), "overlay": str(overlay)}
+def _as_dict(result: Segmentation, mask: Path, overlay: Path, domain: str | None) -> dict[str, Any]:
+    row = {**result.as_dict(), "mask": str(mask), "overlay": str(overlay)}
+    return row if domain is None else {**row, "domain": domain}

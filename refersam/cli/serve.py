@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refersam.cli.app import SERVE_PANEL, app
 from refersam.cli.console import (
     BATCH_SIZE,
-    NOT_FOR_PHOTOGRAPHS,
     BatchSizeOption,
     DeviceOption,
     Dtype,
@@ -17,9 +16,14 @@ from refersam.cli.console import (
     ModelOption,
     PixelsOption,
     load_predictor,
+    number_option,
     say,
+    say_domain,
 )
 from refersam.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from refersam.predictor import ReferSamPredictor
 
 _USUAL = ServerSettings()
 
@@ -44,10 +48,10 @@ def serve(
         int, typer.Option(min=1, help="Largest number of open requests; further ones are answered with status 429.")
     ] = _USUAL.max_requests,
     upload_seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="Longest time in seconds for a request to arrive.")
+        float, number_option(0.1, 86_400, "Longest time in seconds for a request to arrive.")
     ] = _USUAL.upload_seconds,
     answer_seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="Longest time in seconds from a request to its answer.")
+        float, number_option(0.1, 86_400, "Longest time in seconds from a request to its answer.")
     ] = _USUAL.answer_seconds,
     batch_size: BatchSizeOption = BATCH_SIZE,
     readers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = _USUAL.readers,
@@ -84,6 +88,10 @@ def serve(
     with open_socket(host, port) as listening:
         address = address_of(host, listening.getsockname()[1])
         say(f"Serving on {address} (its pages: /docs). Ctrl-C stops it.")
-        if model is None:
-            say(NOT_FOR_PHOTOGRAPHS, style="dim")
-        run(create_app(lambda: load_predictor(model, device, dtype.value), settings), listening, settings)
+
+        def load() -> ReferSamPredictor:
+            predictor = load_predictor(model, device, dtype.value)
+            say_domain(predictor.domain)
+            return predictor
+
+        run(create_app(load, settings), listening, settings)

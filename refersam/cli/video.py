@@ -13,7 +13,6 @@ from rich.text import Text
 from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import (
     INTERRUPTED,
-    NOT_FOR_PHOTOGRAPHS,
     OUT,
     DeviceOption,
     Dtype,
@@ -28,6 +27,7 @@ from refersam.cli.console import (
     out_console,
     progress_bar,
     say,
+    say_domain,
     shorten,
     warn_of_cut_phrases,
     warn_of_unknown_parts,
@@ -106,8 +106,7 @@ def video(
     warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
     warn_of_unknown_parts(phrases, result.unknown)
     _report(phrases, result)
-    if model is None:
-        say(NOT_FOR_PHOTOGRAPHS, style="dim")
+    say_domain(predictor.domain)
     if result.broken:
         raise typer.Exit(1)
 

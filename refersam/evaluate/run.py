@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from refersam.checks import check_number
 from refersam.data.check import check_picture
 from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
@@ -97,7 +98,9 @@ def evaluate_model(
     Raises:
         DataError: phrases that the protocol cannot judge, or broken pictures or masks, all of them.
         EvaluationError: outputs that are not numbers.
+        ValueError: a threshold that is no number from 0 to 1.
     """
+    check_number("no_target_threshold", no_target_threshold, 0, 1)
     processes, tell = processes or Processes(), progress or _silent
     check_protocol(protocol, (sample.has_target for sample in samples))
     _check_pictures(samples, workers, processes, tell)

@@ -40,6 +40,8 @@ _CLIENT_GONE = 499
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "min_component_fraction", "format")
+DOMAIN_HEADER = "X-ReferSAM-Domain"
+"""Of an answer as PNG: the domain of the model, if it has one."""
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -69,6 +71,11 @@ class SegmentReply(BaseModel):
     width: int
     height: int
     results: list[PhraseResult]
+    domain: str | None = Field(
+        None,
+        description="The only kind of images that the model was trained on; on others its answers mean nothing. Absent "
+        "for a general model.",
+    )
 
 
 class Problem(BaseModel):
@@ -160,7 +167,10 @@ def create_app(
             Form(description="png: one phrase's mask, black and white; several: a label map, 0, 1 for the first, ..."),
         ] = "json",
     ) -> Response:
-        """JSON with run lengths, box, score and no_target for each phrase, in order; or a PNG."""
+        """JSON with run lengths, box, score and no_target for each phrase, in order; or a PNG.
+
+        `domain` (PNG: the header X-ReferSAM-Domain) names the only kind of images that the model was trained on.
+        """
         _check_fields(await request.form())
         _check_phrases(phrases, limits)
         try:
@@ -180,7 +190,7 @@ def create_app(
         state = request.app.state
         if not state.ready or state.draining:
             raise HTTPException(503, NOT_READY, {"Retry-After": "5"})
-        return {"status": "ready"}
+        return {"status": "ready", **service.domain()}
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)
     async def read_metrics() -> Response:
@@ -216,6 +226,11 @@ class _Service:
         await self.batcher.stop()
         self.readers.shutdown(wait=False, cancel_futures=True)
 
+    def domain(self) -> dict[str, str]:
+        """The field `domain` of an answer; empty for a general model."""
+        domain = self.predictor.domain
+        return {} if domain is None else {"domain": domain}
+
     async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, ...], kind: str) -> Response:
         query = await self._in_reader(lambda: self._read(content, phrases))
         output = await self.batcher.ask(query)
@@ -238,13 +253,16 @@ class _Service:
 
     def _write_json(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Response:
         results = [answer.as_dict() for answer in self._answers(output, query, thresholds)]
-        return JSONResponse({"width": query.width, "height": query.height, "results": results})
+        return JSONResponse({"width": query.width, "height": query.height, "results": results, **self.domain()})
 
     def _write_png(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Response:
         labels = label_map(self._answers(output, query, thresholds)).astype(np.uint8)
         file = io.BytesIO()
         Image.fromarray(labels * np.uint8(255) if len(query.phrases) == 1 else labels).save(file, format="PNG")
-        return Response(file.getvalue(), media_type="image/png")
+        response = Response(file.getvalue(), media_type="image/png")
+        if self.predictor.domain is not None:
+            response.headers[DOMAIN_HEADER] = self.predictor.domain
+        return response
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
         waiting = [work]  # taken out where the client goes away: a reader's queue would hold its picture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from refersam.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class ServerSettings:
         batch_size: most phrases in one run of the model, of several requests; one request is never split.
         readers: threads that decode pictures and encode masks, each at one picture at a time.
         api_key: that clients must send as `Authorization: Bearer KEY`; None for an open server.
+
+    Raises:
+        ValueError: a limit that is no number of at least 1, or 0.001 seconds.
     """
 
     max_bytes: int = 20_000_000
@@ -32,3 +37,8 @@ class ServerSettings:
     batch_size: int = 8
     readers: int = 2
     api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if limit.name != "api_key":
+                check_number(limit.name, getattr(self, limit.name), 0.001 if limit.type == "float" else 1)

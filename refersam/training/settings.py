@@ -26,7 +26,7 @@ class _Section(StrictModel):
     model_config = ConfigDict(validate_default=True)
 
 
-WEIGHTLESS = frozenset({"drop_path", "guided_filter_radius", "guided_filter_epsilon"})
+WEIGHTLESS = frozenset({"domain", "drop_path", "guided_filter_radius", "guided_filter_epsilon"})
 """Fields of a model's configuration that any trained model can be given another value of."""
 
 

@@ -123,6 +123,8 @@ def segment_video(
                 answers = predictor.predict(frame.picture, list(phrases), *settings)
                 results = [answer.as_dict() for answer in answers]
                 line = {"frame": frame.number, "time": round(frame.time, 4), "results": results}
+                if predictor.domain is not None:
+                    line["domain"] = predictor.domain
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 layers = zip((answer.mask for answer in answers), cycle(COLOURS), strict=False)
                 writer.add(draw_overlays(frame.picture, layers), frame.time - start)

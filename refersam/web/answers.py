@@ -6,7 +6,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import numpy as np
 from PIL import Image
 
 from refersam.bulk.coco import coco_annotation
+from refersam.domain import domain_warning
 from refersam.drawing import draw_overlays, mask_picture
 from refersam.errors import PhraseError
 from refersam.files import write_atomically
 from refersam.inference import Answer
 from refersam.labels import label_picture
+from refersam.predictor import ReferSamPredictor
 
 COLOURS = (
     (214, 39, 104),
@@ -96,7 +98,26 @@ def legend(answers: Sequence[Answer]) -> str:
     return f'<ul class="legend" aria-live="polite">{"".join(lines)}</ul>'
 
 
-def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -> dict[str, Path]:
+def refusal(sentence: str) -> str:
+    """Return HTML: why there is no answer."""
+    return f'<p class="refused" role="alert">{html.escape(sentence)}</p>'
+
+
+def domain_banner(predictors: Mapping[str, ReferSamPredictor]) -> str:
+    """Return HTML: a paragraph for each domain of the models, with the warning about it; empty for general models."""
+    names: dict[str, list[str]] = {}
+    for name, predictor in predictors.items():
+        if predictor.domain is not None:
+            names.setdefault(predictor.domain, []).append(name)
+    return "".join(
+        f"<p><strong>{html.escape(', '.join(models))}</strong>: {html.escape(domain_warning(domain))}</p>"
+        for domain, models in names.items()
+    )
+
+
+def write_files(
+    picture: Image.Image, answers: Sequence[Answer], folder: Path, domain: str | None = None
+) -> dict[str, Path]:
     """Mask, label map, cut-out and COCO file of the answers together.
 
     The mask is white where any phrase's is; the label map has the number of the phrase, 1 for the first; the cut-out is
@@ -107,6 +128,7 @@ def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -
         picture: W x H, RGB.
         answers: about it, at least one.
         folder: that exists.
+        domain: of the model, for the JSON file.
 
     Returns:
         The files by their names.
@@ -119,13 +141,16 @@ def write_files(picture: Image.Image, answers: Sequence[Answer], folder: Path) -
         MASK_FILE: _png(alpha),
         LABELS_FILE: _png(label_picture(answers)),
         CUTOUT_FILE: _png(cutout),
-        COCO_FILE: json.dumps(coco_document(picture, answers), indent=1).encode(),
+        COCO_FILE: json.dumps(coco_document(picture, answers, domain), indent=1).encode(),
     }
     return {name: _write(folder / name, content) for name, content in contents.items()}
 
 
-def coco_document(picture: Image.Image, answers: Sequence[Answer]) -> dict[str, Any]:
-    """The answers in COCO's format: categories are phrases, masks run-length encoded, boxes (x, y, width, height)."""
+def coco_document(picture: Image.Image, answers: Sequence[Answer], domain: str | None = None) -> dict[str, Any]:
+    """The answers in COCO's format: categories are phrases, masks run-length encoded, boxes (x, y, width, height).
+
+    `info` holds the domain of the model, if it has one.
+    """
     annotations: list[dict[str, Any]] = []
     for number, answer in enumerate(answers, 1):
         if answer.area:
@@ -135,6 +160,7 @@ def coco_document(picture: Image.Image, answers: Sequence[Answer]) -> dict[str, 
         "categories": [{"id": number, "name": answer.phrase} for number, answer in enumerate(answers, 1)],
         "annotations": annotations,
         "no_target": [answer.phrase for answer in answers if answer.no_target],
+        **({} if domain is None else {"info": {"domain": domain}}),
     }
 
 

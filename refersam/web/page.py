@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import logging
 import shutil
 import tempfile
@@ -24,8 +25,10 @@ from refersam.web.answers import (
     CUTOUT_FILE,
     LABELS_FILE,
     MASK_FILE,
+    domain_banner,
     legend,
     overlay,
+    refusal,
     split_phrases,
     write_files,
 )
@@ -45,11 +48,15 @@ DOWNLOADS = {
 KEEP_SECONDS = 3600
 """Files and remembered pictures of a visit are deleted after this time."""
 
+FAILED = "The server failed to answer; its log says why."
+DELETED = "This image has been deleted from the server: choose it again."
+
 STYLE = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 #head h1 { margin: 0.2em 0 0; font-size: 1.5rem; }
 #head p { margin: 0.2em 0; }
-#note { border-left: 4px solid #d6276b; padding: 0.1em 0.8em; font-size: 0.92rem; }
+#domain { border-left: 4px solid #d6276b; padding: 0.1em 0.8em; font-size: 0.92rem; }
+#domain p { margin: 0.3em 0; }
 .legend { list-style: none; margin: 0; padding: 0; }
 .legend li { display: flex; align-items: center; flex-wrap: wrap; gap: 0.3em 0.6em; padding: 0.45em 0;
   border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
@@ -59,6 +66,7 @@ STYLE = """
 .legend .verdict { margin-left: auto; font-variant-numeric: tabular-nums; }
 .legend .verdict.none { font-style: italic; }
 .legend .share { opacity: 0.75; font-size: 0.88em; }
+.refused { border-left: 4px solid #b91c1c; padding: 0.3em 0.8em; overflow-wrap: anywhere; }
 .legend + .time { margin: 0.7em 0 0; font-size: 0.88em; opacity: 0.75; }
 #ask textarea { font-size: 1rem; }
 #ask .block-info, #ask [class*="info"] { color: var(--body-text-color) !important; opacity: 0.75; }
@@ -153,6 +161,8 @@ class Page:
         phrases = split_phrases(text or "", self.settings.max_phrases)
         if file is None:
             raise ReferSamError("Choose a picture first: drop one, or click an example below.")
+        if not Path(file).is_file():
+            raise ReferSamError(DELETED)
         if Path(file).stat().st_size > self.settings.max_bytes:
             raise ReferSamError(f"The picture's file is larger than {self.settings.max_bytes / 1e6:.0f} MB.")
         if name not in self.predictors:
@@ -179,11 +189,11 @@ class Page:
             self._last = last = (key, self.predictors[name].set_image(picture))
         return last[1]
 
-    def files(self, answers: list[Segmentation]) -> list[str]:
-        """What `write_files` writes of all phrases, for the download buttons, in their order."""
+    def files(self, answers: list[Segmentation], name: str) -> list[str]:
+        """What `write_files` writes of a model's answers, for the download buttons, in their order."""
         self._tidy()
         folder = Path(tempfile.mkdtemp(dir=self.folder / "answers"))
-        written = write_files(answers[0].image, answers, folder)
+        written = write_files(answers[0].image, answers, folder, self.predictors[name].domain)
         return [str(written[name]) for name in DOWNLOADS]
 
     def _tidy(self) -> None:
@@ -193,12 +203,16 @@ class Page:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def build_page(page: Page, note: str | None = None) -> Any:
+def uploaded_file(upload: Any) -> str | None:
+    """Return the path of a file as it was uploaded, of gradio's ImageData; None without one."""
+    return None if upload is None else upload.path
+
+
+def build_page(page: Page) -> Any:
     """Lay the page out.
 
     Args:
         page: its functions.
-        note: a paragraph below the title, Markdown.
 
     Returns:
         gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
@@ -209,17 +223,20 @@ def build_page(page: Page, note: str | None = None) -> Any:
     gr: Any = require("gradio", "demo", "The web page")
 
     def run(file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
-        start = time.perf_counter()
         try:
-            answers = page.answer(file, text, name, threshold, no_target)
+            return answered(file, text, name, threshold, no_target)
         except ReferSamError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
-        except Exception as error:  # a defect of ours: the log gets it, the visitor a sentence
+            return refused(str(error))
+        except Exception:  # a defect of ours: the log gets it, the visitor a sentence
             logger.exception("A visitor's question was not answered.")
-            raise gr.Error("Something went wrong here; the server's log says what.", print_exception=False) from error
+            return refused(FAILED)
+
+    def answered(file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
+        start = time.perf_counter()
+        answers = page.answer(file, text, name, threshold, no_target)
         seconds = f"<p class='time'>answered in {time.perf_counter() - start:.2f} s</p>"
         choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(answers))]
-        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers)]
+        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers, name)]
         return (
             overlay(answers[0].image, [answer.mask for answer in answers], range(len(answers))),
             legend(answers) + seconds,
@@ -228,22 +245,30 @@ def build_page(page: Page, note: str | None = None) -> Any:
             *downloads,
         )
 
+    def refused(sentence: str) -> tuple:
+        warn(sentence)
+        downloads = [gr.DownloadButton(value=None, interactive=False) for _ in DOWNLOADS]
+        return None, refusal(sentence), gr.Radio(choices=[ALL], value=ALL, visible=False), None, *downloads
+
+    def warn(sentence: str) -> None:
+        gr.Warning(html.escape(sentence))  # a gr.Error would replace the sentence below by "Error"
+
     def show(visit: Visit | None, choice: str) -> Any:
         if visit is None:
             return gr.skip()
         try:
             return page.show(visit, choice)
-        except ReferSamError as error:
-            message = "This picture has been deleted here: choose it again."
-            raise gr.Error(message, duration=None, print_exception=False) from error
+        except ReferSamError:
+            warn(DELETED)
+            return gr.skip()
 
     names = list(page.predictors)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as blocks:
         visit = gr.State(None, time_to_live=KEEP_SECONDS)
         with gr.Column(elem_id="head"):
             gr.Markdown(f"# {TITLE}\nA picture and a phrase in, the mask of exactly that out.")
-            if note:
-                gr.Markdown(note, elem_id="note")
+            if banner := domain_banner(page.predictors):
+                gr.HTML(banner, elem_id="domain")
         with gr.Row():
             with gr.Column(min_width=300):
                 picture = gr.Image(
@@ -288,6 +313,8 @@ def build_page(page: Page, note: str | None = None) -> Any:
                         gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
                         for name, text in DOWNLOADS.values()
                     ]
+        # gradio itself would open the file here, and end in "Error" where it cannot: `load_image` says why.
+        picture.preprocess = uploaded_file
         inputs, outputs = [picture, phrases, model, threshold, no_target], [result, verdicts, choice, visit, *downloads]
         gr.Markdown("### Examples")
         with gr.Row():

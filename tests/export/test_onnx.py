@@ -44,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[...,
         fusion_num_heads=1,
         prompter_num_heads=2,
         object_score_head=True,
+        domain="chest X-rays",
     )
     config.text_config.vocab_size = len(tokenizer)
     config.text_config.num_hidden_layers = config.mask_decoder_config.num_hidden_layers = 1
@@ -79,6 +80,11 @@ def predictor(exported: SimpleNamespace) -> ReferSamPredictor:
 def picture() -> np.ndarray:
     """37 x 53, noise."""
     return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+def test_the_file_keeps_the_domain(exported: SimpleNamespace, predictor: ReferSamPredictor) -> None:
+    """For whoever loads it, and for whoever reads what it holds."""
+    assert predictor.domain == read_contents(exported.path)[0].config.domain == "chest X-rays"
 
 
 # ------------------------------------------------------------------------------------------------------------- graph

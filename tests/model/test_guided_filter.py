@@ -113,7 +113,9 @@ def test_a_picture_seen_before_guides_as_well(small_config: Callable[..., Any]) 
     assert (plain.mask_logits - direct.mask_logits).abs().max() > 0.1 * plain.mask_logits.abs().max()
 
 
-@pytest.mark.parametrize("fields", [{"guided_filter_radius": -1}, {"guided_filter_epsilon": 0.0}])
+@pytest.mark.parametrize(
+    "fields", [{"guided_filter_radius": -1}, {"guided_filter_epsilon": 0.0}, {"guided_filter_epsilon": float("nan")}]
+)
 def test_wrong_settings_are_refused(small_config: Callable[..., Any], fields: dict[str, Any]) -> None:
     """With both values."""
     with pytest.raises(ValueError, match=r"guided_filter_radius must be 0 or more.*they are"):

@@ -106,6 +106,19 @@ def test_unknown_parts_are_told(serve: Callable[..., TestClient]) -> None:
     assert [result.get("unknown") for result in results] == [["\u2b50"], None]
 
 
+def test_answers_carry_the_domain(predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON, as PNG in a header, and when asked whether it is ready; nothing of a general model."""
+    with TestClient(create_app(predictor)) as client:
+        assert "domain" not in {**ask(client, png(), PHRASES).json(), **client.get("/ready").json()}
+        assert "x-refersam-domain" not in ask(client, png(), PHRASES, format="png").headers
+    monkeypatch.setattr(predictor.model.config, "domain", "chest X-rays")
+    with TestClient(create_app(predictor)) as client:
+        assert ask(client, png(), PHRASES).json()["domain"] == "chest X-rays"
+        assert client.get("/ready").json() == {"status": "ready", "domain": "chest X-rays"}
+        assert ask(client, png(), PHRASES, format="png").headers["x-refersam-domain"] == "chest X-rays"
+        assert "domain" in client.get("/openapi.json").json()["components"]["schemas"]["SegmentReply"]["properties"]
+
+
 def test_png(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
     """One phrase: black and white. Several: a label map."""
     client = serve()

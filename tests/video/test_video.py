@@ -348,3 +348,13 @@ def test_a_rate_is_a_fraction(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "x.mp4", 30000 / 1001, (16, 16)) as writer:
         assert writer._stream.codec_context.framerate == Fraction(30000, 1001)
         writer.add(Image.new("RGB", (16, 16)), 0)
+
+
+def test_lines_carry_the_domain(clip: Path, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model that made them, if it has one."""
+    for domain in (None, "chest X-rays"):
+        monkeypatch.setattr(predictor.model.config, "domain", domain)
+        with VideoReader(clip) as reader:
+            result = segment_video(predictor, reader, ["star"], clip.parent / "out", FrameChoice(last=1))
+        rows = [json.loads(line) for line in result.lines.read_text().splitlines()]
+        assert [row.get("domain") for row in rows] == [domain] * 2

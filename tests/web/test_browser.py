@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,4 +107,39 @@ def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
     page.click("#example-2")
     page.wait_for_selector("#answers .legend li")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("photo.heic", struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100), "picture"),
+        ("text.png", b"no image", "not a picture"),
+        ("text.txt", b"no image", "Invalid file type"),
+        ("cut.png", SCENE.read_bytes()[:9000], "cut off"),
+        ("large.png", SCENE.read_bytes() + bytes(21_000_000), "maximum allowed size"),
+    ],
+)
+def test_refused_files(address: str, browser: Any, tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    """Each leaves a sentence on the page, of ours or of gradio's upload, and never "Error" alone."""
+    (tmp_path / name).write_bytes(content)
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.goto(address)
+    page.wait_for_selector("#ask textarea")
+    page.set_input_files("input[type=file]", str(tmp_path / name))
+    page.wait_for_selector(f"img[src*='{name}'], .toast-body")
+    page.click("#ask textarea")
+    page.keyboard.insert_text("the star")
+    page.click("#find")
+    page.wait_for_selector("#answers .refused")
+    assert sentence in page.inner_text("#answers") + " ".join(page.locator(".toast-body").all_inner_texts())
+    assert "Error" not in page.inner_text("#answers")
+    page.close()
+
+
+def test_the_banner(address: str, browser: Any) -> None:
+    """What the bundled model does not know is said before anyone asks."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(address)
+    page.wait_for_selector("#domain >> text=synthetic scenes only")
     page.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
+import struct
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import pytest
 from PIL import Image
 
 from refersam import ReferSamPredictor
+from refersam.domain import domain_warning
 from refersam.errors import ReferSamError
-from refersam.web.answers import colour_of
+from refersam.web.answers import colour_of, domain_banner
 from refersam.web.guard import MAX_BYTES, RefuseLinks
 from refersam.web.page import ALL, DOWNLOADS, KEEP_SECONDS, Page, PageSettings, Visit, build_page, label
 
@@ -42,7 +46,8 @@ def test_answers_are_the_predictors(page: Page, predictor: ReferSamPredictor) ->
     for ours, theirs in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
     assert len(text.splitlines()) == 3
-    assert [Path(file).name for file in page.files(answers)] == ["mask.png", "labels.png", "cutout.png", "answers.json"]
+    names = [Path(file).name for file in page.files(answers, "box")]
+    assert names == ["mask.png", "labels.png", "cutout.png", "answers.json"]
 
 
 def test_what_is_shown_again_is_what_was_answered(page: Page, tmp_path: Path) -> None:
@@ -82,6 +87,7 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (600, 400)).save(tmp_path / "wide.png")
     for arguments, message in (
         ((None, "a star", "box"), "Choose a picture first"),
+        ((str(tmp_path / "deleted.png"), "a star", "box"), "has been deleted"),
         ((path, "", "box"), "Type what to look for"),
         ((path, "a;b;c;d", "box"), "at most 3"),
         ((path, "a star", "../box"), "no model"),
@@ -93,12 +99,22 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
             page.answer(*arguments, 0.5, 0.5)
 
 
+def test_the_domain_is_on_the_page(page: Page, predictor: ReferSamPredictor, tiny_model_folder: Path) -> None:
+    """A banner for each model that has one, quoted as text; and in the JSON file."""
+    general = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
+    assert domain_banner({"general": general}) == ""
+    banner = domain_banner({"general": general, "<b>": predictor, "box": predictor})
+    assert banner == f"<p><strong>&lt;b&gt;, box</strong>: {html.escape(domain_warning('synthetic scenes'))}</p>"
+    files = page.files(page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5), "box")
+    assert json.loads(Path(files[-1]).read_text())["info"] == {"domain": "synthetic scenes"}
+
+
 def test_old_files_are_deleted(page: Page) -> None:
     """With the next answer, an hour later."""
     answers = page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
-    old = Path(page.files(answers)[0]).parent
+    old = Path(page.files(answers, "box")[0]).parent
     os.utime(old, (time.time() - KEEP_SECONDS - 5,) * 2)
-    new = Path(page.files(answers)[0]).parent
+    new = Path(page.files(answers, "box")[0]).parent
     assert not old.exists()
     assert new.exists()
 
@@ -151,10 +167,42 @@ def test_links_under_another_content_type(kind: bytes) -> None:
     assert ask(b'{"path": "http://169.254.169.254/x"}', kind) == (400, [])
 
 
+def test_a_refused_file_leaves_its_sentence(page: Page, tmp_path: Path) -> None:
+    """Gradio hands any file on unread; what the page shows is the error's own sentence, and no answer of before."""
+    pytest.importorskip("gradio")
+    import gradio as gr
+    from gradio.data_classes import ImageData
+
+    blocks = build_page(page)
+    run = next(each for each in blocks.fns.values() if each.fn.__name__ == "run")
+    upload = run.inputs[0]
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9))))
+    wide = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    contents = {
+        "text.txt": (b"no image", "not a picture"),
+        "photo.heic": (struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic", "picture"),
+        "wide.png": (b"\x89PNG\r\n\x1a\n" + wide, "too large"),
+        "<b>.png": (b"", "not a picture"),
+    }
+    for name, (content, sentence) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        file = upload.preprocess(ImageData(path=str(tmp_path / name), orig_name=name))
+        with pytest.warns(UserWarning, match=sentence):  # outside of a server
+            image, verdicts, _choice, visit, *downloads = run.fn(file, "a star", "box", 0.5, 0.5)
+        assert (image, visit) == (None, None)
+        assert sentence in verdicts
+        assert 'role="alert"' in verdicts
+        assert not any(button.interactive for button in downloads)
+    assert all(isinstance(button, gr.DownloadButton) for button in downloads)
+    assert upload.preprocess(None) is None
+
+
 def test_the_page_can_be_built(page: Page) -> None:
     """Where gradio is installed; the command's own test is in test_browser.py."""
     pytest.importorskip("gradio")
-    blocks = build_page(page, "a note")
+    blocks = build_page(page)
     kinds = [type(block).__name__ for block in blocks.blocks.values()]
     assert kinds.count("DownloadButton") == len(DOWNLOADS)
     assert kinds.count("Image") == 2 + len(page.examples)

@@ -1,0 +1,50 @@
+"""The warning of a model that was trained on one kind of images only (`ReferSamConfig.domain`)."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger(__name__)
+
+SYNTHETIC_SCENES = "synthetic scenes"
+"""Domain of models trained on SceneRef, such as the bundled model."""
+
+MAX_CHARACTERS = 80
+"""Length limit of a domain: it is shown on the web page, and sent as an HTTP header."""
+
+_warned: set[str] = set()
+
+
+def check_domain(domain: object) -> None:
+    """Validate a domain, which may come from a foreign file.
+
+    Raises:
+        ValueError: neither None nor one line of printable ASCII text.
+    """
+    if domain is None:
+        return
+    if not isinstance(domain, str) or not (domain.isascii() and domain.isprintable() and domain.strip()):
+        raise ValueError(f"domain must be None or ASCII text such as {SYNTHETIC_SCENES!r}, but is {domain!r}.")
+    if len(domain) > MAX_CHARACTERS:
+        raise ValueError(f"domain must have at most {MAX_CHARACTERS} characters, but has {len(domain)}.")
+
+
+def domain_warning(domain: str) -> str:
+    """Return what to expect of a model outside its domain, and what to do."""
+    return (
+        f"The model was trained on {domain} only: its masks and scores mean nothing on other images, such as "
+        "photographs. For these, train or convert another model (README, 'Photographs') and load it instead: "
+        "--model on the command line, from_pretrained in Python."
+    )
+
+
+def log_domain(domain: str | None, name: str) -> None:
+    """Log the warning, once per process and model; nothing for a general model.
+
+    Args:
+        domain: `config.domain` of the model.
+        name: directory, Hub id or file of the model.
+    """
+    if domain is not None and name not in _warned:
+        _warned.add(name)
+        logger.warning("%s", domain_warning(domain))
