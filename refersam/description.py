@@ -12,7 +12,7 @@ from typing import Any
 
 from refersam.config import PRESETS, ReferSamConfig
 from refersam.convert import authors_state_dict, read_checkpoint
-from refersam.errors import CheckpointError, first_line
+from refersam.errors import CheckpointError, one_line
 from refersam.onnx_model import read_contents
 from refersam.predictor import ONNX_SUFFIX, load_config
 from refersam.processor import ReferSamProcessor
@@ -230,7 +230,7 @@ def _download(name: str, local_files_only: bool) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_files_only))
     except Exception as error:  # no network, no such file: the kinds differ between versions
-        raise CheckpointError(f"The files of {name} could not be downloaded: {first_line(error)}.") from error
+        raise CheckpointError(f"The files of {name} could not be downloaded: {one_line(error)}.") from error
 
 
 def _licence(card: Path) -> str | None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, PhraseError, first_line
+from refersam.errors import CheckpointError, PhraseError, one_line
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
 from refersam.phrases import check_phrases
@@ -98,7 +98,10 @@ class ReferSamProcessor(ProcessorMixin):
         name = os.fspath(pretrained_model_name_or_path)
         settings, _ = cls.get_processor_dict(name, **kwargs)
         image_processor = ReferSamImageProcessor.from_pretrained(name, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:  # of transformers' own code: they say nothing of the file
+            raise CheckpointError("tokenizer.json is missing, or cannot be read") from error
         own = {key: settings[key] for key in cls.valid_kwargs if key in settings}
         return cls(image_processor, tokenizer, **own)
 
@@ -116,7 +119,7 @@ class ReferSamProcessor(ProcessorMixin):
         try:
             tokenizer = AutoTokenizer.from_pretrained(os.fspath(text), trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"No tokenizer could be read from {text}: {first_line(error)}.") from error
+            raise CheckpointError(f"No tokenizer could be read from {text}: {one_line(error)}.") from error
         return cls(ReferSamImageProcessor(size={"height": image_size, "width": image_size}), tokenizer)
 
     def __call__(

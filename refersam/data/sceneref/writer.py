@@ -25,7 +25,7 @@ from refersam.data.sceneref.objects import SHAPES
 from refersam.data.sceneref.phrases import ScenePhrase
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
 from refersam.data.sceneref.words import tokenize
-from refersam.files import save_png
+from refersam.files import errors_named, save_png
 
 REFS_FILE = "grefs(unc).json"
 INSTANCES_FILE = "instances.json"
@@ -237,7 +237,7 @@ def _replace_files(contents: dict[Path, bytes]) -> None:
     """Writes all files beside their places first, then moves them in, in the given order."""
     try:
         for path, content in contents.items():
-            with _temporary(path).open("wb") as file:
+            with errors_named(path, str(_temporary(path))), _temporary(path).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
