@@ -414,7 +414,7 @@ WRONG_FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no processor": (remove("processor_config.json"), "has no processor"),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "has no processor"),
     "broken tokenizer": (write("tokenizer.json", b"{"), "has no processor"),
-    "other tokenizer": (write("tokenizer.json", b'{"a": 1}'), "has no processor .*tokenizer.json is missing, or cannot be read"),
+    "other tokenizer": (write("tokenizer.json", b'{"a": 1}'), "tokenizer.json is missing, or cannot be read"),
     "processor is a list": (write("processor_config.json", b"[]"), "has no processor"),
     "huge input": (
         edit("processor_config.json", image_processor={"size": {"height": 3200000, "width": 32}}),
