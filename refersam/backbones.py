@@ -14,7 +14,7 @@ from transformers import AutoConfig, BertModel, CLIPTextModel, PreTrainedConfig,
 
 from refersam.config import PATCH_SIZE, ReferSamConfig, sam_vision_config
 from refersam.convert import SAM_KEYS, check_state_dict, plain_names, read_checkpoint, rename_keys
-from refersam.errors import CheckpointError, first_line
+from refersam.errors import CheckpointError, one_line
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.refersam import ReferSamModel
 
@@ -145,7 +145,7 @@ def _read_config(name: str) -> PreTrainedConfig:
         raise_if_not_downloaded(name, error, **options)
         raise CheckpointError(
             f"No model configuration could be read from {name}: expected a folder, a Hub id, or for SAM one of Meta's "
-            f".pth files. {first_line(error)}."
+            f".pth files. {one_line(error)}."
         ) from error
 
 
@@ -156,7 +156,7 @@ def _loaded(kind: Any, name: str) -> Any:
         model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
     except Exception as error:  # safetensors and pickle have kinds of their own for a broken file
         raise_if_not_downloaded(name, error, **options)
-        raise CheckpointError(f"The weights of {name} could not be read: {first_line(error)}.") from error
+        raise CheckpointError(f"The weights of {name} could not be read: {one_line(error)}.") from error
     missing = [key for key in report["missing_keys"] if not _MAY_LACK.fullmatch(key)]
     extra = [key for key in report["unexpected_keys"] if not (_KNOWN_EXTRA.fullmatch(key) or _MAY_LACK.fullmatch(key))]
     if missing or extra or report["mismatched_keys"]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_vision_config
-from refersam.errors import CheckpointError, first_line, first_of, why_unreadable
+from refersam.errors import CheckpointError, first_of, one_line, why_unreadable
+from refersam.files import errors_named
 
 # Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything; a name must match
 # exactly one line.
@@ -344,7 +345,7 @@ def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             'The configuration needs the sections "sam", "refersam" and "text" with their sizes; wrong or missing: '
-            f"{first_line(error)}."
+            f"{one_line(error)}."
         ) from error
 
 
@@ -392,12 +393,13 @@ def convert_official_checkpoint(
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)
-        if processor is not None:
-            processor.save_pretrained(temporary)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        with errors_named(out, str(temporary)):
+            model.save_pretrained(temporary)
+            if processor is not None:
+                processor.save_pretrained(temporary)
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return len(state)

@@ -12,7 +12,7 @@ from typing import Any
 
 from refersam.config import PRESETS, ReferSamConfig
 from refersam.convert import authors_state_dict, read_checkpoint
-from refersam.errors import CheckpointError, first_line
+from refersam.errors import CheckpointError, one_line
 from refersam.hub import raise_if_not_downloaded
 from refersam.onnx_model import read_contents
 from refersam.predictor import ONNX_SUFFIX, load_config
@@ -232,7 +232,7 @@ def _download(name: str, local_files_only: bool) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_files_only))
     except Exception as error:  # no network, no such file: the kinds differ between versions
         raise_if_not_downloaded(name, error, local_files_only=local_files_only)
-        raise CheckpointError(f"The files of {name} could not be downloaded: {first_line(error)}.") from error
+        raise CheckpointError(f"The files of {name} could not be downloaded: {one_line(error)}.") from error
 
 
 def _licence(card: Path) -> str | None:

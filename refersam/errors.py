@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -72,9 +73,22 @@ class MissingExtraError(ReferSamError, ImportError):
     """A package that is needed is not installed; the message names the extra that brings it."""
 
 
-def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough for a sentence of ours."""
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(":. ")
+_KNOWN_REASONS = (
+    ("instantiate the backend tokenizer", "tokenizer.json is missing, or cannot be read"),
+    ("ignore_mismatched_sizes", "some have another shape than its configuration says"),
+)
+"""Sentences of transformers that are about its own code, by a part of them, and what they mean for a user."""
+
+_MOST_CHARACTERS = 300
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error of another library says, all its lines in one, to end a sentence of ours."""
+    line = " ".join(str(error).split())
+    for part, meaning in _KNOWN_REASONS:
+        if part in line:
+            return meaning
+    line = textwrap.shorten(line, _MOST_CHARACTERS, placeholder=" ...").rstrip(":. ")
     if isinstance(error, OSError | ValueError | RuntimeError) and line:
         return line
     return f"{type(error).__name__}: {line}"  # "KeyError: 'model'" says more than "'model'"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, DeviceError, ReferSamError, first_line
+from refersam.errors import CheckpointError, DeviceError, ReferSamError, one_line
 from refersam.model.refersam import ReferSamOutput, check_pictures, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
@@ -134,7 +134,7 @@ class OnnxModel:
         try:
             results = self._session.run(self._outputs, feeds)
         except Exception as error:  # of kinds that ONNX Runtime keeps to itself
-            raise ReferSamError(f"ONNX Runtime could not run the exported model: {first_line(error)}.") from error
+            raise ReferSamError(f"ONNX Runtime could not run the exported model: {one_line(error)}.") from error
         named = zip(self._outputs, results, strict=True)
         return ReferSamOutput(**{name: torch.from_numpy(result) for name, result in named})
 
@@ -171,7 +171,7 @@ def load_onnx(
             disabled_optimizers=SLOW_FUSIONS if providers == ["CPUExecutionProvider"] else None,
         )
     except Exception as error:
-        raise CheckpointError(f"ONNX Runtime cannot load {path}: {first_line(error)}.") from error
+        raise CheckpointError(f"ONNX Runtime cannot load {path}: {one_line(error)}.") from error
     _check_names(path, session)
     return OnnxModel(session, settings.config, settings.num_parameters), settings.processor
 
@@ -242,7 +242,7 @@ def _settings_of(path: Path, model: Any) -> Settings:
         parameters = int(metadata["parameters"])
         processor = _read_processor(metadata)
     except Exception as error:  # of any kind: the settings may hold anything
-        raise CheckpointError(f"The settings inside {path} cannot be read: {first_line(error)}.") from error
+        raise CheckpointError(f"The settings inside {path} cannot be read: {one_line(error)}.") from error
     check_room(processor, config, str(path))
     return Settings(config, processor, parameters)
 

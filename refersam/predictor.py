@@ -16,7 +16,7 @@ from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.config import ReferSamConfig, check_spelling
 from refersam.domain import log_domain
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
-from refersam.errors import CheckpointError, DeviceError, first_line, first_of
+from refersam.errors import CheckpointError, DeviceError, first_of, one_line
 from refersam.hub import DownloadError, hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image
 from refersam.inference import Answer, Features, Model, Query, check_thresholds, read_answers, run_queries
@@ -220,7 +220,7 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
     except Exception as error:
         raise_if_not_downloaded(name, error, **place)
         raise CheckpointError(
-            f"{name} has no processor (tokenizer and image settings) that can be read: {first_line(error)}."
+            f"{name} has no processor (tokenizer and image settings) that can be read: {one_line(error)}."
         ) from error
     check_room(processor, config, name)
     return model, processor
@@ -245,14 +245,14 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
         kind = fields.get("model_type")
     except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
         raise_if_not_downloaded(name, error, **place)
-        raise CheckpointError(f"No model could be read from {name}: {first_line(error)}.") from error
+        raise CheckpointError(f"No model could be read from {name}: {one_line(error)}.") from error
     if kind != "refersam":
         raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
     try:
         check_spelling(fields)
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
-        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {first_line(error)}.") from error
+        raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {one_line(error)}.") from error
     return config, place
 
 
@@ -269,10 +269,7 @@ def load_weights(name: str, **options: Any) -> ReferSamModel:
     except DownloadError:
         raise
     except Exception as error:  # of any kind: a foreign folder may hold anything
-        reason = first_line(error)
-        if "ignore_mismatched_sizes" in reason:  # transformers' advice, in words of ours
-            reason = "some have another shape than its configuration says"
-        raise CheckpointError(f"The weights of {name} could not be read: {reason}.") from error
+        raise CheckpointError(f"The weights of {name} could not be read: {one_line(error)}.") from error
     problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
     if problems:
         raise CheckpointError(f"The weights of {name} do not fit its configuration: {'; '.join(problems)}.")

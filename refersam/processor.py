@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, PhraseError, first_line, shown
+from refersam.errors import CheckpointError, PhraseError, one_line, shown
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image, resize_to_array
 from refersam.model.refersam import SIZE_MULTIPLE
@@ -112,6 +112,8 @@ class ReferSamProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
         except Exception as error:
             raise_if_not_downloaded(name, error, local_files_only=kwargs["local_files_only"])
+            if isinstance(error, KeyError | TypeError | ValueError):  # transformers' own say nothing of the file
+                raise CheckpointError("tokenizer.json is missing, or cannot be read") from error
             raise
         own = {key: settings[key] for key in cls.valid_kwargs if key in settings}
         return cls(image_processor, tokenizer, **own)
@@ -133,7 +135,7 @@ class ReferSamProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             raise_if_not_downloaded(name, error, **options)
-            raise CheckpointError(f"No tokenizer could be read from {text}: {first_line(error)}.") from error
+            raise CheckpointError(f"No tokenizer could be read from {text}: {one_line(error)}.") from error
         return cls(ReferSamImageProcessor(size={"height": image_size, "width": image_size}), tokenizer)
 
     def __call__(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refersam.files import save_png
+from refersam.files import errors_named, save_png
 from sceneref.benchmark import BlindGuessMeter, Scene, generate_scene
 from sceneref.objects import SHAPES
 from sceneref.phrases import ScenePhrase
@@ -237,7 +237,7 @@ def _replace_files(contents: dict[Path, bytes]) -> None:
     """Writes all files beside their places first, then moves them in, in the given order."""
     try:
         for path, content in contents.items():
-            with _temporary(path).open("wb") as file:
+            with errors_named(path, str(_temporary(path))), _temporary(path).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -166,7 +166,7 @@ def test_no_target_empties_the_mask_and_nothing_else(predictor: ReferSamPredicto
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 def test_thresholds_out_of_range(predictor: ReferSamPredictor, picture: Image.Image, name: str, value: float) -> None:
     """The sentence names the one that is wrong."""
-    with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\], but is {value}"):
+    with pytest.raises(ValueError, match=rf"^{name} must be a number from 0 to 1, but is {value}"):
         predictor.predict(picture, "star", **{name: value})
 
 
@@ -437,7 +437,7 @@ WRONG_FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no processor": (remove("processor_config.json"), "has no processor"),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "has no processor"),
     "broken tokenizer": (write("tokenizer.json", b"{"), "has no processor"),
-    "other tokenizer": (write("tokenizer.json", b'{"a": 1}'), "has no processor .*KeyError"),
+    "other tokenizer": (write("tokenizer.json", b'{"a": 1}'), "tokenizer.json is missing, or cannot be read"),
     "processor is a list": (write("processor_config.json", b"[]"), "has no processor"),
     "huge input": (
         edit("processor_config.json", image_processor={"size": {"height": 3200000, "width": 32}}),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refersam.errors import ReferSamError
 from refersam.export.graph import output_names, recorded_forms, trace
+from refersam.files import check_space, errors_named
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.onnx_model import CONFIG_KEY, FORMAT, FORMAT_KEY, PROCESSOR_KEYS, OnnxModel, load_onnx
 from refersam.processor import ReferSamProcessor
@@ -93,10 +94,13 @@ def export_onnx(
     Raises:
         ExportError: the export computes something else.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        OSError: the disk has no room for the file; found before the work where its size is known.
         ValueError: another suffix.
     """
     if path.suffix != ".onnx":
         raise ValueError(f"The name of an exported model must end in .onnx, but is {path.name!r}.")
+    weights = 4 * model.num_parameters()  # beside one another until the end: as float32, and as int8
+    check_space(path, weights + weights // 2 if int8 else weights)
     model.eval()
     size = (processor.image_processor.size["height"], processor.image_processor.size["width"])
     shapes = [(1, 1, *size), (1, 3, *size), (2, 4, *size)]
@@ -109,7 +113,10 @@ def export_onnx(
         graph = trace(model, None if any_size else size)
     graph.metadata_props.update(settings(model, processor))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as folder,
+        errors_named(path, folder),
+    ):
         written = Path(folder) / "float32" / path.name
         _save(graph, written)
         del graph

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from refersam.errors import CheckpointError, why_unreadable
+from refersam.files import errors_named
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
     path = checkpoint_path(folder, step)
     temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
-            torch.save({"step": step, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except RuntimeError as error:
-        if isinstance(error.__context__, KeyboardInterrupt | OSError):  # torch's writer hides Ctrl-C and a full disk
-            raise error.__context__ from None
-        raise
+        with errors_named(path, str(temporary)):
+            _write(temporary, {"step": step, **state})
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     # Newer ones could not be read, or the run would not be here: they do not count.
@@ -59,6 +54,18 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
         if _number(old) not in also:
             old.unlink(missing_ok=True)
     return path
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt | OSError):  # torch's writer hides Ctrl-C and a full disk
+            raise error.__context__ from None
+        raise
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:

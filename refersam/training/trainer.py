@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
+from refersam.files import errors_named
 from refersam.model.refersam import ReferSamModel
 from refersam.training import checkpoint
 from refersam.training.building import build_model, build_processor, spatial_prior_of
@@ -301,8 +302,9 @@ class Trainer:
         final, temporary = self.out / "model", self.out / "model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            model.save_pretrained(temporary)
-            self.processor.save_pretrained(temporary)
+            with errors_named(final, str(temporary)):
+                model.save_pretrained(temporary)
+                self.processor.save_pretrained(temporary)
             checkpoint.replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
