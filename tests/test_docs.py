@@ -119,7 +119,7 @@ def check_values(name: str, values: dict[str, Any]) -> None:
         if given in bundled_recipes():
             (read_settings if name == "train" else read_suite)(given, changes)
         else:
-            assert given.isupper() or given in COPIES
+            assert given.isupper() or given in COPIES, f"there is no recipe {given}"
             change_settings({}, [split_change(change) for change in changes], given)
 
 

@@ -77,7 +77,7 @@ def test_no_detection_has_the_shape_of_some() -> None:
 def test_without_supervision_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence."""
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'refersam\[supervision\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[supervision\]'"):
         to_supervision([LEFT])
 
 

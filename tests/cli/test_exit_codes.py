@@ -17,16 +17,17 @@ Run = Callable[..., SimpleNamespace]
 
 IMAGE = str(Path(__file__).parents[2] / "examples" / "scene_1.png")
 DATA = ["--data-root", "."]
+TO_OUT = ["--out", "out"]
 EXTRAS = {"demo": "gradio", "serve": "fastapi_offline", "video": "av", "export onnx": "onnx"}
 """Packages that the command itself needs, before anything can fail."""
 
 USAGE: dict[str, list[list[str]]] = {
     "segment": [[], ["a.png"], ["a.png", ""], [IMAGE, "star", "--device", "tpu"], ["a.png", "star", "--nope"]],
     "segment-many": [
-        ["--phrases", "star"],  # without --images
-        ["--images", ".", "--phrases", ""],
-        ["--images", ".", "--phrases", "star", "--phrases", "list.csv"],
-        ["--images", ".", "--phrases", "star", "--engine", "nope"],
+        ["--phrases", "star", *TO_OUT],  # without --images
+        ["--images", ".", "--phrases", "", *TO_OUT],
+        ["--images", ".", "--phrases", "star", "--phrases", "list.csv", *TO_OUT],
+        ["--images", ".", "--phrases", "star", "--engine", "nope", *TO_OUT],
     ],
     "video": [["clip.mp4"], ["clip.mp4", ""], ["clip.mp4", "star", "--first", "3", "--last", "2"]],
     "info": [["--nope"], ["a", "b"]],

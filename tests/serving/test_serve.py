@@ -82,6 +82,14 @@ def served(app: FastAPI) -> Iterator[tuple[str, int]]:
     assert not server.is_alive()
 
 
+def test_ctrl_c(server: SimpleNamespace) -> None:
+    """Ends as SIGTERM does, but with the exit code of an interrupt."""
+    wait_until_ready(server.address)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 130
+    assert "Traceback" not in server.process.stdout.read()
+
+
 def test_from_start_to_sigterm(server: SimpleNamespace) -> None:
     """Every request that came in is answered before the process ends; a slow upload is cut off; exit code 0."""
     wait_until_ready(server.address)
