@@ -15,12 +15,13 @@ from refersam.data.sceneref.phrases import ScenePhrase, build_phrase, draw_pheno
 from refersam.data.sceneref.render import render
 from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
 from refersam.data.sceneref.view import View
+from refersam.reprs import OneLineRepr
 
 _LAYOUTS = 6
 
 
-@dataclass
-class Scene:
+@dataclass(repr=False)
+class Scene(OneLineRepr):
     """A picture, its objects and phrases about it.
 
     Attributes:
