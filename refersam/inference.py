@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from refersam.checks import check_number
 from refersam.components import MIN_COMPONENT_FRACTION, drop_specks
 from refersam.drawing import mask_picture
-from refersam.errors import PhraseError, ReferSamError
+from refersam.errors import PhraseError, ReferSamError, shown
 from refersam.files import save_png
 from refersam.model.interactor import ImageFeatures
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.onnx_model import OnnxModel, Pictures
 from refersam.processor import ReferSamProcessor
+from refersam.reprs import OneLineRepr
 
 Model = ReferSamModel | OnnxModel
 """Whatever is called as `ReferSamModel` is."""
@@ -35,7 +36,7 @@ _ONE_TOKENIZER = Lock()
 """A fast tokenizer fails where two threads set its padding at once."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Answer:
     """The answer to one phrase about one picture of H x W pixels.
 
@@ -57,6 +58,12 @@ class Answer:
     no_target: bool
     left_out: str = field(default="", kw_only=True)
     unknown: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        found = "nothing matches" if self.no_target else f"box={self.box}, area={self.area}"
+        name = type(self).__name__
+        return f"{name}({shown(self.phrase)}, score={self.score:.2f}, {found}, of {width} x {height} pixels)"
 
     @property
     def area(self) -> int:
@@ -97,8 +104,8 @@ class Answer:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Query:
+@dataclass(frozen=True, eq=False, repr=False)
+class Query(OneLineRepr):
     """A picture of height x width pixels and P phrases about it, ready for the model; small, whatever the picture.
 
     Attributes:

@@ -24,6 +24,7 @@ from refersam.model.refersam import ReferSamOutput, check_pictures, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
+from refersam.reprs import OneLineRepr
 
 EXTRA = "onnx"
 FORMAT_KEY, FORMAT = "refersam", "1"
@@ -46,8 +47,8 @@ would be wrong. With this ONNX Runtime takes a slower kernel there, and the same
 REFUSED_OPERATORS = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pictures(OneLineRepr):
     """What `OnnxModel.encode_image` gives: the pictures themselves, since an exported model runs in one piece.
 
     Attributes:
@@ -79,6 +80,9 @@ class OnnxModel:
         self._session, self._num_parameters = session, num_parameters
         self._outputs = [output.name for output in session.get_outputs()]
         self._size = next(tuple(each.shape[2:]) for each in session.get_inputs() if each.name == INPUTS[0])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._num_parameters:,} parameters)"
 
     def _check_size(self, height: int, width: int) -> None:
         for side, own in zip((height, width), self._size, strict=True):

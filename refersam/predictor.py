@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,6 +24,7 @@ from refersam.inference import Answer, Features, Model, Query, check_thresholds,
 from refersam.model.refersam import ReferSamModel
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
+from refersam.reprs import OneLineRepr
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,12 @@ MODEL_IN_THE_BOX = Path(__file__).parent / "assets" / "model"
 
 ONNX_SUFFIX = ".onnx"
 
+_NOTEBOOK_SIDE = 1024  # pixels, at most
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Answer):
     """The answer to one phrase about one picture of H x W pixels, with the picture.
 
@@ -48,9 +52,16 @@ class Segmentation(Answer):
         """The picture with the mask laid over it and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
 
+    def _repr_png_(self) -> bytes:
+        """The overlay, which a notebook shows; a large one is reduced."""
+        picture, file = self.overlay(), io.BytesIO()
+        picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        picture.save(file, format="PNG")
+        return file.getvalue()
 
-@dataclass(frozen=True, eq=False)
-class EncodedImage:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EncodedImage(OneLineRepr):
     """A picture that a predictor has looked at already, for `predict`: only the phrases are still to be read.
 
     Attributes:
@@ -61,7 +72,7 @@ class EncodedImage:
 
     image: Image.Image
     features: Features
-    model: Model
+    model: Model = field(repr=False)
 
 
 class ReferSamPredictor:
@@ -75,6 +86,12 @@ class ReferSamPredictor:
     def __init__(self, model: Model, processor: ReferSamProcessor) -> None:
         self.model: Model = model.eval()
         self.processor = processor
+
+    def __repr__(self) -> str:
+        model = self.model
+        number_format = str(model.dtype).removeprefix("torch.")
+        kind = type(model).__name__
+        return f"{type(self).__name__}({kind}, {model.num_parameters():,} parameters, {model.device}, {number_format})"
 
     @classmethod
     def from_pretrained(

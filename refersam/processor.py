@@ -59,6 +59,9 @@ class ReferSamImageProcessor(BaseImageProcessor):
                     f"size[{side!r}] must be a positive multiple of {SIZE_MULTIPLE} up to {MAX_SIDE}, but is {value!r}."
                 )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={self.size}, image_mean={self.image_mean}, image_std={self.image_std})"
+
     def __call__(self, images: ImageSource | Sequence[ImageSource], **kwargs: Any) -> BatchFeature:
         """See `preprocess`."""
         return self.preprocess(images, **kwargs)
@@ -95,6 +98,10 @@ class ReferSamProcessor(ProcessorMixin):
         if max_text_tokens < 3:
             raise ValueError(f"max_text_tokens must be at least 3 (two are special), but is {max_text_tokens}.")
         self.max_text_tokens = max_text_tokens
+
+    def __repr__(self) -> str:
+        tokenizer = f"{type(self.tokenizer).__name__} of {len(self.tokenizer):,} entries"
+        return f"{type(self).__name__}({self.image_processor!r}, {tokenizer}, max_text_tokens={self.max_text_tokens})"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> ReferSamProcessor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
+from refersam.reprs import OneLineRepr
 from sceneref.layout import Layout, sample_layout
 from sceneref.objects import SceneObject
 from sceneref.phrases import ScenePhrase, build_phrase, draw_phenomena
@@ -19,8 +20,8 @@ from sceneref.view import View
 _LAYOUTS = 6
 
 
-@dataclass
-class Scene:
+@dataclass(repr=False)
+class Scene(OneLineRepr):
     """A picture, its objects and phrases about it.
 
     Attributes:

@@ -12,6 +12,7 @@ from PIL import Image
 from refersam.data.regions import Region, decode_region
 from refersam.errors import DataError
 from refersam.image import load_image
+from refersam.reprs import OneLineRepr
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ class ReferringSample:
         return decode_regions(self.regions, self.image.height, self.image.width)
 
 
-@dataclass(frozen=True)
-class DrawnObjects:
+@dataclass(frozen=True, repr=False)
+class DrawnObjects(OneLineRepr):
     """What a drawn scene knows beyond its phrases' targets.
 
     Attributes:
@@ -100,8 +101,8 @@ class DrawnObjects:
     conditions: np.ndarray
 
 
-@dataclass(frozen=True)
-class ReferringImage:
+@dataclass(frozen=True, repr=False)
+class ReferringImage(OneLineRepr):
     """A decoded picture and what is asked of it; the phrases of one picture stay together, so it is decoded once.
 
     Attributes:

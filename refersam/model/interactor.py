@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from refersam.model.fusion import Fusion
 from refersam.model.pyramid import PyramidGeometry, PyramidPositions, tokens_to_map
 from refersam.model.sam import Sam
 from refersam.model.spatial_prior import MapNorm, SpatialPrior
+from refersam.reprs import OneLineRepr
 
 NORM_EPS = 1e-6
 
@@ -40,8 +41,8 @@ class InteractorOutput:
     image_embedding: Tensor
 
 
-@dataclass
-class ImageFeatures:
+@dataclass(repr=False)
+class ImageFeatures(OneLineRepr):
     """What is known of I pictures before a phrase is heard; the same for every phrase.
 
     Attributes:
@@ -53,7 +54,7 @@ class ImageFeatures:
         asked_once: nobody asks about them again: their tokens may be dropped as soon as the first phrases have them.
     """
 
-    geometry: PyramidGeometry
+    geometry: PyramidGeometry = field(repr=False)
     patches: Tensor
     pyramid: Tensor
     detail: Tensor

@@ -26,13 +26,14 @@ from refersam.model.prompter import Prompter, SentencePrompter
 from refersam.model.pyramid import PyramidPositions
 from refersam.model.sam import Sam
 from refersam.model.text_encoder import build_text_encoder, encode_text, sentence_positions
+from refersam.reprs import OneLineRepr
 
 SIZE_MULTIPLE = 32
 """Height and width of the input must be multiples of this many pixels."""
 
 
-@dataclass
-class ReferSamOutput(ModelOutput):
+@dataclass(repr=False)
+class ReferSamOutput(OneLineRepr, ModelOutput):
     """What the model says of B (picture, phrase) pairs. The same type in training and evaluation.
 
     Attributes:
