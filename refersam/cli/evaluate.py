@@ -31,6 +31,7 @@ from refersam.cli.console import (
     waiting,
 )
 from refersam.errors import DataError, counted
+from refersam.files import WriteLock
 
 if TYPE_CHECKING:
     from refersam.data.index import ReferringDataset
@@ -110,8 +111,10 @@ def evaluate(
         _check_judged(min_pixels, chosen)
     samples = data[:limit]
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
-    processes = join_processes(device)
+    processes, lock = join_processes(device), WriteLock(out)
     try:
+        if processes.is_main:
+            lock.acquire()
         if predictions is not None:
             from refersam.evaluate import evaluate_predictions
 
@@ -162,6 +165,7 @@ def evaluate(
         if model is None and predictions is None and dataset != "sceneref":
             say(NOT_FOR_PHOTOGRAPHS, style="dim")
     finally:
+        lock.release()
         leave_processes()
 
 
