@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_vision_config
-from refersam.errors import CheckpointError, first_of, one_line, why_unreadable
-from refersam.files import errors_named
+from refersam.errors import CheckpointError, first_line, first_of, why_unreadable
+from refersam.files import WriteLock
 
 # Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything; a name must match
 # exactly one line.
@@ -379,6 +379,7 @@ def convert_official_checkpoint(
 
     Raises:
         CheckpointError: a file that cannot be read safely, names or shapes that do not fit, a folder in use.
+        DataError: another process is writing the folder.
     """
     from refersam.model.refersam import ReferSamModel
     from refersam.processor import ReferSamProcessor
@@ -391,15 +392,15 @@ def convert_official_checkpoint(
     model.load_state_dict(state)
     processor = None if tokenizer is None else ReferSamProcessor.from_text_encoder(tokenizer, image_size)
     temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with errors_named(out, str(temporary)):
+    with WriteLock.for_path(out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
             model.save_pretrained(temporary)
             if processor is not None:
                 processor.save_pretrained(temporary)
             if out.exists():
                 out.rmdir()
             temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return len(state)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refersam.files import errors_named, save_png
-from sceneref.benchmark import BlindGuessMeter, Scene, generate_scene
-from sceneref.objects import SHAPES
-from sceneref.phrases import ScenePhrase
-from sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
-from sceneref.words import tokenize
+from refersam.data.sceneref.benchmark import BlindGuessMeter, Scene, generate_scene
+from refersam.data.sceneref.objects import SHAPES
+from refersam.data.sceneref.phrases import ScenePhrase
+from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
+from refersam.data.sceneref.words import tokenize
+from refersam.files import WriteLock, save_png
 
 REFS_FILE = "grefs(unc).json"
 INSTANCES_FILE = "instances.json"
@@ -61,16 +61,29 @@ def write_sceneref(
 
     Raises:
         ValueError: for an unknown split, a count out of range, or a folder whose index is not SceneRef's.
+        DataError: another process is at work in `sceneref/`; it would lose one of the splits.
     """
-    number = split_number(split)
+    split_number(split)
     if not 1 <= count <= MAX_COUNT:
         raise ValueError(f"count must be 1 to {MAX_COUNT}; got {count}.")
-    index_folder, picture_folder = Path(out) / "sceneref", Path(out) / "images" / "scenes"
+    with WriteLock(Path(out) / "sceneref"):
+        return _write_split(Path(out), split, count, seed, settings, progress)
+
+
+def _write_split(
+    out: Path,
+    split: str,
+    count: int,
+    seed: int,
+    settings: SceneRefSettings,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    index_folder, picture_folder = out / "sceneref", out / "images" / "scenes"
     old_instances, old_refs = _read_index(index_folder)
     index_folder.mkdir(parents=True, exist_ok=True)
     picture_folder.mkdir(parents=True, exist_ok=True)
 
-    rows = _Rows(split, (number + 1) * _IDS_PER_SPLIT)
+    rows = _Rows(split, (split_number(split) + 1) * _IDS_PER_SPLIT)
     meter = BlindGuessMeter()
     for index in range(count):
         scene = generate_scene(settings, split, seed, index)

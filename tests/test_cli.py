@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -618,6 +619,43 @@ def test_ctrl_c_in_training(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPa
     assert not [path for path in Path("run").rglob("*") if path.suffix == ".tmp"]
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step_0000001.pt"]
     assert torch.load("run/checkpoints/step_0000001.pt", weights_only=True)["step"] == 1
+
+
+def test_bars_move_with_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the lines of the log, of the pretraining as well; the time that is left is known from two long steps."""
+    from refersam.cli import console, train
+    from refersam.training.settings import TrainSettings
+
+    clock, bars = [0.0], []
+
+    def build(**options: Any) -> Any:
+        bars.append(console.progress_bar(**options))
+        bars[0].get_time = lambda: clock[0]
+        return bars[0]
+
+    def run(report: Any, on_step: Any) -> dict[str, float]:
+        training = bars[0].tasks[0]
+        seen = []
+        for step in range(1, 4):
+            clock[0] += 100.0
+            on_step(step, 0)
+            seen.append((bars[0].tasks[1].completed, training.completed))
+        for step in range(1, 4):
+            clock[0] += 100.0
+            on_step(3, step)
+            seen.append((bars[0].tasks[1].completed, training.completed))
+        assert seen == [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]
+        assert bars[0].tasks[1].description == "pretraining"
+        assert training.time_remaining == pytest.approx(97 * 100.0)
+        report(3, {"total": 0.5})
+        assert training.description == "training  total 0.5"
+        return {}
+
+    monkeypatch.setattr(train, "progress_bar", build)
+    settings = TrainSettings.model_validate({"pretraining": [{"steps": 3}]})
+    accelerator = SimpleNamespace(is_main_process=True)
+    trainer = SimpleNamespace(run=run, steps=100, step=0, settings=settings, accelerator=accelerator)
+    train.run_with_progress(trainer, "training")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from refersam.convert import (
     read_checkpoint,
     rename_keys,
 )
-from refersam.errors import CheckpointError, ReferSamError
+from refersam.errors import CheckpointError, DataError, ReferSamError
 
 OFFICIAL = {
     "vit_b_bert": ("base", "bert"),
@@ -404,6 +404,24 @@ def test_existing_output_is_refused(parity: dict, tmp_path: Path, what: str) -> 
         convert_official_checkpoint(file, config_from_authors(parity["bert_tiny"].sizes), out)
     assert kept.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "weights.pth"]
+
+
+def test_a_second_conversion_is_refused(parity: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of removing what the first is writing."""
+    file, out = tmp_path / "weights.pth", tmp_path / "model"
+    torch.save(parity["bert_tiny"].weights, file)
+    config, save = config_from_authors(parity["bert_tiny"].sizes), ReferSamModel.save_pretrained
+
+    def meanwhile(self: ReferSamModel, folder: Path, **options: Any) -> None:
+        save(self, folder, **options)
+        monkeypatch.setattr(ReferSamModel, "save_pretrained", save)
+        with pytest.raises(DataError, match=r"^Another process is at work in .*model: wait for it"):
+            convert_official_checkpoint(file, config, out)
+
+    monkeypatch.setattr(ReferSamModel, "save_pretrained", meanwhile)
+    convert_official_checkpoint(file, config, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "weights.pth"]
+    assert (out / "config.json").exists()
 
 
 @pytest.mark.parametrize("failure", ["weights", "configuration", "tokenizer", "disk"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -12,7 +13,7 @@ from typing import IO, Any
 from refersam.bulk.items import MASKS, Item, item_key
 from refersam.drawing import mask_picture
 from refersam.errors import DataError
-from refersam.files import save_png, write_atomically
+from refersam.files import WriteLock, save_png, write_atomically
 from refersam.metrics.masks import decode_mask
 from refersam.names import key_of, slug
 
@@ -51,20 +52,21 @@ class ResultFolder:
         self._final, self._part = out / RESULTS, out / (RESULTS + _PART)
         self._failed = out / (FAILURES + _PART)
         self._was_finished = self._is_first_try = self._is_changed = False
+        self._lock = WriteLock(out)
+        self._files = ExitStack()
         self._file: IO[bytes]
         self._failed_file: IO[bytes] | None = None
 
     def __enter__(self) -> ResultFolder:
         self._check_settings()
-        self.out.mkdir(parents=True, exist_ok=True)
-        was_finished = self._final.exists() and not self._part.exists()
-        is_first_try = not (self.out / SETTINGS).exists()
-        if was_finished:
-            self._final.replace(self._part)
-        self._file = self._part.open("r+b" if self._part.exists() else "w+b")
+        self._lock.acquire()
         try:
-            _lock(self._file, self.out)
-            self._was_finished, self._is_first_try = was_finished, is_first_try  # from here on it is ours to undo
+            self._was_finished = self._final.exists() and not self._part.exists()
+            self._is_first_try = not (self.out / SETTINGS).exists()
+            if self._was_finished:
+                self._final.replace(self._part)
+            mode = "r+b" if self._part.exists() else "w+b"
+            self._file = self._files.enter_context(self._part.open(mode))
             self._resume()
             content = json.dumps(self._settings, indent=1).encode()
             write_atomically(self.out / SETTINGS, lambda file: file.write(content))
@@ -78,15 +80,14 @@ class ResultFolder:
 
     def _leave(self) -> None:
         """Close the files; where nothing was added, the folder is as it was."""
+        self._files.close()  # Windows renames and removes no open file
         if not self._is_changed and self._part.exists():
             if self._was_finished:
                 self._part.replace(self._final)
             elif self._is_first_try and not self._part.stat().st_size:
                 self._part.unlink()
                 (self.out / SETTINGS).unlink(missing_ok=True)
-        self._file.close()  # the last: it gives up the lock
-        if self._failed_file is not None:
-            self._failed_file.close()
+        self._lock.release()
 
     def add(self, line: Line) -> None:
         """Write the results of one picture, or its failure."""
@@ -94,7 +95,7 @@ class ResultFolder:
         if "error" in line:
             self.failures += 1
             if self._failed_file is None:
-                self._failed_file = self._failed.open("wb")
+                self._failed_file = self._files.enter_context(self._failed.open("wb"))
             self._failed_file.write(_encode(line))
             self._failed_file.flush()
             return
@@ -123,10 +124,9 @@ class ResultFolder:
 
     def finish(self) -> None:
         """Give the files their final names: all is done."""
-        self._file.close()
+        self._files.close()
         self._part.replace(self._final)
         if self._failed_file is not None:
-            self._failed_file.close()
             self._failed.replace(self.out / FAILURES)
         else:
             for old in (self._failed, self.out / FAILURES):
@@ -200,15 +200,3 @@ def _encode(line: Line) -> bytes:
 def _key(line: Line) -> bytes:
     _ = line["width"], line["height"]  # without them it is no result
     return item_key(line["image"], [result["phrase"] for result in line["results"]])
-
-
-def _lock(file: IO[bytes], out: Path) -> None:
-    """Until the file is closed; where the system has no such locks, nothing."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise DataError(f"Another process is at work in {out}: wait for it, or name another folder.") from error

@@ -134,8 +134,13 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def progress_bar(transient: bool = False) -> Progress:
-    """A bar with numbers and times; a transient one leaves nothing behind."""
+def progress_bar(transient: bool = False, speed_seconds: float = 30.0) -> Progress:
+    """Build a bar with numbers and times.
+
+    Args:
+        transient: leave nothing behind at the end.
+        speed_seconds: length of the last stretch that the remaining time is estimated from; it must hold two updates.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -143,7 +148,7 @@ def progress_bar(transient: bool = False) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=err_console, transient=transient)
+    return Progress(*columns, console=err_console, transient=transient, speed_estimate_period=speed_seconds)
 
 
 def shorten(text: str, most: int = 80) -> str:

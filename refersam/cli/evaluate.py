@@ -35,6 +35,7 @@ from refersam.cli.console import (
 )
 from refersam.cli.data import Root, SplitBy
 from refersam.errors import DataError, counted
+from refersam.files import WriteLock
 
 if TYPE_CHECKING:
     from refersam.data.index import ReferringDataset
@@ -136,9 +137,10 @@ def evaluate(
         _check_judged(min_pixels, chosen)
     samples = data[:limit]
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
-    processes = join_processes(device)
-    predictor: ReferSamPredictor | None = None
+    processes, lock = join_processes(device), WriteLock(out)
     try:
+        if processes.is_main:
+            lock.acquire()
         if predictions is not None:
             from refersam.evaluate import evaluate_predictions
 
@@ -189,6 +191,7 @@ def evaluate(
         if predictor is not None and dataset != "sceneref":
             say_domain(predictor.domain)
     finally:
+        lock.release()
         leave_processes()
 
 

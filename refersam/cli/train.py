@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import TaskID
 from rich.table import Table
 
 from refersam.cli.app import TRAIN_PANEL, app
@@ -39,9 +41,12 @@ _SHOWN = (
     "oIoU",
 )
 
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="Setting to change (repeatable): optimizer.learning_rate=0.001")
-]
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+_SPEED_SECONDS = 3600.0
+"""The remaining time is estimated from the last hour, or its last 1000 steps: a step may take a minute."""
+
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")]
 
 
 @app.command(rich_help_panel=TRAIN_PANEL, epilog="Example: refersam train smoke --out run --set steps=20")
@@ -56,7 +61,10 @@ def train(
     changes: Changes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint in OUT.")] = False,
 ) -> None:
-    """Train a model; the final one is OUT/model. On SIGTERM or SIGUSR1 write a checkpoint and end."""
+    """Train a model; the final one is OUT/model.
+
+    SIGTERM, SIGUSR1 and Ctrl-C make it write a checkpoint and end, with exit code 130 after Ctrl-C, else 0.
+    """
     from refersam.training.recipe import read_settings
 
     settings = read_settings(recipe, changes or [])
@@ -70,8 +78,11 @@ def train(
     try:
         metrics = run_with_progress(trainer, "training")
     except KeyboardInterrupt:
-        say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
-        raise typer.Exit(INTERRUPTED) from None
+        if trainer.accelerator.is_main_process:
+            say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
+        if trainer.stopped_by:  # all processes have stopped together
+            leave_processes()
+        raise typer.Exit(_INTERRUPTED) from None
     leave_processes()
     if not trainer.accelerator.is_main_process:
         return
@@ -98,7 +109,10 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plots.")],
     changes: Changes = None,
 ) -> None:
-    """Train the runs of a suite with each of its seeds and compare them; the same OUT resumes a stopped suite."""
+    """Train the runs of a suite with each of its seeds and compare them; with the same OUT it goes on where it was.
+
+    Signals end it as they end `refersam train`.
+    """
     from refersam.training.ablation import Suite, read_suite
 
     plan: Suite = read_suite(suite, changes or [])
@@ -112,8 +126,9 @@ def ablate(
     try:
         summary = run_suite(plan, out, run_with_progress)
     except KeyboardInterrupt:
-        say(f"Stopped. The same command resumes from the newest checkpoint in {out}/")
-        raise typer.Exit(INTERRUPTED) from None
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes
+            say(f"Stopped. The same command goes on from the newest checkpoint in {out}/")
+        raise typer.Exit(_INTERRUPTED) from None
     is_main = PartialState().is_main_process
     leave_processes()
     if not is_main:
@@ -131,17 +146,27 @@ def ablate(
 
 
 def run_with_progress(trainer: Trainer, what: str) -> dict[str, float]:
-    """Run with a bar on a terminal, and else with a line for each line of the log."""
+    """Run with bars on a terminal that move with every step, and else with a line for each line of the log."""
     is_main = trainer.accelerator.is_main_process
-    with progress_bar() as progress:
+    pretraining_steps = sum(phase.steps for phase in trainer.settings.pretraining)
+    with progress_bar(speed_seconds=_SPEED_SECONDS) as progress:
         bar = progress.add_task(what, total=trainer.steps, completed=trainer.step)
+        pretraining: TaskID | None = None
+
+        def advance(pretrained: int, step: int) -> None:
+            nonlocal pretraining
+            if pretrained and not step and pretraining is None:
+                pretraining = progress.add_task("pretraining", total=pretraining_steps)
+            if pretraining is not None:
+                progress.update(pretraining, completed=pretrained)
+            progress.update(bar, completed=step)
 
         def report(step: int, values: dict[str, float]) -> None:
             text = "  ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
             progress.update(bar, completed=step, description=f"{what}  {text}")
-            if is_main and not err_console.is_terminal:
+            if not err_console.is_terminal:
                 rest = progress.tasks[0].time_remaining
                 left = "" if rest is None else f"  {rest / 60:.0f} min left"
                 err_console.print(f"{what} {step}/{trainer.steps}  {text}{left}", markup=False, highlight=False)
 
-        return trainer.run(report if is_main else None)
+        return trainer.run(report, advance) if is_main else trainer.run()

@@ -14,7 +14,8 @@ from refersam.data.datasets import BENCHMARKS, read_dataset
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex, group_by_image
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError, ImageError, shown
+from refersam.errors import DataError, ImageError
+from refersam.workers import leave_signals_to_parent
 
 _FEW = 64
 """Pictures that are not worth starting processes for."""
@@ -160,7 +161,7 @@ def _check_pictures(groups: list[tuple[ReferringSample, ...]], workers: int) -> 
         yield from map(check_picture, groups)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads that draw the progress
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=leave_signals_to_parent)
     try:
         yield from pool.map(check_picture, groups, chunksize=8)
     except BrokenProcessPool as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from refersam.metrics.masks import target_mask
 from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
 from refersam.processor import ReferSamProcessor
+from refersam.workers import iterate_in_workers, start_worker
 
 Plan = tuple[tuple[int, ...], ...]
 """One batch: for each of its pictures the positions of samples in the data set, the same number for each picture."""
@@ -208,15 +208,10 @@ def load_in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         generator=torch.Generator().manual_seed(0),  # for the workers' seeds; the global generator stays as it is
     )
-    for item in loader:
+    for item in iterate_in_workers(loader):
         if isinstance(item, ReferSamError):
             raise item
         yield item
-
-
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends its workers

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refersam.errors import ReferSamError
 from refersam.export.graph import output_names, recorded_forms, trace
-from refersam.files import check_space, errors_named
+from refersam.files import WriteLock
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.onnx_model import CONFIG_KEY, FORMAT, FORMAT_KEY, PROCESSOR_KEYS, OnnxModel, load_onnx
 from refersam.processor import ReferSamProcessor
@@ -93,6 +93,7 @@ def export_onnx(
 
     Raises:
         ExportError: the export computes something else.
+        DataError: another process is writing the file.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         OSError: the disk has no room for the file; found before the work where its size is known.
         ValueError: another suffix.
@@ -112,10 +113,9 @@ def export_onnx(
     with _quiet():
         graph = trace(model, None if any_size else size)
     graph.metadata_props.update(settings(model, processor))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with (
+        WriteLock.for_path(path),
         tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as folder,
-        errors_named(path, folder),
     ):
         written = Path(folder) / "float32" / path.name
         _save(graph, written)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import statistics
 from collections import defaultdict
@@ -16,8 +17,7 @@ from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refersam.errors import field_problem
-from refersam.files import save_png, write_atomically
-from refersam.training.bundled import find_recipe
+from refersam.files import WriteLock, save_png, write_atomically
 from refersam.training.charts import Point, line_chart, range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.journal import LOG, read_log
@@ -168,8 +168,20 @@ def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
         None where a signal ended it early.
 
     Raises:
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint.
         TrainingError: a finished run in the folder had other settings.
+        DataError: another process is at work in the folder.
     """
+    lock = WriteLock(out)
+    if int(os.environ.get("RANK", "0")) == 0:  # of torchrun's processes
+        lock.acquire()
+    try:
+        return _run_suite(suite, out, run)
+    finally:
+        lock.release()
+
+
+def _run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
     for (name, seed), settings in suite.runs.items():  # before anything is trained
         _is_finished(suite.folder(out, name, seed), settings)
     for (name, seed), settings in suite.runs.items():

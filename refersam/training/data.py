@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -21,6 +20,7 @@ from refersam.training.looks import LEAST_COVER, cell_labels
 from refersam.training.settings import StageSettings, TrainSettings
 from refersam.training.signals import SIGNALS
 from refersam.training.sources import REVIEW, PictureSource
+from refersam.workers import iterate_in_workers, start_worker
 
 MENTION_STRIDE = 8
 """Pixels to a cell of `Batch.mention_mask`: those of the pyramid's finest level."""
@@ -221,18 +221,11 @@ def training_batches(stream: BatchStream) -> Iterator[Batch]:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         # The loader draws a seed for its workers; from the global generator it would shift a resumed run's numbers.
         generator=torch.Generator().manual_seed(stream.settings.seed),
     )
-    for batch in loader:
+    for batch in iterate_in_workers(loader):
         if isinstance(batch, ReferSamError):
             raise batch
         yield batch
-
-
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)
-    # These reach all processes of a group; the main one finishes its step and ends its workers.
-    for number in (signal.SIGINT, *SIGNALS):
-        signal.signal(number, signal.SIG_IGN)

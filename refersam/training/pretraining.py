@@ -30,11 +30,18 @@ from refersam.training.looks import LEAST_COVER, LOOKS, LooksHeads, cell_labels,
 from refersam.training.positions import PositionHeads
 from refersam.training.reading import Reader, ReadingLessons
 from refersam.training.settings import PretrainingSettings
-from sceneref import Scene, generate_scene
+from refersam.training.signals import Stopped, any_process, never, until_stopped
 
 FINE_STRIDE = 4
 
 Progress = Callable[[int, dict[str, float]], None]
+"""Called with the steps done and the values of a log line."""
+OnStep = Callable[[int], object]
+"""Called with the steps done."""
+
+
+def _ignore(_done: int) -> None:
+    """Show no steps."""
 
 
 class Lessons:
@@ -45,11 +52,23 @@ class Lessons:
         seed: of the scenes.
         rank: of this process; each draws its own share.
         world_size: number of processes.
+        is_stopping: asked before each picture.
+
+    Raises:
+        Stopped: `is_stopping` returned True.
     """
 
-    def __init__(self, settings: PretrainingSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        settings: PretrainingSettings,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        is_stopping: Callable[[], bool] = never,
+    ) -> None:
         scenes = settings.scenes()
-        drawn = [generate_scene(scenes, "train", seed, index) for index in range(rank, settings.pictures, world_size)]
+        own = until_stopped(range(rank, settings.pictures, world_size), is_stopping)
+        drawn = [generate_scene(scenes, "train", seed, index) for index in own]
         self.process = (seed, rank, world_size)
         self.images = torch.from_numpy(np.stack([scene.image for scene in drawn]))
         self.fine = torch.stack([fine_labels(scene) for scene in drawn])
@@ -142,7 +161,8 @@ def pretrain(
     folder: Path,
     seed: int,
     progress: Progress | None = None,
-    is_stopping: Callable[[], bool] = lambda: False,
+    is_stopping: Callable[[], bool] = never,
+    on_step: OnStep = _ignore,
 ) -> bool:
     """Train what `settings.part` says in place, with AdamW; with the same folder it goes on where a stopped call was.
 
@@ -156,7 +176,9 @@ def pretrain(
         folder: for checkpoints.
         seed: of pictures and their order.
         progress: called with the steps done and the mean loss terms.
-        is_stopping: asked after each step whether this process was told to stop; then all do, with a checkpoint.
+        is_stopping: asked at each picture that is drawn and after each step whether this process is to stop; then all
+            do, with a checkpoint of the steps that are done.
+        on_step: called after every step with the steps done.
 
     Returns:
         Whether it came to its end; if not, the model is as it was.
@@ -178,11 +200,16 @@ def pretrain(
         first = state["step"]
     if first < settings.steps:
         trained, optimizer = accelerator.prepare(module, optimizer)
-        lessons: Lessons | ReadingLessons
-        if settings.part == "language":
-            lessons = ReadingLessons(settings, seed, model, processor, rank, world_size)
-        else:
-            lessons = Lessons(settings, seed, rank, world_size)
+        lessons: Lessons | ReadingLessons | None
+        try:
+            if settings.part == "language":
+                lessons = ReadingLessons(settings, seed, model, processor, rank, world_size, is_stopping)
+            else:
+                lessons = Lessons(settings, seed, rank, world_size, is_stopping)
+        except Stopped:
+            lessons = None
+        if any_process(is_stopping(), accelerator) or lessons is None:
+            return False
         sums: dict[str, float] = {}
         counted = 0
         for step in range(first, settings.steps):
@@ -201,12 +228,13 @@ def pretrain(
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             counted += 1
             done = step + 1
-            stop = _any_process(is_stopping(), accelerator)
+            stop = any_process(is_stopping(), accelerator)
             is_last = stop or done == settings.steps
             if done % settings.log_every == 0 or is_last:
                 if progress is not None:
                     progress(done, {name: value / counted for name, value in sums.items()})
                 sums, counted = {}, 0
+            on_step(done)
             if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or is_last):
                 saved = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
                 checkpoint.save_checkpoint(folder, done, saved, keep=1)
@@ -217,13 +245,6 @@ def pretrain(
         return False
     taught.load_state_dict(module.taught.state_dict())
     return True
-
-
-def _any_process(flag: bool, accelerator: Accelerator) -> bool:
-    if accelerator.num_processes == 1:
-        return flag
-    total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
-    return bool(total > 0)
 
 
 def _learner(taught: SpatialPrior | ReferSamModel, settings: PretrainingSettings) -> Pupil | Reader:

@@ -10,7 +10,7 @@ objects are targets, which each description fits, and where what the phrase says
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,6 +27,7 @@ from refersam.processor import ReferSamProcessor
 from refersam.training.augmentation import FRAMED_BY, WORDING_NUMBERS, reword
 from refersam.training.auxiliary import fusions_of, shares
 from refersam.training.settings import PretrainingSettings
+from refersam.training.signals import never, until_stopped
 from refersam.training.sources import condition_at
 from sceneref import Scene, ScenePhrase, generate_scene, phrases_about
 
@@ -70,6 +71,10 @@ class ReadingLessons:
         processor: of the model.
         rank: of this process; each draws its own share.
         world_size: number of processes.
+        is_stopping: asked before each picture.
+
+    Raises:
+        Stopped: `is_stopping` returned True.
     """
 
     def __init__(
@@ -80,13 +85,14 @@ class ReadingLessons:
         processor: ReferSamProcessor,
         rank: int = 0,
         world_size: int = 1,
+        is_stopping: Callable[[], bool] = never,
     ) -> None:
         scenes = settings.scenes()
         self.settings, self.processor = settings, processor
         self.seed = [seed, world_size, rank]
         self.pages: list[Page] = []
         seeing = copy.deepcopy(model).eval()
-        for index in range(rank, settings.pictures, world_size):
+        for index in until_stopped(range(rank, settings.pictures, world_size), is_stopping):
             scene = generate_scene(scenes, "train", seed, index)
             rng = np.random.default_rng([seed, index])
             phrases = phrases_about(scene.objects, scenes, "train", rng, settings.phrases_per_picture)

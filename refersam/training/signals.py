@@ -1,29 +1,55 @@
-"""Signals by which clusters announce that time is up."""
+"""Signals that end a run early, with a checkpoint: a cluster's time limit, or Ctrl-C."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
+from typing import TypeVar
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Those that this system has: Windows has no SIGUSR1."""
+import torch
+from accelerate import Accelerator
+
+from refersam.workers import STOP_SIGNALS
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+INTERRUPT = signal.SIGINT.name
+
+
+class Stopped(Exception):
+    """Work was abandoned because a signal asked to stop."""
 
 
 class StopSignals:
-    """Within its context SIGTERM and SIGUSR1 end no process, but are remembered.
+    """Within its context SIGTERM, SIGUSR1 and the first SIGINT end no process, but are remembered.
+
+    A SIGINT after any other signal raises KeyboardInterrupt. A SIGINT that is ignored on entry stays ignored.
+
+    Args:
+        grace: seconds after a SIGINT in which another one is the same request; a launcher forwards to its processes
+            what the terminal sent them already.
 
     Attributes:
-        received: name of the last one; None so far.
+        received: name of the first one; None so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float = 0.0) -> None:
+        self.grace = grace
         self.received: str | None = None
+        self._received_at = 0.0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            for number in STOP_SIGNALS:
+                if number.name != INTERRUPT or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(
@@ -32,5 +58,40 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def is_set(self) -> bool:
+        """Return whether a signal came."""
+        return self.received is not None
+
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        name = signal.Signals(number).name
+        if self.received is None:
+            self.received, self._received_at = name, time.monotonic()
+            if name == INTERRUPT:
+                logger.warning("Stopping with a checkpoint after the present step; Ctrl-C again ends at once.")
+        elif name == INTERRUPT and time.monotonic() - self._received_at >= self.grace:
+            raise KeyboardInterrupt
+
+
+def never() -> bool:
+    """Return False: nothing asks to stop."""
+    return False
+
+
+def until_stopped(items: Iterable[Item], is_stopping: Callable[[], bool]) -> Iterator[Item]:
+    """Yield the items.
+
+    Raises:
+        Stopped: before the next item, once `is_stopping` returns True.
+    """
+    for item in items:
+        if is_stopping():
+            raise Stopped
+        yield item
+
+
+def any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """Return whether the flag is set in any process; all must call."""
+    if accelerator.num_processes == 1:
+        return flag
+    total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
+    return bool(total > 0)

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
-from refersam.files import errors_named
+from refersam.files import LOCK, WriteLock
 from refersam.model.refersam import ReferSamModel
 from refersam.training import checkpoint
 from refersam.training.building import build_model, build_processor, spatial_prior_of
@@ -27,7 +27,7 @@ from refersam.training.optimization import rate_factor
 from refersam.training.pretraining import pretrain
 from refersam.training.recipe import changes_since
 from refersam.training.settings import TrainSettings
-from refersam.training.signals import StopSignals
+from refersam.training.signals import INTERRUPT, Stopped, StopSignals, any_process, never
 from refersam.training.sources import PictureSource, open_source
 from refersam.training.trackers import check_trackers
 from refersam.training.validation import Validator
@@ -41,8 +41,17 @@ PRETRAINING = "pretraining"
 RUN_FILES = ("settings.yaml", "checkpoints", PRETRAINING)
 """A run has one of them from its first moment on."""
 
+_FORWARDED_SECONDS = 2.0
+"""Within them a SIGINT is the one that the terminal sent already, forwarded by the launcher of several processes."""
+
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the values of a log line."""
+OnStep = Callable[[int, int], object]
+"""Called after every step with the steps of the pretraining and of the training that are done."""
+
+
+def _ignore(_pretrained: int, _done: int) -> None:
+    """Show no steps."""
 
 
 class Trainer:
@@ -56,7 +65,7 @@ class Trainer:
     Raises:
         TrainingError: the folder holds a run, and resume is not set; or its checkpoint is of another model.
         SettingsError: settings that do not fit together, or the data.
-        DataError: data that cannot be used.
+        DataError: data that cannot be used, or another process at work in the folder.
         CheckpointError: weights to start from, or checkpoints, that cannot be read.
     """
 
@@ -67,6 +76,19 @@ class Trainer:
         check_folder_for_run(out, resume)
         check_trackers(settings)
         self.accelerator = build_accelerator(settings)
+        self._lock = WriteLock(out)
+        if self.accelerator.is_main_process:
+            self._lock.acquire()
+        try:
+            self._prepare(resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _prepare(self, resume: bool) -> None:
+        settings, out = self.settings, self.out
+        if self.accelerator.is_main_process:
+            check_folder_for_run(out, resume)  # again: another run may have ended in it just before
         set_seed(settings.seed)
         self.source = open_source(settings)
         self.steps = total_steps(settings, self.source, self.accelerator.num_processes)
@@ -92,34 +114,45 @@ class Trainer:
             pretrained = sum(map(checkpoint.newest_step, self._phases))
             self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count), pretrained)
 
-    def run(self, progress: Progress | None = None) -> dict[str, float]:
+    def run(self, progress: Progress | None = None, on_step: OnStep = _ignore) -> dict[str, float]:
         """Train to the last step, keep the final model in `out/model`, return its validation metrics.
 
-        On SIGTERM or SIGUSR1 it writes a checkpoint after the step and returns early, with `stopped_by` set.
+        On SIGTERM or SIGUSR1 it writes a checkpoint after the step and returns early, with `stopped_by` set; on SIGINT
+        (Ctrl-C), too, and raises KeyboardInterrupt. A validation is abandoned; the resumed run makes up for it. Several
+        processes finish it together.
+
+        Args:
+            progress: called at each log line.
+            on_step: called after every step; it costs no reading from the device.
 
         Raises:
+            KeyboardInterrupt: after a SIGINT, with a checkpoint; after a second one at once.
             TrainingError: too many steps whose loss is no number, or explodes; or the device is out of memory.
             DataError: pictures or masks that cannot be read.
             OSError: the disk is full; the last good checkpoint stays.
         """
-        with explained_out_of_memory():
-            with StopSignals() as signals:
+        grace = _FORWARDED_SECONDS if self.accelerator.num_processes > 1 else 0.0
+        try:
+            with explained_out_of_memory(), StopSignals(grace) as signals:
                 try:
-                    if self._pretrain(signals, progress):
-                        self._train(signals, progress)
-                    else:
-                        self.stopped_by = signals.received or ANOTHER
+                    if self._pretrain(signals, progress, on_step) and self._train(signals, progress, on_step):
+                        return self._finish()
+                    self.stopped_by = signals.received or ANOTHER
                 finally:
                     if self.accelerator.is_main_process:
                         self.journal.end()
-            return {} if self.stopped_by else self._finish()
+        finally:
+            self._lock.release()
+        if self.stopped_by == INTERRUPT:
+            raise KeyboardInterrupt
+        return {}
 
     @property
     def _phases(self) -> list[Path]:
         """Folders of the phases before the first step."""
         return [self.out / PRETRAINING / str(number) for number, _ in enumerate(self.settings.pretraining, 1)]
 
-    def _pretrain(self, signals: StopSignals, progress: Progress | None) -> bool:
+    def _pretrain(self, signals: StopSignals, progress: Progress | None, on_step: OnStep) -> bool:
         """The recipe's phases before the first step; a run that was stopped in one goes on in it.
 
         Returns:
@@ -137,6 +170,9 @@ class Trainer:
             if progress is not None:
                 progress(0, {"pretraining": (before + done) / total, **terms})
 
+        def advance(done: int) -> None:
+            on_step(before + done, 0)
+
         for phase, folder in zip(phases, self._phases, strict=True):
             if not pretrain(
                 model,
@@ -146,7 +182,8 @@ class Trainer:
                 folder,
                 self.settings.seed,
                 report,
-                lambda: signals.received is not None,
+                signals.is_set,
+                advance,
             ):
                 return False
             before += phase.steps
@@ -154,21 +191,29 @@ class Trainer:
             set_seed(self.settings.seed, device_specific=True)  # however often a phase was stopped
         return True
 
-    def _train(self, signals: StopSignals, progress: Progress | None) -> None:
+    def _train(self, signals: StopSignals, progress: Progress | None, on_step: OnStep) -> bool:
+        """Take the steps from here on.
+
+        Returns:
+            Whether all are done and the last one is validated; False after a signal, with a checkpoint.
+        """
         settings = self.settings
+        if self._is_validation_due() and not self._validate(signals):  # a signal came while it was validated
+            return False
         sums: dict[str, float] = defaultdict(float)
+        pretrained = sum(phase.steps for phase in settings.pretraining)
         taken = seen = 0
         started = time.monotonic()
         self.engine.model.train()
         for batches in self._batches():
             factor = rate_factor(self.step, self.steps, settings.optimizer)
-            result = self.engine.take_step(batches, self.step, factor, signals.received is not None)
+            result = self.engine.take_step(batches, self.step, factor, signals.is_set())
             self.step += 1
             seen += 1
             taken += bool(result.terms)
             for name, value in result.terms.items():
                 sums[name] += value
-            done = self.step == self.steps
+            done, stop = self.step == self.steps, result.stop
             if taken and (self.step % settings.log_every == 0 or done):
                 line = {name: value / taken for name, value in sums.items()}
                 pace = seen * self._samples_per_step / (time.monotonic() - started)
@@ -179,15 +224,16 @@ class Trainer:
                     progress(self.step, line | self.validations.get(max(self.validations, default=0), {}))
                 sums.clear()
                 taken, seen, started = 0, 0, time.monotonic()
-            if self.step % settings.validate_every == 0 or done:
+            on_step(pretrained, self.step)
+            if self._is_validation_due():
                 before = time.monotonic()
-                self._validate()
+                stop = not self._validate(signals) or stop
                 started += time.monotonic() - before
-            if self.step % settings.checkpoint_every == 0 or done or result.stop or self._is_best():
+            if self.step % settings.checkpoint_every == 0 or done or stop or self._is_best():
                 self._save_checkpoint()
-            if result.stop and not done:
-                self.stopped_by = signals.received or ANOTHER
-                return
+            if stop and not (done and self.step in self.validations):
+                return False
+        return True
 
     def _batches(self) -> Iterator[Sequence[Batch]]:
         """The batches of each step from here on."""
@@ -213,13 +259,28 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.journal.write(kind, self.step, self.step * self._samples_per_step, values)
 
-    def _validate(self) -> None:
+    def _is_validation_due(self) -> bool:
+        """Whether this step is to be validated, and is not yet."""
+        is_due = self.step % self.settings.validate_every == 0 or self.step >= self.steps
+        return is_due and self.step > 0 and self.step not in self.validations
+
+    def _validate(self, signals: StopSignals) -> bool:
+        """Validate this step.
+
+        Returns:
+            Whether the run can go on; False after a signal to any process. One process alone abandons the validation.
+        """
+        is_stopping = signals.is_set if self.accelerator.num_processes == 1 else never
         with self.engine.averaged_model() as model:
-            metrics = self.validator.score(model)
+            try:
+                metrics = self.validator.score(model, is_stopping)
+            except Stopped:
+                return False
             self.validations[self.step] = metrics
             self._log("validation", metrics)
             if self.accelerator.is_main_process:
                 self.journal.show(self.step, self.validator.draw(model))
+        return not any_process(signals.is_set(), self.accelerator)
 
     def _best_steps(self) -> list[int]:
         """Steps of the best validations, best first, earlier ones first among equals."""
@@ -282,8 +343,6 @@ class Trainer:
 
     def _finish(self) -> dict[str, float]:
         """Write the final model and what it scores."""
-        if self.step not in self.validations:
-            self._validate()
         step = self.step
         if self.settings.final_model == "best":
             step = self._best_steps()[0]
@@ -318,7 +377,7 @@ def check_folder_for_run(out: Path, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file: give a folder.")
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return
     if not resume:
         raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")

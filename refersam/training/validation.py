@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -22,6 +22,7 @@ from refersam.model.refersam import ReferSamModel
 from refersam.predictor import ReferSamPredictor
 from refersam.processor import ReferSamProcessor
 from refersam.training.settings import SceneSettings, TrainSettings
+from refersam.training.signals import Stopped, never, until_stopped
 from refersam.training.sources import scene_to_referring_image
 from sceneref import generate_scene
 
@@ -61,26 +62,38 @@ class Validator:
         """The protocol's first metric, by which checkpoints are compared: more is better."""
         return self.protocol.metrics[0]
 
-    def score(self, model: ReferSamModel) -> dict[str, float]:
+    def score(self, model: ReferSamModel, is_stopping: Callable[[], bool] = never) -> dict[str, float]:
         """The protocol's metrics in percent, and the integers of pixels behind them.
 
+        Args:
+            model: to validate.
+            is_stopping: asked after each picture or batch whether to abandon the validation; with several processes
+                none may do so alone.
+
         Raises:
+            Stopped: `is_stopping` returned True.
             DataError: broken pictures or masks.
             EvaluationError: outputs that are not numbers.
         """
         if self.settings.data.is_drawn:
-            own = islice(self._scenes(), self.processes.index, None, self.processes.count)
+            own = islice(until_stopped(self._scenes(), is_stopping), self.processes.index, None, self.processes.count)
             results: Sequence[SampleResult] = self.processes.gather(
                 list(evaluate_images(model.eval(), self.processor, own))
             )
             metrics = sceneref_metrics(results)
         else:
+
+            def stop_if_asked(_what: str, _done: int, _total: int) -> None:
+                if is_stopping():
+                    raise Stopped
+
             evaluation = evaluate_model(
                 ReferSamPredictor(model, self.processor),
                 self.samples,
                 self.protocol,
                 workers=self.settings.data.workers,
                 processes=self.processes,
+                progress=stop_if_asked,
             )
             results, metrics = evaluation.results, evaluation.metrics
         common, union = sum_pixels(self.protocol, results)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -115,3 +118,50 @@ def test_broken_predictions_leave_nothing(run: Run, arguments: list[object]) -> 
     assert "line 2: not JSON" in result.err
     assert [path.name for path in Path("out").iterdir()] == ["metrics.json"]
     assert Path("out/metrics.json").read_text() == "old"
+
+
+def test_a_second_evaluation_into_a_folder_is_refused(
+    run: Run, arguments: list[object], tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first is at work; its files would be of two evaluations."""
+    from refersam.evaluate import output
+
+    write = output.write_evaluation
+    command = [*arguments, "--model", tiny_model_folder, "--device", "cpu", "--out", "out", "--limit", 1]
+
+    def meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(output, "write_evaluation", write)
+        second = run(*command)
+        assert (second.code, second.out) == (1, "")
+        assert "Another process is at work in out: wait for it, or name another folder." in second.err
+        return write(*given)
+
+    monkeypatch.setattr(output, "write_evaluation", meanwhile)
+    assert run(*command).code == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["metrics.json", "predictions.jsonl", "report.html"]
+
+
+INTERRUPTED = """
+import os, signal, time
+from refersam.evaluate import run
+from refersam.cli import main
+
+run_batch = run._run_batch
+
+def interrupted(*arguments):
+    os.killpg(0, signal.SIGINT)
+    time.sleep(0.3)
+    return run_batch(*arguments)
+
+run._run_batch = interrupted
+main()
+"""
+
+
+def test_ctrl_c_while_workers_decode(arguments: list[object], tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Code 130, no traceback of any process, no folder."""
+    options = ["--workers", "2", "--model", tiny_model_folder, "--device", "cpu", "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", INTERRUPTED, *map(str, [*arguments[:-2], *options])]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import torch
 
 from refersam import ReferSamImageProcessor, ReferSamModel, ReferSamPredictor, ReferSamProcessor
 from refersam.config import sam_vision_config
-from refersam.errors import CheckpointError, DeviceError, MissingExtraError, ReferSamError
+from refersam.errors import CheckpointError, DataError, DeviceError, MissingExtraError, ReferSamError
 from refersam.export import onnx as export
 from refersam.export.graph import output_names
 from refersam.model.attention import Attention
@@ -185,7 +185,27 @@ def test_an_export_that_differs_is_not_written(
     monkeypatch.setattr(export, "_save", save_another)
     with pytest.raises(export.ExportError, match="differs from the model by"):
         export.export_onnx(original.model, original.processor, tmp_path / "out" / "model.onnx")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_export_to_a_file_is_refused(
+    original: ReferSamPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first writes: weights beside a graph would be of two models."""
+    path, again = tmp_path / "model.onnx", []
+
+    def meanwhile(*_: object) -> None:
+        if not again:
+            again.append(True)
+            with pytest.raises(DataError, match=r"^Another process is at work in .*model\.onnx"):
+                export.export_onnx(original.model, original.processor, path)
+        raise export.ExportError("enough")
+
+    monkeypatch.setattr(export, "trace", lambda *_: SimpleNamespace(metadata_props={}))
+    monkeypatch.setattr(export, "_save", meanwhile)
+    with pytest.raises(export.ExportError, match="enough"):
+        export.export_onnx(original.model, original.processor, path)
+    assert not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------- predictor

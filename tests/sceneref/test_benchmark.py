@@ -35,12 +35,13 @@ from sceneref import (
     generate_scene,
     write_sceneref,
 )
-from sceneref.colours import PALETTE, lab_distances, to_lab
-from sceneref.layout import MIN_VISIBLE
-from sceneref.objects import RADII, object_coverage, unit_polygon
-from sceneref.phrases import build_phrase
-from sceneref.view import View
-from sceneref.words import tokenize
+from refersam.data.sceneref.colours import PALETTE, lab_distances, to_lab
+from refersam.data.sceneref.layout import MIN_VISIBLE
+from refersam.data.sceneref.objects import RADII, object_coverage, unit_polygon
+from refersam.data.sceneref.phrases import build_phrase
+from refersam.data.sceneref.view import View
+from refersam.data.sceneref.words import tokenize
+from refersam.errors import DataError
 
 SMALL = SceneRefSettings(width=128, height=128)
 
@@ -734,6 +735,19 @@ def test_writer_adds_splits_and_replaces_them(tmp_path: Path) -> None:
     assert [r for r in read_json(folder / "grefs(unc).json") if r["split"] == "train"] == [
         r for r in refs if r["split"] == "train"
     ]
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    """The last one would lose the other's split."""
+    settings = SceneRefSettings(width=48, height=48, phrases_per_scene=2, max_objects=4)
+
+    def meanwhile(_done: int) -> None:
+        with pytest.raises(DataError, match=r"^Another process is at work in .*sceneref: wait for it"):
+            write_sceneref(tmp_path, "train", 1, 0, settings)
+
+    write_sceneref(tmp_path, "val", 1, 0, settings, meanwhile)
+    write_sceneref(tmp_path, "train", 1, 0, settings)
+    assert {ref["split"] for ref in read_json(tmp_path / "sceneref" / "grefs(unc).json")} == {"train", "val"}
 
 
 def test_writer_refuses_a_foreign_folder_and_bad_counts(tmp_path: Path) -> None:

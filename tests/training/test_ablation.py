@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +13,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from refersam.files import LOCK
 from refersam.training.ablation import Summary, read_suite, run_suite
 from refersam.training.journal import LOG, read_log
 from refersam.training.settings import SettingsError, TrainSettings
 from refersam.training.trainer import Trainer
+from refersam.training.validation import Validator
 
 Miniature = Callable[..., TrainSettings]
 RUNS = {"whole": {}, "no VLI": {"model.config.use_interactor": False}, "BCE alone": {"loss.dice_weight": 0}}
@@ -131,3 +135,40 @@ def test_suites_that_are_refused(suite_file: Callable[..., Path], fields: dict[s
     with pytest.raises(SettingsError, match=told) as caught:
         read_suite(suite_file(**fields))
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_suite_into_a_folder_is_refused(
+    suite_file: Callable[..., Path], tmp_path: Path, run: Callable[..., SimpleNamespace]
+) -> None:
+    """Also between two runs of the first; Ctrl-C is told with how to go on."""
+    path, out = suite_file(), tmp_path / "out"
+
+    def meanwhile(trainer: Trainer, _name: str) -> dict[str, float]:
+        second = run("ablate", path, "--out", out)
+        assert (second.code, second.out) == (1, "")
+        assert f"Another process is at work in {out}: wait for it" in second.err
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(read_suite(path), out, meanwhile)
+    assert not (out / LOCK).exists()
+
+
+def test_ctrl_c_in_a_suite(
+    suite_file: Callable[..., Path],
+    tmp_path: Path,
+    run: Callable[..., SimpleNamespace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Code 130 and a sentence; the checkpoint is there."""
+    score = Validator.score
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return score(*arguments)
+
+    monkeypatch.setattr(Validator, "score", interrupted)
+    done = run("ablate", suite_file(), "--out", tmp_path / "out")
+    assert done.code == 130, done.err
+    assert f"The same command goes on from the newest checkpoint in {tmp_path / 'out'}/" in done.out
+    assert len(list((tmp_path / "out").glob("*/seed_0/checkpoints/step_0000001.pt"))) == 1

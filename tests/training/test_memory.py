@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,4 +55,10 @@ def test_other_errors_stay_what_they_are() -> None:
 
 def test_peak_memory_of_a_process() -> None:
     """In GB: Python with torch takes more than 50 MB and less than a terabyte."""
+    assert 0.05 < peak_memory(torch.device("cpu")) < 1000
+
+
+def test_peak_memory_without_the_resource_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: what psutil knows."""
+    monkeypatch.setitem(sys.modules, "resource", None)
     assert 0.05 < peak_memory(torch.device("cpu")) < 1000

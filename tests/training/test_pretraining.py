@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from refersam import ReferSamConfig, ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
+from refersam.training import pretraining, reading
 from refersam.training.looks import cell_labels, looks_of
 from refersam.training.pretraining import Lessons, Pupil, fine_labels
 from refersam.training.pretraining import pretrain as pretrain_model
@@ -315,3 +317,27 @@ def test_lessons_without_an_object_teach_no_looks() -> None:
         terms = module(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 16, 16), nothing)
     assert [float(terms[name]) for name in ("colour", "shape", "pattern", "shape right")] == [0] * 4
     assert float(terms["total"]) == float(terms["fine"]) > 0
+
+
+@pytest.mark.parametrize("part", ["encoder", "language"])
+def test_a_signal_while_pictures_are_drawn(
+    part: str, miniature: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further one is drawn, no step is taken; the resumed run begins the phase anew."""
+    module = pretraining if part == "encoder" else reading
+    draw, drawn = module.generate_scene, []
+
+    def signalled(*arguments: Any) -> Any:
+        drawn.append(arguments)
+        if len(drawn) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*arguments)
+
+    settings = miniature(steps=1, pretraining=[few(part=part).model_dump()])
+    run = Trainer(settings, tmp_path)
+    monkeypatch.setattr(module, "generate_scene", signalled)
+    assert run.run() == {}
+    assert (len(drawn), run.step, run.stopped_by) == (2, 0, "SIGTERM")
+    steps: list[tuple[int, int]] = []
+    Trainer(settings, tmp_path, resume=True).run(on_step=lambda *done: steps.append(done))
+    assert steps == [*((step, 0) for step in range(1, 7)), (6, 1)]

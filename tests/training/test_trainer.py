@@ -22,7 +22,9 @@ from accelerate import Accelerator
 from PIL import Image
 
 from refersam import ReferSamModel, ReferSamPredictor
-from refersam.errors import CheckpointError
+from refersam.data.sceneref import SceneRefSettings, write_sceneref
+from refersam.errors import CheckpointError, DataError
+from refersam.files import LOCK
 from refersam.training import checkpoint
 from refersam.training.engine import build_accelerator
 from refersam.training.errors import TrainingError
@@ -397,7 +399,7 @@ def test_the_best_checkpoint_stays_and_can_become_the_model(
 ) -> None:
     """Whatever its age; the model is that of its averaged weights."""
     scores = iter([10.0, 90.0, 20.0, 30.0, 40.0])
-    monkeypatch.setattr(Validator, "score", lambda self, model: {"oIoU": next(scores)})
+    monkeypatch.setattr(Validator, "score", lambda self, model, _is_stopping: {"oIoU": next(scores)})
     settings = miniature(validate_every=1, keep_checkpoints=1, keep_best=1, final_model="best")
     assert Trainer(settings, tmp_path).run() == {"oIoU": 90.0}
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
@@ -485,3 +487,134 @@ def test_a_run_moves_with_its_folder(tmp_path: Path, miniature: Miniature) -> No
     run_until(tmp_path / "here", miniature(), 3)
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert Trainer(miniature(), tmp_path / "there", resume=True).step == 2
+
+
+# ------------------------------------------------------------------------------------------------- signals and two runs
+
+
+def test_a_second_run_into_a_folder_is_refused(tmp_path: Path, miniature: Miniature) -> None:
+    """While the first is at work, from its first moment on; it is not disturbed."""
+    first = Trainer(miniature(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    with pytest.raises(DataError, match=r"^Another process is at work in .*: wait for it, or name another folder\.$"):
+        Trainer(miniature(), tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    first.run()
+    assert [line["step"] for line in log_lines(tmp_path)] == [1, 2, 3, 4, 5, 5]
+    assert Trainer(miniature(), tmp_path, resume=True).step == 5
+
+
+def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path, undisturbed: Path, miniature: Miniature) -> None:
+    """After the step, as an exception; the resumed run ends where the undisturbed one did."""
+
+    def interrupt(_pretrained: int, step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = Trainer(miniature(), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(on_step=interrupt)
+    assert (run.step, run.stopped_by) == (3, "SIGINT")
+    assert (tmp_path / "checkpoints" / "step_0000003.pt").exists()
+    Trainer(miniature(), tmp_path, resume=True).run()
+    final = "model/model.safetensors"
+    assert (tmp_path / final).read_bytes() == (undisturbed / final).read_bytes()
+
+
+def test_ctrl_c_again_ends_at_once(tmp_path: Path, miniature: Miniature) -> None:
+    """In the middle of a step, without a checkpoint of it."""
+    run = Trainer(miniature(), tmp_path)
+    take_step = run.engine.take_step
+
+    def interrupted(*arguments: Any) -> Any:
+        for _ in range(2 if run.step == 2 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return take_step(*arguments)
+
+    run.engine.take_step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert (run.step, run.stopped_by) == (2, None)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000002.pt"]
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_signal_abandons_the_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, miniature: Miniature
+) -> None:
+    """With a checkpoint of its step; the resumed run validates it first, and ends where an undisturbed one does."""
+    settings = miniature(validate_every=2, checkpoint_every=100, data={"validation_pictures": 2})
+    Trainer(settings, tmp_path / "undisturbed").run()
+    run = Trainer(settings, tmp_path / "stopped")
+    scenes, drawn = run.validator._scenes, []
+
+    def signalled() -> Iterator[Any]:
+        for scene in scenes():
+            drawn.append(run.step)
+            if run.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield scene
+
+    monkeypatch.setattr(run.validator, "_scenes", signalled)
+    assert run.run() == {}
+    assert (run.step, run.stopped_by, drawn.count(step)) == (step, "SIGTERM", 1)
+    assert (tmp_path / "stopped" / "checkpoints" / f"step_{step:07d}.pt").exists()
+    assert step not in run.validations
+    Trainer(settings, tmp_path / "stopped", resume=True).run()
+    for name in ("model/model.safetensors", "result.json"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    validated = [line["step"] for line in log_lines(tmp_path / "stopped") if line["kind"] == "validation"]
+    assert validated == [2, 4, 5]
+
+
+def test_every_step_is_reported(tmp_path: Path, miniature: Miniature) -> None:
+    """Between the lines of the log, too."""
+    steps: list[tuple[int, int]] = []
+    lines: list[int] = []
+    run = Trainer(miniature(log_every=3), tmp_path)
+    run.run(lambda step, _values: lines.append(step), lambda *done: steps.append(done))
+    assert (lines, steps) == ([3, 5], [(0, step) for step in range(1, 6)])
+
+
+GROUP_SIGNAL = """
+import os, signal, sys, time
+from refersam.evaluate import run
+from refersam.cli import main
+
+load_in_workers = run.load_in_workers
+
+def signalled(*arguments):
+    for number, item in enumerate(load_in_workers(*arguments)):
+        if number == 1:
+            os.killpg(0, getattr(signal, os.environ["SENT"]))
+            time.sleep(0.5)
+        yield item
+
+run.load_in_workers = signalled
+main()
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGTERM", 0), ("SIGINT", 130)])
+def test_a_signal_to_the_group_while_workers_validate(
+    tmp_path: Path, sent: str, code: int, miniature: Miniature
+) -> None:
+    """As `timeout` and a terminal send it: a checkpoint and a sentence, no traceback, whatever the workers get."""
+    for split, count in (("train", 3), ("val", 12)):
+        write_sceneref(tmp_path, split, count, 0, SceneRefSettings(width=64, height=64, phrases_per_scene=2))
+    settings = miniature(
+        steps=3, validate_every=1, data={"root": str(tmp_path), "workers": 1, "validation_pictures": 12}
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", GROUP_SIGNAL, "train", str(recipe), "--out", str(out)]
+    done = subprocess.run(
+        command, env=os.environ | {"SENT": sent}, capture_output=True, text=True, start_new_session=True
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert "--resume goes on" in done.stdout
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_0000001.pt"]
+    assert not (out / LOCK).exists()
+    assert Trainer(settings, out, resume=True).step == 1

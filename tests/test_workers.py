@@ -1,0 +1,85 @@
+"""Worker processes leave signals to their parent, and end with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.utils.data import Dataset
+
+from refersam.evaluate.batches import load_in_workers
+from refersam.workers import STOP_SIGNALS
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+
+ORPHANS = """
+import os, time
+from torch.utils.data import Dataset
+from refersam.evaluate.batches import load_in_workers
+
+class Large(Dataset):
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        return os.getpid(), bytes(1_000_000)  # more than a pipe holds
+
+items = load_in_workers(Large(), 2)
+print(next(items)[0], next(items)[0], flush=True)
+time.sleep(60)
+"""
+
+
+class _Signals(Dataset[tuple[list[object], set[int]]]):
+    """How a worker handles signals, and which it blocks."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> tuple[list[object], set[int]]:
+        handlers: list[object] = [signal.getsignal(number) for number in STOP_SIGNALS]
+        return handlers, set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def test_workers_ignore_signals_to_the_group() -> None:
+    """All that stop a run; none is blocked there, nor here."""
+    assert {"SIGINT", "SIGTERM", "SIGUSR1"} == {number.name for number in STOP_SIGNALS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    (found,) = load_in_workers(_Signals(), 1)
+    assert list(found) == [[signal.SIG_IGN] * 3, set()]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    """Within seconds, also where they wait for room in the pipe to it."""
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(number) for number in parent.stdout.readline().split()]
+    assert len(set(workers)) == 2
+    time.sleep(0.3)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(map(_is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [number for number in workers if _is_alive(number)]
+    for number in left:
+        os.kill(number, signal.SIGKILL)
+    assert not left
+    parent.stdout.close()
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        pass
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return not Path("/proc/self").exists()
