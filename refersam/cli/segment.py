@@ -77,8 +77,8 @@ def segment(
 ) -> None:
     """Segment what each PHRASE means in IMAGE; writes NAME_mask.png and NAME_overlay.png for each.
 
-    NAME is the name of the image, the phrase, and eight digits of a hash of the image's path and the phrase. The same
-    image and phrase replace their own files; others never share a name.
+    NAME is the name of the image, the phrase, and eight digits of a hash of the image's path and the phrase.
+    The same image and phrase replace their own files; others never share a name.
     """
     check_phrases(phrases)
     check_folder(out)

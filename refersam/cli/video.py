@@ -69,8 +69,8 @@ def video(
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
 
-    NAME is the name of the video, the phrases, and eight digits of a hash of the video's path and the phrases. The same
-    video and phrases replace their own files; others never share a name.
+    NAME is the name of the video, the phrases, and eight digits of a hash of the video's path and the phrases.
+    The same video and phrases replace their own files; others never share a name.
     """
     from refersam.video.reader import VideoReader
 
