@@ -20,7 +20,7 @@ from torch import Tensor
 
 from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, DeviceError, ReferSamError, first_line
-from refersam.model.refersam import ReferSamOutput, check_pictures, check_text
+from refersam.model.refersam import ReferSamOutput, check_images, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
@@ -102,7 +102,7 @@ class OnnxModel:
         Raises:
             ValueError: another shape.
         """
-        check_pictures(pixel_values)
+        check_images(pixel_values)
         return Pictures(pixel_values)
 
     def __call__(
@@ -126,7 +126,7 @@ class OnnxModel:
             pixels = pixel_values
         else:
             raise ValueError("Either pixel_values or image_features must be given, not both or neither.")
-        check_pictures(pixels)
+        check_images(pixels)
         self._check_size(*pixels.shape[2:])
         check_text(pixels.shape[0], input_ids, attention_mask)
         tensors = (pixels.float(), input_ids.long(), attention_mask.long())

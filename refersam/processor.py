@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from refersam.config import ReferSamConfig
+from refersam.config import SIZE_MULTIPLE, ReferSamConfig
 from refersam.errors import CheckpointError, PhraseError, first_line
 from refersam.image import ImageSource, load_image, resize_to_array
-from refersam.model.refersam import SIZE_MULTIPLE
 from refersam.phrases import check_phrases
 
 MAX_SIDE = 4096

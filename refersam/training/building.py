@@ -66,7 +66,7 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         _take_prior(prior, asked.prior)
     if prior is not None and settings.optimizer.prior_factor == 0:
         prior.requires_grad_(False)
-    model.interactor.recompute = settings.recompute
+    model.interactor.gradient_checkpointing = settings.gradient_checkpointing
     return model
 
 
