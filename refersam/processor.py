@@ -103,7 +103,7 @@ class ReferSamProcessor(ProcessorMixin):
 
     @classmethod
     def from_text_encoder(cls, text: str | os.PathLike, image_size: int = 448) -> ReferSamProcessor:
-        """The processor for a model `from_backbones`: the text encoder's own tokenizer, a square input.
+        """The processor for a model of `model_from_backbones`: the text encoder's own tokenizer, a square input.
 
         Args:
             text: Hub id or folder of the text encoder.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +43,11 @@ class ReferSamOutput(ModelOutput):
 class ReferSamModel(PreTrainedModel):
     """Segment Anything with a Vision-Language Interactor and a Vision-Language Prompter (IEEE TCSVT 2025).
 
-    `from_pretrained`, `save_pretrained` and `push_to_hub` are transformers'; `from_backbones` starts from the
-    published weights of SAM and of a text encoder.
+    `from_pretrained`, `save_pretrained` and `push_to_hub` are inherited from transformers. To start from the published
+    weights of SAM and of a text encoder, use `refersam.backbones.model_from_backbones`.
+
+    Args:
+        config: sizes and switches.
     """
 
     config_class = ReferSamConfig
@@ -174,23 +176,6 @@ class ReferSamModel(PreTrainedModel):
             iou_scores=iou,
             object_score_logits=score,
         )
-
-    @classmethod
-    def from_backbones(cls, sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any) -> ReferSamModel:
-        """A model to be trained, that starts from published weights of SAM and of a text encoder.
-
-        Args:
-            sam: Hub id or folder in transformers' format ("facebook/sam-vit-base"), or one of Meta's `sam_vit_*.pth`.
-            text: Hub id or folder of BERT or CLIP ("google-bert/bert-base-uncased", "openai/clip-vit-base-patch16").
-            overrides: other fields of `ReferSamConfig`.
-
-        Raises:
-            CheckpointError: weights that are missing, unsafe or of another model.
-            ValueError: sizes that do not fit together.
-        """
-        from refersam.backbones import model_from_backbones
-
-        return model_from_backbones(sam, text, **overrides)
 
     def train(self, mode: bool = True) -> ReferSamModel:
         """Set the training mode. Frozen parts stay frozen; a frozen text encoder runs without dropout."""

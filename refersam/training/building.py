@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from refersam.backbones import model_from_backbones
 from refersam.config import ReferSamConfig
 from refersam.errors import ReferSamError, did_you_mean
 from refersam.model.refersam import ReferSamModel
@@ -47,7 +48,7 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
         if asked.start_from is not None:
             model = load_model(asked.start_from, asked.config)[0]
         elif asked.sam is not None and asked.text is not None:
-            model = ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
+            model = model_from_backbones(asked.sam, asked.text, **asked.config)
         else:
             config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
             config.text_config.vocab_size = len(processor.tokenizer)
