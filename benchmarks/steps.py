@@ -31,11 +31,10 @@ from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLa
 from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
 from refersam.model.deformable_attention import sample_maps
-from refersam.model.fast import reassociation, sampling
+from refersam.model.fast import reassociation, sampling, window_attention
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
 from refersam.model.upsampler import GuidedUpsampler
-from refersam.model.vit import VisionLayer
 from refersam.training.memory import peak_memory
 
 UNIT_GFLOP = 460.0
@@ -43,10 +42,13 @@ GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
 """glibc gives blocks of more bytes than this back as soon as they are free."""
 
 
-def _plain_layer(layer: VisionLayer, patches: torch.Tensor) -> torch.Tensor:
-    """Run transformers' layer with the attention of SAM's authors: all scores and their bias at once."""
-    with patch.object(type(layer.attn), "forward", SamVisionAttention.forward):
-        return SamVisionLayer.forward(layer, patches)
+def _plain_attention(attention: SamVisionAttention, tokens: torch.Tensor, window: int) -> torch.Tensor:
+    """Compute a layer's attention as SAM's authors: zeros pad the windows; all scores and their bias at once."""
+    if not window:
+        return SamVisionAttention.forward(attention, tokens)[0]
+    windows, padded = SamVisionLayer.window_partition(None, tokens, window)
+    attended = SamVisionAttention.forward(attention, windows)[0]
+    return SamVisionLayer.window_unpartition(None, attended, window, padded, tokens.shape[1:3])
 
 
 def _contiguous_prior(prior: SpatialPrior, pixel_values: torch.Tensor) -> Any:
@@ -54,7 +56,7 @@ def _contiguous_prior(prior: SpatialPrior, pixel_values: torch.Tensor) -> Any:
 
 
 PLAIN: dict[str, tuple[Any, str, Any]] = {
-    "relative positions without a dense bias": (VisionLayer, "forward", _plain_layer),
+    "relative positions without a dense bias": (window_attention, "attend", _plain_attention),
     "attention reassociated by cost": (reassociation, "MAX_COST_RATIO", 0.0),
     "deformable points gathered": (sampling, "gather", sample_maps),
     "channels last": (SpatialPrior, "__call__", _contiguous_prior),
