@@ -1,4 +1,4 @@
-"""What each exact short cut gains: from the formulas as they stand to what runs by default, step by step, in one run.
+"""What each exact short cut gains: from the reference implementation to what runs by default, step by step, in one run.
 
     python benchmarks/steps.py                             # base at 448 px, 20 and 6 tokens, float32 and bfloat16
     python benchmarks/steps.py --preset tiny --size 256 --tokens 6 --dtypes float32
@@ -30,9 +30,11 @@ from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLa
 
 from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
-from refersam.model import attention, deformable_attention, sam
+from refersam.model.deformable_attention import sample_maps
+from refersam.model.fast import reassociation, sampling, window_attention
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
+from refersam.model.upsampler import GuidedUpsampler
 from refersam.training.memory import peak_memory
 
 UNIT_GFLOP = 460.0
@@ -40,10 +42,13 @@ GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
 """glibc gives blocks of more bytes than this back as soon as they are free."""
 
 
-def _plain_layer(layer: SamVisionLayer, patches: torch.Tensor) -> torch.Tensor:
-    """The layer's own forward with the attention of SAM's authors: all scores and their bias at once."""
-    with patch.object(type(layer.attn), "forward", SamVisionAttention.forward):
-        return SamVisionLayer.forward(layer, patches)
+def _plain_attention(attention: SamVisionAttention, tokens: torch.Tensor, window: int) -> torch.Tensor:
+    """Compute a layer's attention as SAM's authors: zeros pad the windows; all scores and their bias at once."""
+    if not window:
+        return SamVisionAttention.forward(attention, tokens)[0]
+    windows, padded = SamVisionLayer.window_partition(None, tokens, window)
+    attended = SamVisionAttention.forward(attention, windows)[0]
+    return SamVisionLayer.window_unpartition(None, attended, window, padded, tokens.shape[1:3])
 
 
 def _contiguous_prior(prior: SpatialPrior, pixel_values: torch.Tensor) -> Any:
@@ -51,9 +56,9 @@ def _contiguous_prior(prior: SpatialPrior, pixel_values: torch.Tensor) -> Any:
 
 
 PLAIN: dict[str, tuple[Any, str, Any]] = {
-    "relative positions without a dense bias": (sam, "run_layer", _plain_layer),
-    "attention folded by cost": (attention, "FOLDING_GAIN", 0.0),
-    "deformable points looked up": (deformable_attention, "look_up", deformable_attention.sample_maps),
+    "relative positions without a dense bias": (window_attention, "attend", _plain_attention),
+    "attention reassociated by cost": (reassociation, "MAX_COST_RATIO", 0.0),
+    "deformable points gathered": (sampling, "gather", sample_maps),
     "channels last": (SpatialPrior, "__call__", _contiguous_prior),
 }
 """For each short cut: where it lives, its name there, and the plain form."""
@@ -97,7 +102,7 @@ def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> 
     pixels = torch.randn(1, 3, args.size, args.size, device=device, dtype=dtype)
     ids = torch.randint(5, 100, (1, tokens), device=device)
     stages = [list(PLAIN)[done:] for done in range(len(PLAIN) + 1)]
-    labels = ["formulas as they stand", *PLAIN]
+    labels = ["reference implementation", *PLAIN]
 
     def form(off: list[str]) -> Callable[[], torch.Tensor]:
         def call() -> torch.Tensor:
@@ -142,7 +147,7 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
     features = model.encode_image(pixels)
 
     def guided() -> Any:
-        with patch.object(model.config, "guided_filter_radius", 2):
+        with patch.object(model, "upsampler", GuidedUpsampler(2, model.config.guided_filter_epsilon)):
             return model(pixels, ids[:1])
 
     forms = {
@@ -201,7 +206,7 @@ def main() -> None:
         rows = []
         context = multiprocessing.get_context("spawn")
         for setting in ({}, {GIVE_BACK: "1048576"}):
-            for label, off in (("formulas as they stand", list(PLAIN)), ("default", [])):
+            for label, off in (("reference implementation", list(PLAIN)), ("default", [])):
                 with (
                     patch.dict(os.environ, setting),
                     ProcessPoolExecutor(max_workers=1, mp_context=context) as pool,

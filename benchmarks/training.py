@@ -1,4 +1,4 @@
-"""Samples a second and peak memory of training steps: with and without recomputed layers, in each number format.
+"""Samples a second and peak memory of training steps: with and without gradient checkpointing, in each number format.
 
     python benchmarks/training.py                                             # tiny at 128 px, on this machine
     python benchmarks/training.py --presets base --size 448 --precisions no bf16 fp16 --pictures 8
@@ -20,7 +20,9 @@ from report import add_option, machine, number_formats, report
 NUM_TOKENS = 20
 
 
-def measure(preset: str, size: int, pictures: int, phrases: int, precision: str, recompute: bool, steps: int) -> dict:
+def measure(
+    preset: str, size: int, pictures: int, phrases: int, precision: str, gradient_checkpointing: bool, steps: int
+) -> dict:
     """One case."""
     from refersam import ReferSamConfig, ReferSamModel
     from refersam.allocator import keep_freed_memory
@@ -31,10 +33,10 @@ def measure(preset: str, size: int, pictures: int, phrases: int, precision: str,
 
     keep_freed_memory()  # as the command line does
     torch.manual_seed(0)
-    settings = TrainSettings(precision=precision, recompute=recompute)  # type: ignore[arg-type]
+    settings = TrainSettings(precision=precision, gradient_checkpointing=gradient_checkpointing)  # type: ignore[arg-type]
     accelerator = build_accelerator(settings)
     model = ReferSamModel(ReferSamConfig.from_preset(preset))
-    model.interactor.recompute = recompute
+    model.interactor.gradient_checkpointing = gradient_checkpointing
     engine = Engine(model, settings, accelerator)
     engine.model.train()
     count = pictures * phrases
@@ -60,7 +62,7 @@ def measure(preset: str, size: int, pictures: int, phrases: int, precision: str,
     return {
         "preset": preset,
         "precision": precision,
-        "recompute": recompute,
+        "gradient_checkpointing": gradient_checkpointing,
         "s/step": seconds,
         "samples/s": count / seconds,
         "peak GiB": peak_memory(accelerator.device),
@@ -90,16 +92,21 @@ def main() -> None:
     rows = []
     for preset in args.presets:
         for precision in precisions:
-            for recompute in (False, True):
-                case = (preset, args.size, args.pictures, args.phrases, precision, recompute, args.steps)
+            for gradient_checkpointing in (False, True):
+                case = (preset, args.size, args.pictures, args.phrases, precision, gradient_checkpointing, args.steps)
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                     rows.append(pool.submit(measure, *case).result())
     numbers = ("s/step", "samples/s", "peak GiB")
     report(
         f"{args.pictures} pictures of {args.size} px, {args.phrases} phrases each, {machine(rows[0]['device'])}",
-        ("preset", "precision", "recompute", *numbers),
+        ("preset", "precision", "gradient checkpointing", *numbers),
         [
-            (row["preset"], row["precision"], "yes" if row["recompute"] else "no", *(f"{row[n]:.2f}" for n in numbers))
+            (
+                row["preset"],
+                row["precision"],
+                "yes" if row["gradient_checkpointing"] else "no",
+                *(f"{row[n]:.2f}" for n in numbers),
+            )
             for row in rows
         ],
         args.table,

@@ -25,6 +25,9 @@ TEXT_ENCODERS = ("bert", "clip")
 PATCH_SIZE = 16
 """SAM's patch size in pixels; the pyramid's strides 8, 16 and 32 are laid around it."""
 
+SIZE_MULTIPLE = 32
+"""Height and width of the model's input must be multiples of this many pixels: the pyramid's largest stride."""
+
 
 class ReferSamConfig(PreTrainedConfig):
     """Sizes and switches of a ReferSAM model.

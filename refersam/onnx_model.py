@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, DeviceError, ReferSamError, one_line
-from refersam.model.refersam import ReferSamOutput, check_pictures, check_text
+from refersam.errors import CheckpointError, DeviceError, ReferSamError, first_line
+from refersam.model.refersam import ReferSamOutput, check_images, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.registration import register
@@ -106,7 +106,7 @@ class OnnxModel:
         Raises:
             ValueError: another shape.
         """
-        check_pictures(pixel_values)
+        check_images(pixel_values)
         return Pictures(pixel_values)
 
     def __call__(
@@ -130,7 +130,7 @@ class OnnxModel:
             pixels = pixel_values
         else:
             raise ValueError("Either pixel_values or image_features must be given, not both or neither.")
-        check_pictures(pixels)
+        check_images(pixels)
         self._check_size(*pixels.shape[2:])
         check_text(pixels.shape[0], input_ids, attention_mask)
         tensors = (pixels.float(), input_ids.long(), attention_mask.long())

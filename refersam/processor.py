@@ -16,12 +16,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, PhraseError, one_line, shown
-from refersam.hub import hub_options, raise_if_not_downloaded
+from refersam.config import SIZE_MULTIPLE, ReferSamConfig
+from refersam.errors import CheckpointError, PhraseError, first_line
 from refersam.image import ImageSource, load_image, resize_to_array
-from refersam.model.refersam import SIZE_MULTIPLE
-from refersam.phrases import check_phrases, replace_symbols
+from refersam.phrases import check_phrases
 
 MAX_SIDE = 4096
 """Longest side of the network's input in pixels: a settings file from elsewhere must not exhaust the machine."""
@@ -127,7 +125,7 @@ class ReferSamProcessor(ProcessorMixin):
 
     @classmethod
     def from_text_encoder(cls, text: str | os.PathLike, image_size: int = 448) -> ReferSamProcessor:
-        """The processor for a model `from_backbones`: the text encoder's own tokenizer, a square input.
+        """The processor for a model of `model_from_backbones`: the text encoder's own tokenizer, a square input.
 
         Args:
             text: Hub id or folder of the text encoder.

@@ -18,6 +18,7 @@ from transformers.models.sam.configuration_sam import SamConfig
 from transformers.models.sam.modeling_sam import SamModel
 
 from refersam import ReferSamModel, ReferSamPredictor, ReferSamProcessor
+from refersam.backbones import model_from_backbones
 from refersam.convert import SAM_KEYS
 from refersam.errors import CheckpointError
 
@@ -96,7 +97,7 @@ def check_sam(model: ReferSamModel, folder: Path) -> None:
 @pytest.mark.parametrize("text", ["bert", "clip", "clip_text"])
 def test_transformers_folders(folders: dict[str, Path], text: str) -> None:
     """SAM and every kind of text encoder arrive exactly; CLIP is frozen, BERT is trained."""
-    model = ReferSamModel.from_backbones(folders["sam"], folders[text], **SMALL)
+    model = model_from_backbones(folders["sam"], folders[text], **SMALL)
     check_sam(model, folders["sam"])
     saved = {name.removeprefix("text_model."): tensor for name, tensor in weights_of(folders[text]).items()}
     ours = model.text_encoder.state_dict()
@@ -112,7 +113,7 @@ def test_transformers_folders(folders: dict[str, Path], text: str) -> None:
 
 def test_saved_model_from_backbones_comes_back(folders: dict[str, Path], tmp_path: Path) -> None:
     """It is an ordinary model of transformers."""
-    model = ReferSamModel.from_backbones(folders["sam"], folders["clip"], **SMALL)
+    model = model_from_backbones(folders["sam"], folders["clip"], **SMALL)
     model.save_pretrained(tmp_path)
     loaded = ReferSamModel.from_pretrained(tmp_path)
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
@@ -121,7 +122,7 @@ def test_saved_model_from_backbones_comes_back(folders: dict[str, Path], tmp_pat
 
 def test_overrides(folders: dict[str, Path]) -> None:
     """Other fields reach the configuration, and the object-score head starts anew."""
-    model = ReferSamModel.from_backbones(
+    model = model_from_backbones(
         folders["sam"],
         folders["clip"],
         **SMALL,
@@ -175,7 +176,7 @@ def test_metas_file(folders: dict[str, Path], meta_weights: dict[str, Tensor], t
     file = tmp_path / "sam_vit_tiny.pth"
     torch.save(meta_weights, file)
     assert "mask_decoder.output_hypernetworks_mlps.3.layers.2.bias" in meta_weights
-    model = ReferSamModel.from_backbones(file, folders["bert"], **SMALL)
+    model = model_from_backbones(file, folders["bert"], **SMALL)
     check_sam(model, folders["sam"])
     vision = model.config.vision_config
     assert (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads) == (48, 4, 3)
@@ -218,7 +219,7 @@ class Hostile:
 def refused(sam: Any, text: Any, **overrides: Any) -> str:
     """The sentence of the CheckpointError."""
     with pytest.raises(CheckpointError) as raised:
-        ReferSamModel.from_backbones(sam, text, **{**SMALL, **overrides})
+        model_from_backbones(sam, text, **{**SMALL, **overrides})
     message = str(raised.value)
     assert len(message.splitlines()) == 1
     return message
@@ -283,7 +284,7 @@ def test_bert_without_pooler_is_fine(folders: dict[str, Path], tmp_path: Path) -
         weights["cls.predictions.bias"] = torch.zeros(50)
 
     bert = copy_with(folders["bert"], tmp_path / "bert", change)
-    model = ReferSamModel.from_backbones(folders["sam"], bert, **SMALL)
+    model = model_from_backbones(folders["sam"], bert, **SMALL)
     saved = weights_of(bert)
     name = "encoder.layer.1.output.dense.weight"
     assert torch.equal(model.text_encoder.state_dict()[name], saved[name])
@@ -367,8 +368,8 @@ def test_depth_that_four_does_not_divide(folders: dict[str, Path], small_config:
     )
     SamModel(sam).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="A ViT of 3 layers does not fall into four equal groups: give layer_groups"):
-        ReferSamModel.from_backbones(tmp_path, folders["bert"], **SMALL)
-    model = ReferSamModel.from_backbones(tmp_path, folders["bert"], **SMALL, layer_groups=[[0, 0], [1, 2]])
+        model_from_backbones(tmp_path, folders["bert"], **SMALL)
+    model = model_from_backbones(tmp_path, folders["bert"], **SMALL, layer_groups=[[0, 0], [1, 2]])
     assert len(model.interactor.interactions) == 2
 
 
@@ -376,7 +377,7 @@ def test_taken_out_of_a_trained_model(tiny_model_folder: Path, tmp_path: Path) -
     """`tools/backbones.py` writes checkpoints that a new model starts from with the same SAM and text encoder."""
     write_backbones(str(tiny_model_folder), tmp_path)
     trained = ReferSamModel.from_pretrained(tiny_model_folder)
-    built = ReferSamModel.from_backbones(tmp_path / "sam", tmp_path / "text", object_score_head=True)
+    built = model_from_backbones(tmp_path / "sam", tmp_path / "text", object_score_head=True)
     for name, tensor in trained.sam.state_dict().items():
         assert torch.equal(tensor, built.sam.state_dict()[name]) or name.startswith("object_score_head"), name
     for name, tensor in trained.text_encoder.state_dict().items():

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from refersam import ReferSamPredictor
-from refersam.model.deformable_attention import run_kernel, sample_maps
+from refersam.model.deformable_attention import sample_maps
+from refersam.model.fast.sampling import run_kernel
 from refersam.training.settings import TrainSettings
 from refersam.training.trainer import Trainer
 

@@ -110,9 +110,9 @@ def attention_maps(layer: LevelAttention, query: Tensor, key: Tensor, sizes: Seq
 
     The mean over heads; the weight of a coarse cell is spread evenly over the fine ones that it covers.
     """
-    queries, keys = layer._heads(layer.q_proj(query)), layer._heads(layer.k_proj(key))
+    queries, keys = layer.split_heads(layer.q_proj(query)), layer.split_heads(layer.k_proj(key))
     scores = queries @ keys.transpose(2, 3) * layer.scale  # (1, heads, Nq, L)
-    mixing = layer._mixing(query)
+    mixing = layer.mixing_weights(query)
     total = torch.zeros(query.shape[1], *sizes[0])
     for level, part in enumerate(scores.split([height * width for height, width in sizes], dim=-1)):
         weights = (part.softmax(dim=-1) * mixing[..., level : level + 1]).mean(dim=1)  # (1, Nq, cells)

@@ -9,8 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from refersam.model.attention import Attention
-from refersam.model.refersam import SIZE_MULTIPLE, ReferSamModel
+from refersam.config import SIZE_MULTIPLE
+from refersam.model.attention import AttentionProjections
+from refersam.model.fast import reassociation
+from refersam.model.refersam import ReferSamModel
 from refersam.onnx_model import OUTPUTS
 from refersam.optional import require
 from refersam.processor import MAX_SIDE
@@ -56,10 +58,11 @@ def recorded_forms(model: nn.Module) -> Iterator[None]:
     """Calls of the model inside settle which form each attention has in an exported graph: the one it takes here."""
 
     def record(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        known = cast(Attention, attention)
-        known.folded_in_export = known.folds(inputs[0].shape[1], inputs[1].shape[1])
+        known = cast(AttentionProjections, attention)
+        known.reassociated_in_export = reassociation.pays(known, inputs[0].shape[1], inputs[1].shape[1])
 
-    hooks = [part.register_forward_pre_hook(record) for part in model.modules() if isinstance(part, Attention)]
+    attentions = [part for part in model.modules() if isinstance(part, AttentionProjections)]
+    hooks = [part.register_forward_pre_hook(record) for part in attentions]
     try:
         yield
     finally:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from refersam.model.attention import Attention, LevelAttention
-from refersam.model.blocks import in_blocks
+from refersam.model.fast.chunks import in_chunks
 
 NORM_EPS = 1e-6
 
@@ -25,14 +26,23 @@ class Fusion(nn.Module):
         text_size: width of the text stream.
         hidden_size: width of the pyramid.
         attention_size: width inside the attention.
-        num_heads: heads.
-        ffn_ratio: hidden width of the feed-forward nets, as a multiple of each stream's own width.
+        num_heads: number of heads.
+        ffn_ratio: hidden width of the feed-forward networks, as a multiple of each stream's own width.
+        gate_init: initial value of the gates.
     """
 
     def __init__(
-        self, *, text_size: int, hidden_size: int, attention_size: int, num_heads: int, ffn_ratio: float
+        self,
+        *,
+        text_size: int,
+        hidden_size: int,
+        attention_size: int,
+        num_heads: int,
+        ffn_ratio: float,
+        gate_init: float,
     ) -> None:
         super().__init__()
+        self.gate_init = gate_init
         text, pyramid = {"query_size": text_size}, {"query_size": hidden_size}
         inside = {"hidden_size": attention_size, "num_heads": num_heads}
         self.text_self_attention = Attention(**text, key_size=text_size, **inside)
@@ -48,10 +58,15 @@ class Fusion(nn.Module):
         self.pyramid_ffn = FeedForward(hidden_size=hidden_size, inner_size=int(ffn_ratio * hidden_size))
         self.pyramid_ffn_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
 
+    def reset_parameters(self) -> None:
+        """Initialise the gates."""
+        init.constant_(self.text_gate, self.gate_init)
+        init.constant_(self.pyramid_gate, self.gate_init)
+
     def forward(
         self, text: Tensor, text_mask: Tensor, pyramid: Tensor, positions: Tensor, level_lengths: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """Fuse.
+        """Fuse text and pyramid.
 
         Args:
             text: (B, T, text_size) text and context tokens.
@@ -61,21 +76,19 @@ class Fusion(nn.Module):
             level_lengths: tokens per level.
 
         Returns:
-            The new text and pyramid, shaped as they came.
+            (B, T, text_size) text and (B, L, hidden_size) pyramid.
         """
         text = self.text_self_norm(text + self.text_self_attention(text, text, text, text_mask))
         located = pyramid + positions
         seen = self.text_to_pyramid(text, located, pyramid, level_lengths)
         text = self.text_cross_norm(torch.addcmul(text, self.text_gate, seen))
         text = self.text_ffn_norm(text + self.text_ffn(text))
-        # The new pyramid takes the place of `located`, block by block: at 1024 px each is 63 MB.
-        return text, in_blocks(
-            self._read_text, (pyramid, located), text, text_mask, width=pyramid.shape[2], out=located
-        )
+        pyramid = in_chunks(self._read_text, (pyramid, located), text, text_mask, width=pyramid.shape[2], out=located)
+        return text, pyramid
 
     def _read_text(self, pyramid: Tensor, located: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """(B, N, hidden_size) tokens of the pyramid, alone and with their positions, after reading the text."""
-        read = self.pyramid_to_text(located, text, text, text_mask)
-        pyramid = self.pyramid_cross_norm(torch.addcmul(pyramid, self.pyramid_gate, read))
-        del read  # as large as the tokens; not needed while the feed-forward net runs
+        """Update (B, N, hidden_size) pyramid tokens, also given with their positions, from the text."""
+        pyramid = self.pyramid_cross_norm(
+            torch.addcmul(pyramid, self.pyramid_gate, self.pyramid_to_text(located, text, text, text_mask))
+        )
         return self.pyramid_ffn_norm(pyramid + self.pyramid_ffn(pyramid))

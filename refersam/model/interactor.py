@@ -1,4 +1,4 @@
-"""Vision-Language Interactor (VLI): runs beside SAM's image encoder and lets picture and text read each other."""
+"""Vision-Language Interactor (VLI): runs beside SAM's image encoder, where image and text read each other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers import initialization as init
 
 from refersam.model.adapter import Extractor, Injector
-from refersam.model.blocks import nothing_recorded
 from refersam.model.depth import layer_rates, run_layers
+from refersam.model.fast.maps import repeat_per_phrase
 from refersam.model.fusion import Fusion
-from refersam.model.pyramid import PyramidGeometry, PyramidPositions, tokens_to_map
+from refersam.model.pyramid import NUM_LEVELS, PyramidGeometry, PyramidPositions, tokens_to_map
 from refersam.model.sam import Sam
 from refersam.model.spatial_prior import MapNorm, SpatialPrior
 from refersam.reprs import OneLineRepr
@@ -24,34 +25,35 @@ from refersam.reprs import OneLineRepr
 NORM_EPS = 1e-6
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class InteractorOutput:
-    """What the prompter and the mask decoder need; C is SAM's prompt width.
+    """Input of the prompter and of the mask decoder; C is SAM's prompt width.
 
     Attributes:
         text: (B, S, C) projected text.
         pyramid: (B, L, C) projected pyramid of strides 8, 16, 32.
         mask_features: (B, C, H/4, W/4).
         image_embedding: (B, C, h, w) at stride 16.
+        geometry: geometry of the image size.
     """
 
     text: Tensor
     pyramid: Tensor
     mask_features: Tensor
     image_embedding: Tensor
+    geometry: PyramidGeometry
 
 
-@dataclass(repr=False)
-class ImageFeatures(OneLineRepr):
-    """What is known of I pictures before a phrase is heard; the same for every phrase.
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """Text-independent features of I images.
 
     Attributes:
-        geometry: of the pictures' size.
-        patches: (I, h * w, D) ViT tokens after the layers that see no text.
-        pyramid: (I, L, D) beside them; without interactor (I, L, C), finished.
-        detail: (I, C, H/4, W/4) part of the stride-4 features that comes from the picture alone.
-        guide: (I, 3, H, W) the pictures, for a model whose masks follow their edges; None for others.
-        asked_once: nobody asks about them again: their tokens may be dropped as soon as the first phrases have them.
+        geometry: geometry of the image size.
+        patches: (I, h * w, D) ViT tokens after the layers that precede the first fusion.
+        pyramid: (I, L, D) pyramid tokens at the same stage; without interactor (I, L, C), projected.
+        detail: (I, C, H/4, W/4) part of the stride-4 features that does not depend on the text.
+        guide: (I, 3, H, W) images, for upsamplers that use them; None for others.
     """
 
     geometry: PyramidGeometry = field(repr=False)
@@ -59,27 +61,26 @@ class ImageFeatures(OneLineRepr):
     pyramid: Tensor
     detail: Tensor
     guide: Tensor | None = None
-    asked_once: bool = False
 
     @property
     def num_images(self) -> int:
         """I."""
         return self.detail.shape[0]
 
-    def take_tokens(self, num_phrases: int) -> tuple[Tensor, Tensor]:
-        """Patches and pyramid, each repeated for its phrases."""
-        patches, pyramid = (repeat_per_phrase(tokens, num_phrases) for tokens in (self.patches, self.pyramid))
-        if self.asked_once and nothing_recorded():
-            self.patches, self.pyramid = self.patches.new_empty(0), self.pyramid.new_empty(0)
-        return patches, pyramid
-
 
 class Interaction(nn.Module):
-    """The adapter of one group of ViT layers; the last one has extra (extract, fuse) pairs."""
+    """Adapter and fusion of one group of ViT layers; the last group has extra (extract, fuse) pairs.
 
-    def __init__(self, *, adapter: dict, fusion: dict, num_extra_fusions: int) -> None:
+    Args:
+        adapter: keyword arguments of `Injector` and `Extractor`.
+        fusion: keyword arguments of `Fusion`.
+        num_extra_fusions: number of extra pairs.
+        injection_gate_init: initial value of the injector's gate.
+    """
+
+    def __init__(self, *, adapter: dict, fusion: dict, num_extra_fusions: int, injection_gate_init: float) -> None:
         super().__init__()
-        self.injector = Injector(**adapter)
+        self.injector = Injector(**adapter, gate_init=injection_gate_init)
         self.extractor = Extractor(**adapter)
         self.fusion = Fusion(**fusion)
         self.extra_extractors = nn.ModuleList(Extractor(**adapter) for _ in range(num_extra_fusions))
@@ -87,7 +88,12 @@ class Interaction(nn.Module):
 
 
 class MaskFeatures(nn.Module):
-    """Stride-4 features that the dense prompt is matched against: the spatial prior's detail, the pyramid's meaning."""
+    """Stride-4 features that the dense prompt is matched against: detail of the spatial prior, plus pyramid level 8.
+
+    Args:
+        prior_channels: width n of the spatial prior at stride 4.
+        hidden_size: SAM's prompt width C.
+    """
 
     def __init__(self, *, prior_channels: int, hidden_size: int) -> None:
         super().__init__()
@@ -98,14 +104,21 @@ class MaskFeatures(nn.Module):
         self.output = nn.Conv2d(hidden_size, hidden_size, kernel_size=1)
 
     def detail(self, prior: Tensor) -> Tensor:
-        """(I, n, H/4, W/4) spatial prior -> (I, C, H/4, W/4)."""
+        """Project the (I, n, H/4, W/4) spatial prior to (I, C, H/4, W/4)."""
         return self.lateral_norm(self.lateral(prior))
 
     def forward(self, detail: Tensor, level8: Tensor) -> Tensor:
-        """(I, C, H/4, W/4) detail of I pictures and (B, C, H/8, W/8), B a multiple of I -> (B, C, H/4, W/4)."""
-        # A copy, since tokens seen as a map have strides by which a single picture's layout is not recognised.
+        """Combine the detail with the upsampled pyramid level.
+
+        Args:
+            detail: (I, C, H/4, W/4) detail of I images.
+            level8: (B, C, H/8, W/8); B is a multiple of I.
+
+        Returns:
+            (B, C, H/4, W/4).
+        """
+        # The copy has the strides of channels last, which a transposed single-sample map hides.
         level8 = level8.clone(memory_format=torch.channels_last)
-        # One name for all steps: each map is large, and freed as soon as the next is there.
         features = F.interpolate(level8, size=detail.shape[2:], mode="bilinear", align_corners=False)
         features = self.smooth(features.add_(repeat_per_phrase(detail, level8.shape[0])))
         features = self.smooth_norm(features)
@@ -114,7 +127,7 @@ class MaskFeatures(nn.Module):
 
 
 def text_projection(text_size: int, prompt_size: int) -> nn.Sequential:
-    """From the text's width to SAM's prompt width."""
+    """Build the projection from the text width to SAM's prompt width."""
     return nn.Sequential(
         nn.Linear(text_size, prompt_size),
         nn.GELU(),
@@ -123,10 +136,16 @@ def text_projection(text_size: int, prompt_size: int) -> nn.Sequential:
     )
 
 
-class Interactor(nn.Module):
-    """See `ReferSamConfig` for the sizes.
+def level_projections(hidden_size: int, prompt_size: int) -> nn.ModuleList:
+    """Build the projections from the ViT width to SAM's prompt width, one for each pyramid level."""
+    return nn.ModuleList(
+        nn.Sequential(nn.Linear(hidden_size, prompt_size), nn.LayerNorm(prompt_size, eps=NORM_EPS))
+        for _ in range(NUM_LEVELS)
+    )
 
-    Its attribute `recompute` saves memory in training: layers are run again for the gradient instead of being stored.
+
+class Interactor(nn.Module):
+    """Vision-Language Interactor; see `ReferSamConfig` for the sizes.
 
     Args:
         hidden_size: ViT width D.
@@ -136,9 +155,13 @@ class Interactor(nn.Module):
         prior_channels: width of the spatial prior at stride 4.
         adapter: keyword arguments of `Injector` and `Extractor`.
         fusion: keyword arguments of `Fusion`.
-        num_extra_fusions: further (extract, fuse) pairs after the last group.
-        num_context_tokens: learned tokens that travel with the text.
-        drop_path: highest rate of skipped ViT layers in training.
+        num_extra_fusions: number of (extract, fuse) pairs after the last group.
+        num_context_tokens: number of learned tokens that are processed together with the text.
+        drop_path: drop-path rate of the last ViT layer in training.
+        injection_gate_init: initial value of the injectors' gates.
+
+    Attributes:
+        gradient_checkpointing: in training, compute layers again for the gradient instead of storing them.
     """
 
     def __init__(
@@ -154,32 +177,39 @@ class Interactor(nn.Module):
         num_extra_fusions: int,
         num_context_tokens: int,
         drop_path: float,
+        injection_gate_init: float,
     ) -> None:
         super().__init__()
         self.layer_groups = [(first, last) for first, last in layer_groups]
         self.drop_rates = layer_rates(self.layer_groups[-1][1] + 1, drop_path)
-        self.recompute = False
+        self.gradient_checkpointing = False
         self.spatial_prior = SpatialPrior(channels=prior_channels, hidden_size=hidden_size)
         self.positions = PyramidPositions(hidden_size=hidden_size)
         self.context_tokens = nn.Parameter(torch.empty(num_context_tokens, text_size))
         last_group = len(self.layer_groups) - 1
         self.interactions = nn.ModuleList(
-            Interaction(adapter=adapter, fusion=fusion, num_extra_fusions=num_extra_fusions * (index == last_group))
+            Interaction(
+                adapter=adapter,
+                fusion=fusion,
+                num_extra_fusions=num_extra_fusions * (index == last_group),
+                injection_gate_init=injection_gate_init,
+            )
             for index in range(last_group + 1)
         )
         self.text_projection = text_projection(text_size, prompt_size)
-        self.level_projections = nn.ModuleList(
-            nn.Sequential(nn.Linear(hidden_size, prompt_size), nn.LayerNorm(prompt_size, eps=NORM_EPS))
-            for _ in range(3)
-        )
+        self.level_projections = level_projections(hidden_size, prompt_size)
         self.mask_features = MaskFeatures(prior_channels=prior_channels, hidden_size=prompt_size)
 
+    def reset_parameters(self) -> None:
+        """Initialise the context tokens."""
+        init.normal_(self.context_tokens, std=1.0)
+
     def encode_image(self, sam: Sam, pixel_values: Tensor) -> ImageFeatures:
-        """What does not depend on the phrase: the spatial prior, the first injection, layer group and extraction.
+        """Compute the text-independent features: spatial prior, first injection, layer group and extraction.
 
         Args:
             sam: SAM's parts.
-            pixel_values: (I, 3, H, W) pictures.
+            pixel_values: (I, 3, H, W) images.
         """
         height, width = pixel_values.shape[2:]
         geometry = PyramidGeometry.of_image(height, width, pixel_values.device)
@@ -188,48 +218,52 @@ class Interactor(nn.Module):
         patches, pyramid = self._encode_group(0, sam, patches, pyramid, geometry)
         return ImageFeatures(geometry, patches, pyramid, self.mask_features.detail(prior))
 
-    def forward(self, sam: Sam, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> InteractorOutput:
-        """Let pictures and text read each other, group by group of SAM's layers.
+    def forward(self, sam: Sam, images: Tensor | ImageFeatures, text: Tensor, text_mask: Tensor) -> InteractorOutput:
+        """Let images and text read each other, group by group of SAM's layers.
 
         Args:
             sam: SAM's parts.
-            image: I pictures, as `encode_image` gives them.
-            text: (B, S, Dt) token features; B is a multiple of I, the phrases of one picture follow one another.
+            images: (I, 3, H, W) images, or their features from `encode_image`.
+            text: (B, S, Dt) token features; B is a multiple of I, the phrases of an image follow one another.
             text_mask: (B, S) boolean.
         """
+        features = images if isinstance(images, ImageFeatures) else self.encode_image(sam, images)
+        geometry, detail = features.geometry, features.detail
         num_phrases, num_text_tokens = text.shape[:2]
-        geometry, positions = image.geometry, self.positions(image.geometry)
+        patches, pyramid = (repeat_per_phrase(part, num_phrases) for part in (features.patches, features.pyramid))
+        del features  # the groups replace patches and pyramid; only a caller may still need the first ones
         tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
         token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
+        positions = self.positions(geometry)
 
-        patches, pyramid = image.take_tokens(num_phrases)
         for group, module in enumerate(self.interactions):
+            interaction = cast(Interaction, module)
             if group > 0:
                 patches, pyramid = self._encode_group(group, sam, patches, pyramid, geometry)
-            interaction = cast(Interaction, module)
-            fuse = self._maybe_recomputed(interaction.fusion)
+            fuse = self._checkpointed(interaction.fusion)
             tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
-            # The loop is here, where no caller keeps the pyramid that an extraction replaces.
             for extractor, fusion in zip(interaction.extra_extractors, interaction.extra_fusions, strict=True):
-                pyramid = self._maybe_recomputed(extractor)(pyramid, patches, geometry)
-                fuse = self._maybe_recomputed(fusion)
+                pyramid = self._checkpointed(extractor)(pyramid, patches, geometry)
+                fuse = self._checkpointed(fusion)
                 tokens, pyramid = fuse(tokens, token_mask, pyramid, positions, geometry.level_lengths)
 
         projected = [
-            projection(level) for projection, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
+            project(level) for project, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
         ]
-        del pyramid, positions  # the largest of all; the stride-4 features need the room
+        del pyramid, positions  # room for the stride-4 features
         level8, level16 = (tokens_to_map(projected[i], geometry.level_sizes[i]) for i in (0, 1))
         return InteractorOutput(
             text=self.text_projection(tokens[:, :num_text_tokens]),
             pyramid=torch.cat(projected, dim=1),
-            mask_features=self.mask_features(image.detail, level8),
+            mask_features=self.mask_features(detail, level8),
             image_embedding=sam.neck(patches.unflatten(1, geometry.grid_size)) + level16,
+            geometry=geometry,
         )
 
-    def _maybe_recomputed(self, module: nn.Module) -> Callable[..., Any]:
-        """The module itself, or with `recompute` in training one that is run again for the gradient."""
-        return partial(checkpoint, module, use_reentrant=False) if self.recompute and self.training else module
+    def _checkpointed(self, module: nn.Module) -> Callable[..., Any]:
+        """Return the module, in training with gradient checkpointing if that is on."""
+        enabled = self.gradient_checkpointing and self.training
+        return partial(checkpoint, module, use_reentrant=False) if enabled else module
 
     def _encode_group(
         self, group: int, sam: Sam, patches: Tensor, pyramid: Tensor, geometry: PyramidGeometry
@@ -239,16 +273,6 @@ class Interactor(nn.Module):
         rates = self.drop_rates if self.training else [0.0] * len(self.drop_rates)
         first, last = self.layer_groups[group]
         grid = interaction.injector(patches, pyramid, geometry).unflatten(1, geometry.grid_size)
-        grid = run_layers(sam, grid, range(first, last + 1), rates, self.recompute and self.training)
+        grid = run_layers(sam, grid, range(first, last + 1), rates, self.gradient_checkpointing and self.training)
         patches = grid.flatten(1, 2)
         return patches, interaction.extractor(pyramid, patches, geometry)
-
-
-def repeat_per_phrase(features: Tensor, num_phrases: int) -> Tensor:
-    """(I, ...) features of pictures -> (num_phrases, ...), each repeated for its phrases."""
-    if torch.compiler.is_exporting():  # one graph for every number of pictures
-        phrase = torch.arange(num_phrases, device=features.device)
-        return features.index_select(0, phrase * features.shape[0] // num_phrases)
-    if features.shape[0] == num_phrases:
-        return features
-    return features.repeat_interleave(num_phrases // features.shape[0], dim=0)

@@ -1,4 +1,4 @@
-"""What stands in for the interactor in ablations: SAM's image encoder alone, where picture and text never meet."""
+"""Replacement of the interactor in ablations: SAM's image encoder alone, where image and text do not interact."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refersam.model.depth import layer_rates, run_layers
-from refersam.model.interactor import (
-    NORM_EPS,
-    ImageFeatures,
-    InteractorOutput,
-    repeat_per_phrase,
-    text_projection,
-)
+from refersam.model.fast.maps import repeat_per_phrase
+from refersam.model.interactor import ImageFeatures, InteractorOutput, level_projections, text_projection
 from refersam.model.pyramid import PyramidGeometry, map_to_tokens
 from refersam.model.sam import Sam
 from refersam.model.spatial_prior import MapNorm
 
 
 class PlainEncoder(nn.Module):
-    """No spatial prior, injection, extraction, fusion or context tokens; the pyramid is the ViT's last map, resampled.
+    """SAM's encoder and a pyramid resampled from its last map: no spatial prior, adapter, fusion or context tokens.
 
     Args:
         hidden_size: ViT width D.
         text_size: text width Dt.
         prompt_size: SAM's prompt width C.
-        num_layers: of the ViT.
-        drop_path: highest rate of skipped ViT layers in training.
+        num_layers: number of ViT layers.
+        drop_path: drop-path rate of the last ViT layer in training.
+
+    Attributes:
+        gradient_checkpointing: in training, compute layers again for the gradient instead of storing them.
     """
 
     def __init__(
@@ -35,12 +33,9 @@ class PlainEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.drop_rates = layer_rates(num_layers, drop_path)
-        self.recompute = False
+        self.gradient_checkpointing = False
         self.text_projection = text_projection(text_size, prompt_size)
-        self.level_projections = nn.ModuleList(
-            nn.Sequential(nn.Linear(hidden_size, prompt_size), nn.LayerNorm(prompt_size, eps=NORM_EPS))
-            for _ in range(3)
-        )
+        self.level_projections = level_projections(hidden_size, prompt_size)
         self.mask_features = nn.Sequential(
             nn.Conv2d(prompt_size, prompt_size, kernel_size=3, padding=1, bias=False),
             MapNorm(prompt_size),
@@ -49,12 +44,12 @@ class PlainEncoder(nn.Module):
         )
 
     def encode_image(self, sam: Sam, pixel_values: Tensor) -> ImageFeatures:
-        """As `Interactor.encode_image`: here all of the picture's way."""
+        """Compute all image features, which here are text-independent; arguments as in `Interactor.encode_image`."""
         height, width = pixel_values.shape[2:]
         geometry = PyramidGeometry.of_image(height, width, pixel_values.device)
         rates = self.drop_rates if self.training else [0.0] * len(self.drop_rates)
-        recompute = self.recompute and self.training
-        patches = run_layers(sam, sam.embed_patches(pixel_values), range(len(rates)), rates, recompute)
+        checkpointing = self.gradient_checkpointing and self.training
+        patches = run_layers(sam, sam.embed_patches(pixel_values), range(len(rates)), rates, checkpointing)
         level16 = patches.permute(0, 3, 1, 2)
         level8 = F.interpolate(level16, scale_factor=2.0, mode="bilinear", align_corners=False)
         levels = (level8, level16, F.avg_pool2d(level16, 2))
@@ -66,13 +61,14 @@ class PlainEncoder(nn.Module):
         upsampled = F.interpolate(stride8, scale_factor=2.0, mode="bilinear", align_corners=False)
         return ImageFeatures(geometry, patches.flatten(1, 2), pyramid, self.mask_features(upsampled))
 
-    def forward(self, sam: Sam, image: ImageFeatures, text: Tensor, _text_mask: Tensor) -> InteractorOutput:
-        """As `Interactor.forward`."""
-        count = text.shape[0]
-        patches = image.patches.unflatten(1, image.geometry.grid_size)
+    def forward(self, sam: Sam, images: Tensor | ImageFeatures, text: Tensor, _text_mask: Tensor) -> InteractorOutput:
+        """Project text and images separately; arguments as in `Interactor.forward`."""
+        features = images if isinstance(images, ImageFeatures) else self.encode_image(sam, images)
+        count, geometry = text.shape[0], features.geometry
         return InteractorOutput(
             text=self.text_projection(text),
-            pyramid=repeat_per_phrase(image.pyramid, count),
-            mask_features=repeat_per_phrase(image.detail, count),
-            image_embedding=repeat_per_phrase(sam.neck(patches), count),
+            pyramid=repeat_per_phrase(features.pyramid, count),
+            mask_features=repeat_per_phrase(features.detail, count),
+            image_embedding=repeat_per_phrase(sam.neck(features.patches.unflatten(1, geometry.grid_size)), count),
+            geometry=geometry,
         )

@@ -1,4 +1,4 @@
-"""Vision-Language Prompter (VLP): turns what was understood into SAM's dense and sparse prompts."""
+"""Vision-Language Prompter (VLP): computes SAM's dense and sparse prompts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from refersam.model.attention import Attention, LevelAttention
 from refersam.model.fusion import FeedForward
@@ -20,8 +21,8 @@ class PrompterOutput:
 
     Attributes:
         tokens: (B, 1 + n, C) the dense token and n sparse tokens after the last layer.
-        coarse_mask_logits: (B, H/4, W/4) the dense prompt as a mask, which the loss sees; None without dense prompt.
-        dense_prompt: (B, 1, H/4, W/4) the same, scaled for SAM's mask downscaling; None likewise.
+        coarse_mask_logits: (B, H/4, W/4) logits of the dense prompt, for the loss; None without dense prompt.
+        dense_prompt: (B, 1, H/4, W/4) the same, scaled for SAM's mask downscaling; None without dense prompt.
         sparse_prompts: (B, n, C).
     """
 
@@ -56,7 +57,7 @@ class PrompterLayer(nn.Module):
         text: Tensor,
         text_mask: Tensor,
     ) -> Tensor:
-        """(B, 1 + n, C) prompt tokens -> the same."""
+        """Update the (B, 1 + n, C) prompt tokens; the other arguments are as in `Prompter.forward`."""
         query = tokens + token_positions
         tokens = self.self_norm(tokens + self.self_attention(query, query, tokens))
         seen = self.pyramid_attention(tokens + token_positions, pyramid + pyramid_positions, pyramid, level_lengths)
@@ -70,11 +71,11 @@ class Prompter(nn.Module):
 
     Args:
         hidden_size: SAM's prompt width C.
-        num_heads: heads of every attention.
-        num_layers: layers.
-        ffn_ratio: hidden width of the feed-forward nets, as a multiple of C.
-        num_sparse_tokens: learned tokens n that become sparse prompts.
-        use_dense_prompt: without, the dense token is only read by the sparse ones.
+        num_heads: heads of each attention.
+        num_layers: number of layers.
+        ffn_ratio: hidden width of the feed-forward networks, as a multiple of C.
+        num_sparse_tokens: number n of learned tokens that become sparse prompts.
+        use_dense_prompt: compute a dense prompt from the dense token.
     """
 
     def __init__(
@@ -102,6 +103,13 @@ class Prompter(nn.Module):
         self.sparse_embedding = FeedForward(hidden_size=hidden_size, inner_size=hidden_size)
         self.sparse_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
 
+    def reset_parameters(self) -> None:
+        """Initialise tokens, positions, and the scale of the dense prompt."""
+        init.normal_(self.sparse_tokens, std=1.0)
+        init.normal_(self.token_positions, std=1.0)
+        if self.mask_scaling is not None:
+            init.ones_(self.mask_scaling.weight)
+
     def forward(
         self,
         text: Tensor,
@@ -111,18 +119,18 @@ class Prompter(nn.Module):
         mask_features: Tensor,
         geometry: PyramidGeometry,
     ) -> PrompterOutput:
-        """Prompt.
+        """Compute the prompts.
 
         Args:
             text: (B, S, C) projected text.
             text_mask: (B, S) boolean.
-            sentence_position: (B,) where the token that stands for the whole phrase is.
+            sentence_position: (B,) positions of the sentence tokens.
             pyramid: (B, L, C) projected pyramid.
             mask_features: (B, C, H/4, W/4).
-            geometry: of the picture's size.
+            geometry: geometry of the image size.
         """
         batch = text.shape[0]
-        # The seed is cut from the graph, as in the authors' model: the sentence is learned through the other paths.
+        # No gradient through the seed, as in the authors' model: the sentence learns through the attention to the text.
         seed = text.detach()[torch.arange(batch, device=text.device), sentence_position].unsqueeze(1)
         tokens = torch.cat([seed, self.sparse_tokens.expand(batch, -1, -1)], dim=1)
         positions = self.positions(geometry)
@@ -143,9 +151,9 @@ class Prompter(nn.Module):
 
 
 class SentencePrompter(nn.Module):
-    """What stands in for the prompter in ablations: the sentence feature is SAM's one sparse prompt."""
+    """Replacement of the prompter in ablations: the sentence feature is SAM's only sparse prompt."""
 
     def forward(self, text: Tensor, _text_mask: Tensor, sentence_position: Tensor, *_unused: object) -> PrompterOutput:
-        """As `Prompter.forward`, of which it needs the text alone; here the sentence is not cut from the graph."""
+        """Select the sentence feature, with its gradient; arguments as in `Prompter.forward`."""
         prompt = text[torch.arange(text.shape[0], device=text.device), sentence_position].unsqueeze(1)
         return PrompterOutput(tokens=prompt, coarse_mask_logits=None, dense_prompt=None, sparse_prompts=prompt)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 NUM_LEVELS = 3
 """Strides 8, 16 and 32."""
@@ -14,13 +15,13 @@ NUM_LEVELS = 3
 
 @dataclass(frozen=True)
 class PyramidGeometry:
-    """Where the tokens of one image lie.
+    """Sizes and coordinates of the tokens of one image.
 
     The pyramid is a sequence of the tokens of strides 8, 16 and 32 in that order, row-major: (B, L, D).
 
     Attributes:
         level_sizes: (height, width) of the levels.
-        reference_points: (L, 2) cell centres (x, y) in [0, 1] of the pyramid's tokens.
+        reference_points: (L, 2) cell centres (x, y) in (0, 1) of the pyramid's tokens.
         grid_reference_points: (h * w, 2) the same for the ViT's grid at stride 16.
     """
 
@@ -40,17 +41,17 @@ class PyramidGeometry:
 
     @classmethod
     def of_image(cls, height: int, width: int, device: torch.device) -> PyramidGeometry:
-        """Geometry for an image of height x width pixels, both multiples of 32."""
+        """Return the geometry for an image of height x width pixels, both multiples of 32."""
         sizes = tuple((height // stride, width // stride) for stride in (8, 16, 32))
         centres = [cell_centres(size, device) for size in sizes]
         return cls(level_sizes=sizes, reference_points=torch.cat(centres), grid_reference_points=centres[1])
 
     def split(self, pyramid: Tensor) -> list[Tensor]:
-        """(B, L, D) -> its levels, each (B, h_l * w_l, D)."""
+        """Split a (B, L, D) pyramid into its levels, each (B, h_l * w_l, D)."""
         return list(pyramid.split(self.level_lengths, dim=1))
 
     def to_maps(self, pyramid: Tensor) -> list[Tensor]:
-        """(B, L, D) -> its levels as maps, each (B, D, h_l, w_l)."""
+        """Split a (B, L, D) pyramid into maps, each (B, D, h_l, w_l)."""
         return [tokens_to_map(level, size) for level, size in zip(self.split(pyramid), self.level_sizes, strict=True)]
 
 
@@ -65,13 +66,13 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
 
 
 def level_extents(level_sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """(levels, 2) width and height of each level; under `torch.export`, which may leave the sizes open, too."""
+    """Return the (levels, 2) widths and heights; sizes may be symbolic, as `torch.export` records them."""
     sides = [torch.scalar_tensor(side, device=device) for height, width in level_sizes for side in (width, height)]
     return torch.stack(sides).unflatten(0, (-1, 2))
 
 
 def cell_centres(size: tuple[int, int], device: torch.device) -> Tensor:
-    """(h * w, 2) centres (x, y) of a grid's cells in [0, 1], row-major, in float32."""
+    """Return the (h * w, 2) centres (x, y) of a grid's cells in (0, 1), row-major, in float32."""
     height, width = size
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
@@ -80,7 +81,7 @@ def cell_centres(size: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def sine_positions(size: tuple[int, int], width: int, device: torch.device) -> Tensor:
-    """Sine encoding of a grid: (h * w, width), the first half for y, the second for x, in float32.
+    """Return the sine encoding of a grid: (h * w, width), the first half for y, the second for x, in float32.
 
     Coordinates count from 1 and are scaled to (0, 2 pi]; channel k of a half of n channels has the frequency
     10000^(-2 floor(k / 2) / n), sine where k is even and cosine where it is odd (DETR, with normalisation).
@@ -101,14 +102,22 @@ def sine_positions(size: tuple[int, int], width: int, device: torch.device) -> T
 
 
 class PyramidPositions(nn.Module):
-    """Sine positions per level plus a learned level embedding."""
+    """Sine positions per level plus a learned level embedding.
+
+    Args:
+        hidden_size: width of the tokens, even.
+    """
 
     def __init__(self, *, hidden_size: int) -> None:
         super().__init__()
         self.level_embedding = nn.Parameter(torch.empty(NUM_LEVELS, hidden_size))
 
+    def reset_parameters(self) -> None:
+        """Initialise the level embedding."""
+        init.normal_(self.level_embedding, std=1.0)
+
     def forward(self, geometry: PyramidGeometry) -> Tensor:
-        """(1, L, hidden_size) positions of the pyramid's tokens."""
+        """Return the (1, L, hidden_size) positions of the pyramid's tokens."""
         weight = self.level_embedding
         levels = [
             sine_positions(size, weight.shape[1], weight.device).to(weight.dtype) + weight[level]

@@ -5,34 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from refersam.model.fast import maps
 from refersam.model.pyramid import map_to_tokens
 
 NORM_EPS = 1e-6
 
 
 class MapNorm(nn.GroupNorm):
-    """GroupNorm of one group: statistics over the whole map, whatever the batch.
+    """GroupNorm of one group: mean and variance over all channels and cells of a map.
 
     Args:
-        channels: of the map.
+        channels: channels of the map.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(1, channels, eps=NORM_EPS)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, normalised."""
-        if not torch.compiler.is_exporting():
-            return super().forward(input)
-        # ONNX Runtime's own operator adds up millions of numbers in a row, and loses digits: here axis after axis.
-        centred = input - _mean_of_map(input)
-        scale = self.weight[:, None, None] * torch.rsqrt(_mean_of_map(centred.square()) + self.eps)
-        return centred * scale + self.bias[:, None, None]
-
-
-def _mean_of_map(values: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, 1, 1)."""
-    return values.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
+        """Normalise a (B, C, H, W) map."""
+        return maps.normalise(self, input)
 
 
 def _conv_block(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
@@ -41,11 +32,11 @@ def _conv_block(in_channels: int, out_channels: int, stride: int) -> list[nn.Mod
 
 
 class SpatialPrior(nn.Module):
-    """Maps of strides 4, 8, 16 and 32 from the picture itself.
+    """Convolutional feature maps of strides 4, 8, 16 and 32.
 
     Args:
-        channels: width n at stride 4; the others have 2n, 4n, 4n before their projection.
-        hidden_size: width that strides 8, 16, 32 are projected to.
+        channels: width n at stride 4; strides 8, 16, 32 have 2n, 4n, 4n before their projection.
+        hidden_size: width D that strides 8, 16, 32 are projected to.
     """
 
     def __init__(self, *, channels: int, hidden_size: int) -> None:
@@ -65,7 +56,7 @@ class SpatialPrior(nn.Module):
         """Compute the prior.
 
         Args:
-            pixel_values: (B, 3, H, W).
+            pixel_values: (B, 3, H, W) images.
 
         Returns:
             The stride-4 map (B, n, H/4, W/4), and the pyramid (B, L, hidden_size).

@@ -10,21 +10,21 @@ from refersam.config import ReferSamConfig
 
 
 def build_text_encoder(config: ReferSamConfig) -> nn.Module:
-    """The text encoder that config.text_config names, with weights not yet loaded."""
+    """Build the text encoder of `config.text_config`, without loading weights."""
     if config.text_encoder_kind == "bert":
         return BertModel(config.text_config)
     encoder = CLIPTextModel(config.text_config)
-    # Some releases of transformers wrap the encoder once more; weights keep the same names in all of them.
+    # Some releases of transformers wrap the encoder; without the wrapper, weights have the same names in all of them.
     return getattr(encoder, "text_model", encoder)
 
 
 def encode_text(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Token features: (B, S) ids and mask -> (B, S, Dt), the last hidden state."""
+    """Return the (B, S, Dt) last hidden state for (B, S) token ids and their attention mask."""
     return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
 def sentence_positions(kind: str, attention_mask: Tensor) -> Tensor:
-    """Where the token that stands for the whole phrase is.
+    """Return the position of the sentence token of each phrase.
 
     Args:
         kind: 'bert' ([CLS], the first position) or 'clip' ([EOS], the last attended position).

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+from refersam.backbones import model_from_backbones
 from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, ReferSamError
 from refersam.hub import DownloadError
@@ -48,8 +49,14 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
     """
     asked = settings.model
     try:
-        with _naming_the_setting(asked):
-            model = _start_model(asked, processor)
+        if asked.start_from is not None:
+            model = load_model(asked.start_from, asked.config)[0]
+        elif asked.sam is not None and asked.text is not None:
+            model = model_from_backbones(asked.sam, asked.text, **asked.config)
+        else:
+            config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
+            config.text_config.vocab_size = len(processor.tokenizer)
+            model = ReferSamModel(config)
     except ReferSamError:
         raise
     except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:  # of wrong sizes
@@ -65,7 +72,7 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
             _take_prior(prior, asked.prior)
     if prior is not None and settings.optimizer.prior_factor == 0:
         prior.requires_grad_(False)
-    model.interactor.recompute = settings.recompute
+    model.interactor.gradient_checkpointing = settings.gradient_checkpointing
     return model
 
 

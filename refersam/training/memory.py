@@ -40,6 +40,6 @@ def explained_out_of_memory() -> Iterator[None]:
             raise
         raise TrainingError(
             f"The {'machine' if on_cpu else 'GPU'} is out of memory: lower batch_pictures (and raise accumulate as "
-            "much) or data.image_size, set recompute: true or precision: bf16, or with several GPUs sharding: full; "
-            "then go on with --resume."
+            "much) or data.image_size, set gradient_checkpointing: true or precision: bf16, or with several GPUs "
+            "sharding: full; then go on with --resume."
         ) from error

@@ -386,7 +386,9 @@ class TrainSettings(_Section):
     sharding: Literal["none", "full"] = Field(
         "none", description="Whether processes share out one model (FSDP), or hold a whole one each."
     )
-    recompute: bool = Field(False, description="Store less and compute layers twice (gradient checkpointing).")
+    gradient_checkpointing: bool = Field(
+        False, description="Store the inputs of layers only, and compute the layers twice: less memory, more time."
+    )
     max_skipped: int = Field(5, ge=0, description="Steps in 100 whose loss may be no number or explode.")
     explosion: float = Field(20.0, gt=1, description="A loss explodes at this many times the recent mean.")
     log_every: int = Field(50, ge=1, description="Steps between log lines.")

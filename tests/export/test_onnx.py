@@ -18,7 +18,7 @@ from refersam.config import sam_vision_config
 from refersam.errors import CheckpointError, DataError, DeviceError, MissingExtraError, ReferSamError
 from refersam.export import onnx as export
 from refersam.export.graph import output_names
-from refersam.model.attention import Attention
+from refersam.model.attention import AttentionProjections
 from refersam.model.refersam import ReferSamOutput
 from refersam.model.spatial_prior import MapNorm
 from refersam.onnx_model import OnnxModel, load_onnx, read_contents
@@ -90,9 +90,10 @@ def test_the_file_keeps_the_domain(exported: SimpleNamespace, predictor: ReferSa
 # ------------------------------------------------------------------------------------------------------------- graph
 
 
-def test_folded_attention_is_part_of_the_graph(exported: SimpleNamespace, original: ReferSamPredictor) -> None:
+def test_reassociated_attention_is_part_of_the_graph(exported: SimpleNamespace, original: ReferSamPredictor) -> None:
     """Both forms are exported, so both are compared below."""
-    forms = {part.folded_in_export for part in original.model.modules() if isinstance(part, Attention)}
+    attentions = [part for part in original.model.modules() if isinstance(part, AttentionProjections)]
+    forms = {part.reassociated_in_export for part in attentions}
     assert forms == {False, True}
 
 

@@ -1,4 +1,4 @@
-"""The whole model: shapes, phrases that share a picture, saving and loading, initialisation, wrong sizes."""
+"""The whole model: shapes, phrases that share an image, saving and loading, initialisation, wrong sizes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 import refersam
 from refersam import ReferSamConfig, ReferSamImageProcessor, ReferSamModel, ReferSamOutput, ReferSamProcessor
 from refersam.config import sam_vision_config
-from refersam.model import blocks, vit
-from refersam.model.adapter import Injector
-from refersam.model.deformable_attention import DeformableAttention, compass_offsets
-from refersam.model.fusion import Fusion
+from refersam.model.fast import chunks, window_attention
 from refersam.model.prompter import Prompter
-from refersam.model.pyramid import PyramidGeometry, PyramidPositions
+from refersam.model.pyramid import PyramidGeometry
 
 TOLERANCE = 2e-5
 """Largest difference by largest value between two orders of the same float32 sums."""
@@ -28,8 +25,8 @@ TOLERANCE = 2e-5
 TEXT_ENCODERS = ("bert", "clip")
 
 
-def pictures(count: int, height: int = 64, width: int = 64) -> Tensor:
-    """Random pictures (count, 3, height, width)."""
+def random_images(count: int, height: int = 64, width: int = 64) -> Tensor:
+    """Random images (count, 3, height, width)."""
     return torch.randn(count, 3, height, width)
 
 
@@ -61,53 +58,38 @@ def build(small_config: Callable) -> Callable[..., ReferSamModel]:
 
 @pytest.mark.parametrize("fields", [{}, {"use_interactor": False}], ids=["interactor", "plain encoder"])
 @torch.no_grad()
-def test_features_of_pictures_stand_for_the_pictures(build: Callable, fields: dict[str, Any]) -> None:
-    """Computed before, for phrases that come later; one or the other must be given."""
+def test_cached_features_replace_the_images(build: Callable, fields: dict[str, Any]) -> None:
+    """For later phrases; either images or features must be given."""
     model = build("bert", **fields)
-    pixels, (ids, mask) = pictures(2), phrases([3, 5, 4, 2])
+    pixels, (ids, mask) = random_images(2), phrases([3, 5, 4, 2])
     features = model.encode_image(pixels)
     assert_close(model(None, ids, mask, image_features=features), model(pixels, ids, mask))
     assert_close(model(None, ids[:2], mask[:2], image_features=features), model(pixels, ids[:2], mask[:2]))
     for arguments in ((pixels, ids, mask, features), (None, ids, mask, None)):
         with pytest.raises(ValueError, match="Either pixel_values or image_features must be given"):
             model(*arguments)
-    with pytest.raises(ValueError, match="multiple of the number of pictures, but there are 3 phrases and 2 pictures"):
+    with pytest.raises(ValueError, match="multiple of the number of images, but there are 3 phrases and 2 images"):
         model(None, ids[:3], mask[:3], image_features=features)
     with pytest.raises(ValueError, match="multiples of 32"):
-        model.encode_image(pictures(1, 40))
+        model.encode_image(random_images(1, 40))
 
 
 @pytest.mark.parametrize("fields", [{}, {"guided_filter_radius": 2}], ids=["plain", "guided filter"])
-@pytest.mark.parametrize("tokens", [37, 300], ids=["parts of a picture", "two pictures"])
+@pytest.mark.parametrize("tokens", [37, 300], ids=["parts of an image", "two images"])
 @torch.no_grad()
-def test_the_same_in_blocks(
+def test_the_same_in_chunks(
     build: Callable, monkeypatch: pytest.MonkeyPatch, tokens: int, fields: dict[str, Any]
 ) -> None:
-    """Of tokens and of heads, as for large pictures; features that are kept can be asked again."""
+    """Of tokens and of heads, as for large images; cached features can be used again."""
     model = build("bert", **fields)
-    pixels, (ids, mask) = pictures(2, 64, 96), phrases([3, 5, 4, 2, 7, 3])
+    pixels, (ids, mask) = random_images(2, 64, 96), phrases([3, 5, 4, 2, 7, 3])
     expected = model(pixels, ids, mask)
-    monkeypatch.setitem(blocks.BLOCK_VALUES, "cpu", tokens * model.config.vision_config.hidden_size)
-    monkeypatch.setattr(vit, "HEAD_TOKENS", 30)
+    monkeypatch.setitem(chunks.CHUNK_VALUES, "cpu", tokens * model.config.vision_config.hidden_size)
+    monkeypatch.setattr(window_attention, "MAX_HEAD_TOKENS", 30)
     features = model.encode_image(pixels)
     assert_close(model(pixels, ids, mask), expected)
     for _ in range(2):
         assert_close(model(None, ids, mask, image_features=features), expected)
-
-
-def test_tokens_of_a_picture_that_is_asked_once_are_dropped(build: Callable) -> None:
-    """Not those that are kept, nor where a gradient needs them."""
-    model = build("bert")
-    for asked_once, grad, kept in ((True, False, False), (False, False, True), (True, True, True)):
-        with torch.set_grad_enabled(grad):
-            features = model.encode_image(pictures(2))
-            features.asked_once = asked_once
-            patches, pyramid = features.patches, features.pyramid
-            taken = features.take_tokens(4)
-        assert torch.equal(taken[0][::2], patches)
-        assert torch.equal(taken[1][1::2], pyramid)
-        assert (features.patches is patches) == (features.pyramid is pyramid) == kept
-        assert features.num_images == 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (32, 96), (96, 64)])
@@ -115,7 +97,7 @@ def test_tokens_of_a_picture_that_is_asked_once_are_dropped(build: Callable) -> 
 @torch.no_grad()
 def test_shapes(build: Callable, text_encoder: str, height: int, width: int) -> None:
     """Outputs have the documented shapes at, below and above the ViT's own size, square or not."""
-    output = build(text_encoder, object_score_head=True)(pictures(2, height, width), *phrases([5, 3]))
+    output = build(text_encoder, object_score_head=True)(random_images(2, height, width), *phrases([5, 3]))
     assert isinstance(output, ReferSamOutput)
     assert {name: tuple(value.shape) for name, value in output.items()} == {
         "mask_logits": (2, height, width),
@@ -130,7 +112,7 @@ def test_shapes(build: Callable, text_encoder: str, height: int, width: int) -> 
 def test_mask_logits_are_the_low_resolution_ones_with_corners_aligned(build: Callable) -> None:
     """The full mask's corners are exactly the small mask's corners."""
     with torch.no_grad():
-        output = build()(pictures(1, 64, 96), *phrases([4]))
+        output = build()(random_images(1, 64, 96), *phrases([4]))
     full, small = output.mask_logits[0], output.low_res_mask_logits[0]
     for row in (0, -1):
         for column in (0, -1):
@@ -140,7 +122,7 @@ def test_mask_logits_are_the_low_resolution_ones_with_corners_aligned(build: Cal
 @pytest.mark.parametrize("head", [False, True])
 def test_same_type_in_training_and_evaluation(build: Callable, head: bool) -> None:
     """Both modes return ReferSamOutput with the same fields; the object score is there with its head only."""
-    model, inputs = build(object_score_head=head), (pictures(1), *phrases([4]))
+    model, inputs = build(object_score_head=head), (random_images(1), *phrases([4]))
     fields = []
     for mode in (True, False):
         output = model.train(mode)(*inputs)
@@ -153,10 +135,10 @@ def test_same_type_in_training_and_evaluation(build: Callable, head: bool) -> No
 
 @pytest.mark.parametrize("text_encoder", TEXT_ENCODERS)
 @torch.no_grad()
-def test_several_phrases_per_picture_equal_one_by_one(build: Callable, text_encoder: str) -> None:
-    """Phrases of one picture share its features, and yet each gets what it gets alone."""
+def test_several_phrases_per_image_equal_one_by_one(build: Callable, text_encoder: str) -> None:
+    """Phrases of one image share its features, and yet each gets what it gets alone."""
     model = build(text_encoder, object_score_head=True)
-    images, (ids, mask) = pictures(2), phrases([5, 3, 4, 2, 5, 4])
+    images, (ids, mask) = random_images(2), phrases([5, 3, 4, 2, 5, 4])
     together = model(images, ids, mask)
     one_by_one = [model(images[i // 3][None], ids[i : i + 1], mask[i : i + 1]) for i in range(6)]
     apart = ReferSamOutput(**{name: torch.cat([output[name] for output in one_by_one]) for name in together})
@@ -174,7 +156,7 @@ def test_several_phrases_per_picture_equal_one_by_one(build: Callable, text_enco
 def test_padding_changes_nothing(build: Callable, text_encoder: str) -> None:
     """More padding, whatever stands in it, leaves every output as it is; without the mask it would not."""
     model = build(text_encoder)
-    images, (ids, mask) = pictures(2), phrases([5, 3])
+    images, (ids, mask) = random_images(2), phrases([5, 3])
     plain = model(images, ids, mask)
     padded_ids = torch.cat([ids, torch.randint(3, 50, (2, 6))], dim=1)
     padded_mask = torch.cat([mask, torch.zeros(2, 6, dtype=torch.long)], dim=1)
@@ -187,21 +169,21 @@ def test_padding_changes_nothing(build: Callable, text_encoder: str) -> None:
 def test_without_mask_every_token_counts(build: Callable) -> None:
     """No attention mask means no padding."""
     model = build()
-    images, (ids, mask) = pictures(1), phrases([5])
+    images, (ids, mask) = random_images(1), phrases([5])
     assert_close(model(images, ids), model(images, ids, mask))
 
 
 WRONG_INPUTS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]] = [
     ((3, 64, 64), (1, 4), (1, 4), r"pixel_values must be \(B, 3, H, W\), but is \(3, 64, 64\)"),
     ((1, 4, 64, 64), (1, 4), (1, 4), r"pixel_values must be \(B, 3, H, W\), but is \(1, 4, 64, 64\)"),
-    ((1, 3, 64, 40), (1, 4), (1, 4), r"multiples of 32, but are \(64, 40\): resize the picture"),
+    ((1, 3, 64, 40), (1, 4), (1, 4), r"multiples of 32, but are \(64, 40\): resize the image"),
     ((1, 3, 0, 64), (1, 4), (1, 4), r"multiples of 32, but are \(0, 64\)"),
     ((1, 3, 64, 64), (4,), (4,), r"must both be \(B, S\), but are \(4,\)"),
     ((1, 3, 64, 64), (1, 4), (1, 5), r"must both be \(B, S\), but are \(1, 4\) and \(1, 5\)"),
-    ((2, 3, 64, 64), (3, 4), (3, 4), "3 phrases and 2 pictures"),
-    ((2, 3, 64, 64), (1, 4), (1, 4), "1 phrases and 2 pictures"),
-    ((1, 3, 64, 64), (0, 4), (0, 4), "0 phrases and 1 pictures"),
-    ((0, 3, 64, 64), (2, 4), (2, 4), "2 phrases and 0 pictures"),
+    ((2, 3, 64, 64), (3, 4), (3, 4), "3 phrases and 2 images"),
+    ((2, 3, 64, 64), (1, 4), (1, 4), "1 phrases and 2 images"),
+    ((1, 3, 64, 64), (0, 4), (0, 4), "0 phrases and 1 images"),
+    ((0, 3, 64, 64), (2, 4), (2, 4), "2 phrases and 0 images"),
 ]
 
 
@@ -243,7 +225,7 @@ def test_save_and_load(build: Callable, tmp_path: Path, text_encoder: str, field
     assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == trained
     assert not loaded.training
     with torch.no_grad():
-        images, text = pictures(1), phrases([5])
+        images, text = random_images(1), phrases([5])
         assert_close(loaded(images, *text), model(images, *text))
 
 
@@ -260,7 +242,7 @@ def test_frozen_parts(build: Callable, tmp_path: Path, frozen: bool) -> None:
         text = {name for name, _ in model.named_parameters() if name.startswith("text_encoder.")}
         matrix = {"sam.prompt_encoder.shared_embedding.positional_embedding"}
         assert fixed == (matrix | text if frozen else matrix)
-        output = model(pictures(1), *phrases([4]))
+        output = model(random_images(1), *phrases([4]))
         output.mask_logits.mean().backward()
         gradients = [parameter.grad for parameter in model.text_encoder.parameters()]
         assert any(gradient is not None for gradient in gradients) is not frozen
@@ -286,7 +268,7 @@ def test_object_score_head_added_when_loading(build: Callable, tmp_path: Path) -
         if name.endswith("weight"):
             assert 0.1 / math.sqrt(width) < parameter.abs().max() <= 1 / math.sqrt(width) + 1e-6, name
     with torch.no_grad():
-        assert loaded(pictures(1), *phrases([4])).object_score_logits.isfinite().all()
+        assert loaded(random_images(1), *phrases([4])).object_score_logits.isfinite().all()
 
 
 def test_auto_classes(tiny_model_folder: Path) -> None:
@@ -351,72 +333,6 @@ def test_norm_epsilons(build: Callable) -> None:
         assert found == {epsilon}, type(part).__name__
 
 
-def test_initialisation(small_config: Callable) -> None:
-    """A new model starts as the architecture says ("Initialisation for training")."""
-    config = small_config(initializer_range=0.02, injection_gate_init=1e-6)
-    model = ReferSamModel(config)
-    for part in (model.interactor, model.prompter):
-        inside_attention = {
-            id(layer)
-            for module in part.modules()
-            if isinstance(module, DeformableAttention)
-            for layer in module.children()
-        }
-        for name, layer in part.named_modules():
-            if isinstance(layer, nn.Linear) and id(layer) not in inside_attention:
-                assert layer.weight.abs().max() <= 0.04, name  # cut at two deviations
-                assert 0.014 < layer.weight.std() < 0.021, name  # 0.88 of 0.02, as it is cut
-                assert not layer.bias.any(), name
-            elif isinstance(layer, nn.Conv2d) and layer is not model.prompter.mask_scaling:
-                fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels
-                assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.2), name
-                assert layer.bias is None or not layer.bias.any(), name
-            elif isinstance(layer, nn.LayerNorm | nn.GroupNorm):
-                assert (layer.weight == 1).all(), name
-                assert not layer.bias.any(), name
-            elif isinstance(layer, DeformableAttention):
-                check_deformable_start(layer, config.deformable_num_points)
-            elif isinstance(layer, PyramidPositions):
-                assert layer.level_embedding.std().item() == pytest.approx(1, rel=0.25), name
-            elif isinstance(layer, Injector):
-                assert torch.equal(layer.gate, torch.full_like(layer.gate, 1e-6)), name
-            elif isinstance(layer, Fusion):
-                assert (layer.text_gate == 1).all(), name
-                assert (layer.pyramid_gate == 1).all(), name
-    for tokens in (model.interactor.context_tokens, model.prompter.sparse_tokens, model.prompter.token_positions):
-        assert tokens.std().item() == pytest.approx(1, rel=0.25)
-    assert model.prompter.mask_scaling.weight.item() == 1
-    assert model.prompter.mask_scaling.bias.item() == 0
-    assert model.sam.vision_encoder.pos_embed.std().item() == pytest.approx(0.02, rel=0.15)
-    fourier = model.sam.prompt_encoder.shared_embedding.positional_embedding
-    assert fourier.std().item() == pytest.approx(1, rel=0.4)
-    for layer in model.sam.vision_encoder.layers:  # transformers' default of 1e-10 would let nothing through
-        assert layer.mlp.lin1.weight.std().item() == pytest.approx(0.02, rel=0.1)
-
-
-def check_deformable_start(layer: DeformableAttention, num_points: int) -> None:
-    """Offsets look along the compass, all samples weigh the same, and projections are Xavier uniform."""
-    assert not layer.sampling_offsets.weight.any()
-    start = compass_offsets(layer.num_heads, layer.num_levels, num_points)
-    assert torch.equal(layer.sampling_offsets.bias, start)
-    assert not layer.attention_weights.weight.any()
-    assert not layer.attention_weights.bias.any()
-    for projection in (layer.value_proj, layer.output_proj):
-        bound = math.sqrt(6 / sum(projection.weight.shape))
-        assert 0.95 * bound < projection.weight.abs().max() <= bound
-        assert projection.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
-        assert not projection.bias.any()
-
-
-def test_presets_gates() -> None:
-    """The tiny preset opens the injectors' gates, since its ViT is not pretrained."""
-    model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
-    gates = [interaction.injector.gate for interaction in model.interactor.interactions]
-    assert len(gates) == 4
-    assert all(torch.equal(gate, torch.full_like(gate, 0.01)) for gate in gates)
-    assert model.sam.object_score_head is not None
-
-
 def test_prompters_seed_is_cut_from_the_graph(small_config: Callable) -> None:
     """The sentence token seeds the dense token without gradient; text attention is the gradient's only way."""
     config = small_config()
@@ -452,7 +368,7 @@ def test_prompters_seed_is_cut_from_the_graph(small_config: Callable) -> None:
 def test_without_context_or_sparse_tokens(build: Callable, tmp_path: Path, fields: dict[str, int]) -> None:
     """The ablations without these tokens run, train, and survive saving."""
     model = build(**fields)
-    images, text = pictures(1), phrases([4])
+    images, text = random_images(1), phrases([4])
     output = model(images, *text)
     assert output.mask_logits.isfinite().all()
     output.mask_logits.square().mean().backward()
@@ -471,7 +387,7 @@ def test_without_context_or_sparse_tokens(build: Callable, tmp_path: Path, field
 def test_tokens_matter(build: Callable) -> None:
     """Context and sparse tokens have an effect on the mask."""
     model = build()
-    images, text = pictures(1), phrases([4])
+    images, text = random_images(1), phrases([4])
     before = model(images, *text).mask_logits
     for tokens in (model.interactor.context_tokens, model.prompter.sparse_tokens):
         kept = tokens.clone()
@@ -483,7 +399,7 @@ def test_tokens_matter(build: Callable) -> None:
 def test_every_trained_parameter_of_ours_gets_a_gradient(build: Callable) -> None:
     """No weight of interactor and prompter is left over."""
     model = build()
-    output = model(pictures(1), *phrases([4]))
+    output = model(random_images(1), *phrases([4]))
     (output.mask_logits.square().mean() + output.coarse_mask_logits.square().mean()).backward()
     for part in (model.interactor, model.prompter):
         assert [name for name, parameter in part.named_parameters() if parameter.grad is None] == []

@@ -1,4 +1,4 @@
-"""What training and ablations switch: parts left out, layers skipped or recomputed, weights that stay as they are."""
+"""Switches of training and ablations: removed parts, drop path, gradient checkpointing, frozen weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def inputs() -> dict[str, torch.Tensor]:
-    """Two pictures with two phrases each."""
+    """Two images with two phrases each."""
     ids = torch.randint(3, 50, (4, 5))
     mask = torch.ones_like(ids)
     mask[1, 3:] = 0
@@ -62,12 +62,12 @@ def test_ablations_are_saved_with_the_model(small_config: Callable, fields: dict
 
 
 @pytest.mark.parametrize("fields", [{}, {"use_interactor": False}], ids=["interactor", "plain"])
-def test_recomputing_gives_the_same_gradients(small_config: Callable, fields: dict[str, Any]) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(small_config: Callable, fields: dict[str, Any]) -> None:
     """Bit for bit, also with layers that are skipped at random."""
     model = ReferSamModel(small_config(drop_path=0.5, **fields)).train()
     batch, gradients = inputs(), []
-    for recompute in (False, True):
-        model.interactor.recompute = recompute
+    for enabled in (False, True):
+        model.interactor.gradient_checkpointing = enabled
         model.zero_grad()
         torch.manual_seed(3)
         model(**batch).mask_logits.square().mean().backward()

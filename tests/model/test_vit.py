@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers.models.sam.modeling_sam import SamVisionLayer
+from transformers.models.sam.modeling_sam import SamVisionEncoder, SamVisionLayer
 
 from refersam.config import sam_vision_config
-from refersam.model import vit
+from refersam.model.vit import VisionEncoder, VisionLayer
 
 
 def make_layer(window: int, dtype: torch.dtype = torch.float64) -> SamVisionLayer:
-    """A layer whose relative positions, as all its weights, matter."""
+    """A layer of transformers with lively weights, relative positions included."""
     config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
     config._attn_implementation = "sdpa"
     layer = SamVisionLayer(config, window).to(dtype)
@@ -27,7 +27,7 @@ def test_layer_is_transformers_own(window: int, size: tuple[int, int]) -> None:
     layer = make_layer(window)
     patches = torch.randn(2, *size, 24, dtype=torch.float64, requires_grad=True)
     inputs = [patches, *layer.parameters()]
-    expected, found = layer(patches), vit.run_layer(layer, patches)
+    expected, found = layer(patches), VisionLayer(layer)(patches)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     weights = torch.randn_like(expected)
     for left, right in zip(
@@ -45,4 +45,14 @@ def test_layer_without_relative_positions_or_bias() -> None:
     for window in (0, 4):
         layer = SamVisionLayer(config, window).double()
         patches = torch.randn(1, 6, 5, 24, dtype=torch.float64)
-        torch.testing.assert_close(vit.run_layer(layer, patches), layer(patches), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(VisionLayer(layer)(patches), layer(patches), rtol=1e-10, atol=1e-10)
+
+
+def test_encoder_keeps_the_names_of_transformers() -> None:
+    """Same weights in the same order, and layers of our own class."""
+    config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
+    config._attn_implementation = "sdpa"
+    encoder = VisionEncoder(config)
+    assert list(encoder.state_dict()) == list(SamVisionEncoder(config).state_dict())
+    assert [type(layer) for layer in encoder.layers] == [VisionLayer, VisionLayer]
+    assert [layer.window_size for layer in encoder.layers] == [4, 0]

@@ -172,8 +172,8 @@ def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -
     bf16 = {"precision": "bf16", "accumulate": 2}
     jobs = [
         ("whole", None, base),
-        ("sharded", None, {**full, "recompute": True}),
-        ("resumed", "sharded", {**full, "recompute": True}),
+        ("sharded", None, {**full, "gradient_checkpointing": True}),
+        ("resumed", "sharded", {**full, "gradient_checkpointing": True}),
         ("sharded later", "whole", full),
         ("whole bf16", None, {**base, **bf16}),
         ("sharded bf16", None, {**full, **bf16}),

@@ -1,4 +1,4 @@
-"""The guided filter: against a plain regression window by window, and what it is for."""
+"""The upsamplers: the guided filter against a plain regression window by window, and the choice between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from refersam import ReferSamModel
-from refersam.model.guided_filter import BOUND, guided_upsampling
+from refersam.model.upsampler import BOUND, BilinearUpsampler, GuidedUpsampler
 
 
 def plain_upsampling(logits: np.ndarray, guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -47,16 +47,16 @@ def plain_upsampling(logits: np.ndarray, guide: np.ndarray, radius: int, epsilon
 
 @pytest.mark.parametrize("radius", [1, 2, 9])
 def test_it_is_the_regression_in_every_window(radius: int) -> None:
-    """Two pictures, three phrases each; windows that reach over the edges, and one larger than the map."""
+    """Two images, three phrases each; windows that reach over the edges, and one larger than the map."""
     torch.manual_seed(0)
     logits, guides = 6 * torch.randn(6, 5, 7), torch.randn(2, 3, 20, 28)
-    found = guided_upsampling(logits, guides, radius, 0.02)
+    found = GuidedUpsampler(radius, 0.02)(logits, guides)
     for index in range(6):
         expected = plain_upsampling(logits[index].numpy(), guides[index // 3].numpy(), radius, 0.02)
         np.testing.assert_allclose(found[index].numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_mask_ends_where_the_picture_does() -> None:
+def test_a_mask_follows_the_edge_of_the_image() -> None:
     """A disk, of which the logits know each cell's share: bilinear upsampling blurs its edge, this does not."""
     y, x = np.mgrid[:128, :128]
     disk = torch.from_numpy((x - 61.3) ** 2 + (y - 66.7) ** 2 < 23.6**2)
@@ -64,7 +64,7 @@ def test_a_mask_ends_where_the_picture_does() -> None:
     guide = torch.where(disk, colours[1][:, None, None], colours[0][:, None, None])[None]
     logits = 8 * F.avg_pool2d(disk.float()[None], 4) - 4 + 0.5 * torch.randn(1, 32, 32, generator=torch.manual_seed(0))
     bilinear = F.interpolate(logits[None], scale_factor=4.0, mode="bilinear")[0, 0] >= 0
-    guided = guided_upsampling(logits, guide, 2, 0.02)[0] >= 0
+    guided = GuidedUpsampler(2, 0.02)(logits, guide)[0] >= 0
     wrong = [int((mask != disk).sum()) for mask in (bilinear, guided)]
     assert wrong[0] > 20
     assert wrong[1] < wrong[0] / 10
@@ -73,7 +73,7 @@ def test_a_mask_ends_where_the_picture_does() -> None:
 def test_on_even_ground_it_only_smooths() -> None:
     """Without an edge, the mean of the windows' means, whatever the colour; logits are bounded."""
     logits = torch.full((1, 8, 8), 1000.0)
-    found = guided_upsampling(logits, torch.full((1, 3, 32, 32), 2.0), 2, 0.02)
+    found = GuidedUpsampler(2, 0.02)(logits, torch.full((1, 3, 32, 32), 2.0))
     assert found.max() - found.min() < 1e-3
     assert BOUND - 0.1 < found.mean() < BOUND
 
@@ -81,24 +81,39 @@ def test_on_even_ground_it_only_smooths() -> None:
 def test_gradients_pass_where_the_mask_is_sure_and_wrong() -> None:
     """Bounding is soft: logits of -30 still learn."""
     logits = torch.full((1, 8, 8), -30.0, requires_grad=True)
-    found = guided_upsampling(logits, torch.randn(1, 3, 32, 32), 2, 0.02)
+    found = GuidedUpsampler(2, 0.02)(logits, torch.randn(1, 3, 32, 32))
     F.binary_cross_entropy_with_logits(found, torch.ones_like(found)).backward()
     assert logits.grad is not None
     assert (logits.grad < 0).float().mean() > 0.9
     assert logits.grad.sum() < -0.02
 
 
-def test_number_formats() -> None:
-    """Half precision comes back as such, computed in float32."""
+def test_dtype() -> None:
+    """Half precision is kept, computed in float32."""
     logits, guide = 3 * torch.randn(2, 8, 8), torch.randn(1, 3, 32, 32)
-    exact = guided_upsampling(logits.bfloat16().float(), guide.bfloat16().float(), 2, 0.02)
-    found = guided_upsampling(logits.bfloat16(), guide.bfloat16(), 2, 0.02)
+    exact = GuidedUpsampler(2, 0.02)(logits.bfloat16().float(), guide.bfloat16().float())
+    found = GuidedUpsampler(2, 0.02)(logits.bfloat16(), guide.bfloat16())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found, exact.bfloat16())
 
 
-def test_a_picture_seen_before_guides_as_well(small_config: Callable[..., Any]) -> None:
-    """`encode_image` keeps the picture; without the filter it does not, and the mask is another."""
+def test_bilinear_upsampling_aligns_corners() -> None:
+    """The formula of linear interpolation between the centres of the outermost cells; the guide has no effect."""
+    logits = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
+    steps = torch.linspace(0, 1, 8)
+    expected = 2 * steps[:, None] + steps[None]
+    for guide in (None, torch.randn(1, 3, 8, 8)):
+        torch.testing.assert_close(BilinearUpsampler()(logits, guide)[0], expected)
+
+
+def test_the_guided_filter_needs_a_guide() -> None:
+    """The error names it."""
+    with pytest.raises(ValueError, match="needs the images as its guide, but guide is None"):
+        GuidedUpsampler(2, 0.02)(torch.zeros(1, 8, 8), None)
+
+
+def test_cached_features_keep_the_guide(small_config: Callable[..., Any]) -> None:
+    """`encode_image` keeps the images for the guided filter only; the two upsamplers give different masks."""
     model = ReferSamModel(small_config(guided_filter_radius=2)).eval()
     pixels, ids = torch.randn(2, 3, 64, 96), torch.randint(3, 50, (4, 5))
     with torch.no_grad():
@@ -106,7 +121,7 @@ def test_a_picture_seen_before_guides_as_well(small_config: Callable[..., Any]) 
         assert seen.guide is pixels
         direct, later = model(pixels, ids), model(None, ids, image_features=seen)
         torch.testing.assert_close(later.mask_logits, direct.mask_logits, atol=0, rtol=0)
-        model.config.guided_filter_radius = 0
+        model.upsampler = BilinearUpsampler()
         assert model.encode_image(pixels).guide is None
         plain = model(pixels, ids)
     torch.testing.assert_close(plain.low_res_mask_logits, direct.low_res_mask_logits, atol=0, rtol=0)
