@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-tiny train-gpu box bench bench-gpu score clean
+.PHONY: help setup demo test test-slow test-gpu test-browser docs check format train-gpu bench bench-gpu score clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,45 +40,18 @@ docs: setup  ## build the documentation into site/ (installs mkdocs-material)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-check: setup  ## ruff and mypy
+check: setup  ## ruff, mypy, and the layers of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
 
 format: setup  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-train-tiny: setup  ## train the tiny preset on SceneRef into runs/tiny, tiny_2, ... tiny_16 (resumes)
-	@$(BIN)/refersam train tiny_sceneref --out runs/tiny --resume
-	@$(BIN)/refersam train tiny_sceneref_2 --out runs/tiny_2 --resume
-	@$(BIN)/refersam train tiny_sceneref_3 --out runs/tiny_3 --resume
-	@$(BIN)/refersam train tiny_sceneref_4 --out runs/tiny_4 --resume
-	@$(BIN)/refersam train tiny_sceneref_5 --out runs/tiny_5 --resume
-	@$(BIN)/refersam train tiny_sceneref_6 --out runs/tiny_6 --resume
-	@test -f runs/box_6/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_6/model --mix runs/tiny_5/model 0.4 --out runs/box_6
-	@$(BIN)/refersam train tiny_sceneref_7 --out runs/tiny_7 --resume
-	@test -f runs/box_7/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_7/model --mix runs/box_6 0.4 --out runs/box_7
-	@$(BIN)/refersam train tiny_sceneref_8 --out runs/tiny_8 --resume
-	@test -f runs/box_8/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_8/model --mix runs/box_7 0.5 --out runs/box_8
-	@$(BIN)/refersam train tiny_sceneref_9 --out runs/tiny_9 --resume
-	@test -f runs/box_9/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_9/model --mix runs/box_8 0.4 --out runs/box_9
-	@$(BIN)/refersam train tiny_sceneref_10 --out runs/tiny_10 --resume
-	@test -f runs/box_10/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_10/model --false-alarms 0.02 --out runs/box_10
-	@$(BIN)/refersam train tiny_sceneref_11 --out runs/tiny_11 --resume
-	@$(BIN)/refersam train tiny_sceneref_12 --out runs/tiny_12 --resume
-	@$(BIN)/refersam train tiny_sceneref_13 --out runs/tiny_13 --resume
-	@$(BIN)/refersam train tiny_sceneref_14 --out runs/tiny_14 --resume
-	@test -f runs/box_14/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_14/model --false-alarms 0.02 --out runs/box_14
-	@$(BIN)/refersam train tiny_sceneref_15 --out runs/tiny_15 --resume
-	@test -f runs/box_15/tokenizer.json || $(BIN)/python tools/make_box.py runs/tiny_15/model --false-alarms 0.02 --out runs/box_15
-	@$(BIN)/refersam train tiny_sceneref_16 --out runs/tiny_16 --resume
-
-train-gpu: setup  ## the same on a CUDA device, six million phrases, into runs/tiny_gpu (resumes; not run yet)
-	@$(BIN)/refersam train tiny_sceneref_gpu --out runs/tiny_gpu --resume
-
-box: train-tiny  ## put the trained tiny model into the package
-	@$(BIN)/python tools/make_box.py runs/tiny_16/model --mix runs/box_15 0.5 --false-alarms 0.02
+train-gpu: setup  ## train the bundled model on a CUDA device, six million phrases, into runs/tiny_gpu (resumes; not run yet)
+	@$(BIN)/refersam train experiments/bundled_checkpoint/gpu.yaml --out runs/tiny_gpu --resume
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench
@@ -87,9 +60,7 @@ bench: setup  ## measure all that docs/performance.md and serving.md show, and p
 	@$(BENCH)/steps.py --table $(TABLES)/steps.md
 	@$(BENCH)/steps.py --phrases 5 --tokens 20 --table $(TABLES)/phrases.md
 	@$(BENCH)/steps.py --memory 1024 --table $(TABLES)/memory.md
-	@$(BENCH)/kept_memory.py --table $(TABLES)/kept.md
 	@$(BENCH)/latency.py --table $(TABLES)/latency.md
-	@$(BENCH)/dropped.py --table $(TABLES)/dropped.md
 	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md
 	@$(BENCH)/onnx_export.py --repeats 5 --table $(TABLES)/onnx.md
 	@rm -f $(TABLES)/model_int8.onnx
@@ -108,7 +79,7 @@ bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu
 
 SCORES := out/score
 score: setup  ## score the model in the box on SceneRef, other wordings, other drawings and by looks, and put the tables into the pages
-	@$(BENCH)/sceneref.py --table $(SCORES)/scores.md
+	@$(BENCH)/accuracy.py --table $(SCORES)/scores.md
 	@$(BENCH)/robustness.py --out $(SCORES)/robustness --table $(SCORES)/wordings.md
 	@$(BENCH)/other_drawings.py --table $(SCORES)/drawings.md
 	@$(BENCH)/looks.py --table $(SCORES)/looks.md

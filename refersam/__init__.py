@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from refersam.version import __version__
 
 if TYPE_CHECKING:
+    from refersam.checkpoints.backbones import model_from_backbones
     from refersam.config import ReferSamConfig
+    from refersam.inference.predictor import EncodedImage, ReferSamPredictor, Segmentation
+    from refersam.inference.registration import register
     from refersam.model.refersam import ReferSamModel, ReferSamOutput
-    from refersam.predictor import EncodedImage, ReferSamPredictor, Segmentation
     from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
-    from refersam.registration import register
 
 __all__ = [
     "EncodedImage",
@@ -24,19 +25,21 @@ __all__ = [
     "ReferSamProcessor",
     "Segmentation",
     "__version__",
+    "model_from_backbones",
     "register",
 ]
 
 _HOMES = {
-    "EncodedImage": "refersam.predictor",
+    "EncodedImage": "refersam.inference.predictor",
     "ReferSamConfig": "refersam.config",
     "ReferSamImageProcessor": "refersam.processor",
     "ReferSamModel": "refersam.model.refersam",
     "ReferSamOutput": "refersam.model.refersam",
-    "ReferSamPredictor": "refersam.predictor",
+    "ReferSamPredictor": "refersam.inference.predictor",
     "ReferSamProcessor": "refersam.processor",
-    "Segmentation": "refersam.predictor",
-    "register": "refersam.registration",
+    "Segmentation": "refersam.inference.predictor",
+    "model_from_backbones": "refersam.checkpoints.backbones",
+    "register": "refersam.inference.registration",
 }
 
 
@@ -45,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'refersam' has no attribute {name!r}")
     if name != "register":
-        import_module("refersam.registration").register()
+        import_module("refersam.inference.registration").register()
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

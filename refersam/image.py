@@ -214,6 +214,8 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         else:
             path = Path(source)
             if not path.exists():
+                if path.parts and path.parts[0].lower() in ("http:", "https:"):
+                    raise ImageError(f"{name} is a web address, which is not fetched: download it and name the file.")
                 raise ImageError(f"No such file: {name}.")
             if not path.is_file():
                 raise ImageError(f"{name} is not a file.")

@@ -17,9 +17,10 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from refersam.config import SIZE_MULTIPLE, ReferSamConfig
-from refersam.errors import CheckpointError, PhraseError, first_line
+from refersam.errors import CheckpointError, PhraseError, one_line, shown
+from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image, resize_to_array
-from refersam.phrases import check_phrases
+from refersam.phrases import check_phrases, replace_symbols
 
 MAX_SIDE = 4096
 """Longest side of the network's input in pixels: a settings file from elsewhere must not exhaust the machine."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from refersam.errors import ReferSamError
+
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Dataset
 
 STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
@@ -22,13 +26,61 @@ _CHECK_SECONDS = 1.0
 """Between two looks at whether the parent is alive."""
 
 
-def iterate_in_workers(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the workers of a loader, which must have `start_worker` as its `worker_init_fn`.
+def load_in_workers(dataset: Dataset[Any], workers: int, seed: int = 0) -> Iterator[Any]:
+    """Yield the items of a data set in order, prepared ahead by worker processes.
 
-    A worker is born with the signals blocked, so that none can end it before it ignores them.
+    Broken data should be an item of type `ReferSamError`, because an exception of a worker loses its type.
+
+    Args:
+        dataset: of single items, or an iterable one that shares its items by `get_worker_info`.
+        workers: processes; 0 prepares items in this one.
+        seed: of the workers' random generators; the global generator is left alone.
+
+    Raises:
+        ReferSamError: an item that is one.
     """
-    with _signals_blocked():
-        return iter(loader)
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=start_worker if workers else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    items = _in_order(loader)
+    _running.add(items)
+    atexit.unregister(_close_running)  # registered anew to be called before what torch has registered
+    atexit.register(_close_running)
+    return items
+
+
+def _in_order(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    items: Any
+    with _signals_blocked():  # a worker is born with the signals blocked, so that none ends it before it ignores them
+        items = iter(loader)
+    try:
+        for item in items:
+            if isinstance(item, ReferSamError):
+                raise item
+            yield item
+    finally:  # the traceback of an error may keep the iterator, and so its workers, until the program ends
+        if loader.num_workers:
+            items._shutdown_workers()
+
+
+_running: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+def _close_running() -> None:
+    """End the workers of generators that are still in use when the program ends.
+
+    multiprocessing would send the workers SIGTERM, which they ignore, and would wait for them forever.
+    """
+    for items in list(_running):
+        items.close()
 
 
 def start_worker(_worker: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch.utils.data
 from numpy.typing import NDArray
 
+from refersam.data.sample import ReferringImage
 from refersam.reprs import OneLineRepr
 from sceneref.layout import Layout, sample_layout
 from sceneref.objects import SceneObject
@@ -39,6 +40,20 @@ class Scene(OneLineRepr):
     def target_mask(self, phrase: ScenePhrase) -> NDArray[np.bool_]:
         """(H, W) bool: the union of the masks of the phrase's targets; all False when it has none."""
         return np.asarray(self.masks[list(phrase.targets)].any(axis=0), dtype=np.bool_)
+
+    def to_referring_image(self, name: str) -> ReferringImage:
+        """Return the image, phrases and target masks in the form of the readers of `refersam.data`.
+
+        Args:
+            name: of the scene; sample ids are `<name>_<index of the phrase>`.
+        """
+        return ReferringImage(
+            image=self.image,
+            phrases=tuple(phrase.text for phrase in self.phrases),
+            masks=np.stack([self.target_mask(phrase) for phrase in self.phrases]),
+            sample_ids=tuple(f"{name}_{index}" for index in range(len(self.phrases))),
+            tags=tuple(phrase.tags for phrase in self.phrases),
+        )
 
 
 def generate_scene(settings: SceneRefSettings, split: str, seed: int, index: int) -> Scene:

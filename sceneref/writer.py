@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refersam.data.sceneref.benchmark import BlindGuessMeter, Scene, generate_scene
-from refersam.data.sceneref.objects import SHAPES
-from refersam.data.sceneref.phrases import ScenePhrase
-from refersam.data.sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
-from refersam.data.sceneref.words import tokenize
-from refersam.files import WriteLock, save_png
+from refersam.files import WriteLock, errors_named, save_png
+from sceneref.benchmark import BlindGuessMeter, Scene, generate_scene
+from sceneref.objects import SHAPES
+from sceneref.phrases import ScenePhrase
+from sceneref.settings import DEFAULT_PHENOMENA, SceneRefSettings, split_number
+from sceneref.words import tokenize
 
 REFS_FILE = "grefs(unc).json"
 INSTANCES_FILE = "instances.json"

@@ -35,6 +35,40 @@ TINY_PHRASES = (
 )
 
 
+SMALL_MODEL = {
+    "vision_config": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "global_attn_indexes": [1, 3],
+        "image_size": 64,
+        "window_size": 2,
+        "output_channels": 32,
+        "num_pos_feats": 16,
+        "initializer_range": 0.1,
+    },
+    "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "mask_input_channels": 4},
+    "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 32, "iou_head_hidden_dim": 32, "num_attention_heads": 4},
+    "text_config": {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    },
+    "layer_groups": [[0, 0], [1, 1], [2, 2], [3, 3]],
+    "spatial_prior_channels": 8,
+    "deformable_num_heads": 2,
+    "fusion_hidden_size": 32,
+    "fusion_num_heads": 2,
+    "num_extra_fusions": 0,
+    "prompter_num_heads": 4,
+}
+"""The tiny preset, smaller still: a checkpoint of half a megabyte."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small tensors are fastest, and sums always the same, on one thread."""
@@ -127,7 +161,8 @@ def parity_folder() -> Path:
 def load_parity() -> Callable[[str], SimpleNamespace]:
     """Call with "bert_tiny" or "clip_tiny": sizes, the authors' weights, and a fresh model that holds them."""
     from refersam import ReferSamModel
-    from refersam.convert import authors_state_dict, config_from_authors
+    from refersam.checkpoints.keys import authors_state_dict
+    from refersam.checkpoints.official import config_from_authors
 
     def load(name: str) -> SimpleNamespace:
         folder = PARITY_FOLDER / name
@@ -178,3 +213,64 @@ def run(
         return SimpleNamespace(code=code, out=output.out, err=output.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def small_model() -> dict[str, Any]:
+    """Fields of a model of half a megabyte."""
+    return SMALL_MODEL
+
+
+@pytest.fixture(scope="session")
+def without_dropout(small_model: dict[str, Any]) -> dict[str, Any]:
+    """The same fields with dropout off."""
+    text = {**small_model["text_config"], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return {**small_model, "text_config": text}
+
+
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer is trained on the phrases of thirty scenes, and validation renders small ones."""
+    from sceneref.training.source import SceneSource
+    from sceneref.training.validation import SceneValidation
+
+    monkeypatch.setattr(SceneSource, "tokenizer_images", 30)
+    monkeypatch.setattr(SceneValidation, "scene_size", 96)
+
+
+@pytest.fixture(scope="session")
+def miniature() -> Callable[..., Any]:
+    """Call with changes: settings of five steps on images of 64 x 64 pixels.
+
+    The extension `sceneref.training` renders the images, or they are those of a data set where `data` has a root, by
+    default SceneRef's files.
+    """
+    from refersam.training.settings import TrainSettings
+    from sceneref.training.settings import SceneRefTrainSettings
+
+    def build(sceneref: dict[str, Any] | None = None, **changes: Any) -> TrainSettings:
+        data = {
+            "image_size": 64,
+            "phrases_per_image": 2,
+            "validation_images": 1,
+            "vocab_size": 256,
+            "workers": 0,
+            **changes.pop("data", {}),
+        }
+        fields = {
+            "steps": 5,
+            "batch_size": 1,
+            "log_every": 1,
+            "checkpoint_every": 2,
+            "validate_every": 100,
+            **changes,
+            "model": {"config": SMALL_MODEL, **changes.get("model", {})},
+            "loss": {"num_points": 64, **changes.get("loss", {})},
+        }
+        if data.get("root") is not None:
+            return TrainSettings.model_validate({**fields, "data": {"dataset": "sceneref", **data}})
+        section = {"scene_sizes": [64, 80], **(sceneref or {})}
+        extension = {"extension": "sceneref.training", "sceneref": section}
+        return SceneRefTrainSettings.model_validate({**fields, **extension, "data": data})
+
+    return build

@@ -69,8 +69,8 @@ INLINE = [
     for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
     for code in re.findall(r"`([^`]+)`", BLOCK.sub("", page.read_text()))
 ]
-OTHERS_OPTIONS = ("--gpus", "--build-arg", "--no-deps", "--signal", "--multi_gpu")
-"""Of docker, pip, Slurm and accelerate."""
+OTHERS_OPTIONS = ("--gpus", "--build-arg", "--no-deps", "--signal", "--multi_gpu", "--local-dir")
+"""Of docker, pip, Slurm, accelerate and hf."""
 
 
 @pytest.mark.filterwarnings("ignore:OpenCV")
@@ -278,14 +278,16 @@ def test_every_setting_is_in_the_table() -> None:
         for name, value in values.items():
             if isinstance(value, dict) and value:
                 yield from leaves(value, f"{before}{name}.")
-            elif name != "stages":  # a list of sections
+            else:
                 yield before + name, value
 
     defaults = dict(leaves(TrainSettings().model_dump(mode="json")))
     assert {name: json.loads(rows[name]) for name in defaults} == defaults
-    assert json.loads(rows["data.stages"]) == [{}]
-    assert json.loads(rows["data.stages[].difficulty"]) == 1.0
-    assert json.loads(rows["pretraining[].steps"]) == 6000
+    page = docs_hooks.on_page_markdown((ROOT / "docs" / "sceneref.md").read_text())
+    rows = dict(re.findall(r"^\| `([a-z0-9_.\[\]]+)` \| `(.*?)` \| \S.+ \|$", page, re.MULTILINE))
+    assert json.loads(rows["sceneref.stages"]) == [{}]
+    assert json.loads(rows["sceneref.stages[].difficulty"]) == 1.0
+    assert json.loads(rows["sceneref.pretraining[].steps"]) == 6000
 
 
 @pytest.mark.slow

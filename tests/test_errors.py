@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from refersam.checkpoints.folders import load_model
 from refersam.errors import CheckpointError, one_line
-from refersam.predictor import load_model
 
 TOKENIZER = (
     "Couldn't instantiate the backend tokenizer from one of: \n(1) a `tokenizers` library serialization file, \n"

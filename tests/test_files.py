@@ -1,76 +1,83 @@
-"""Locks of output folders: one writer at a time, and none after its end."""
+"""Files that cannot be written: known before long work, and named in the error."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import errno
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from refersam.errors import DataError
-from refersam.files import LOCK, WriteLock
+from refersam.checkpoints.folders import load_model
+from refersam.export import onnx as export
+from refersam.files import check_space, errors_named, write_atomically
+from refersam.training.checkpoint import save_checkpoint
 
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from refersam.files import WriteLock
-lock = WriteLock(Path(sys.argv[1]))
-lock.acquire()
-if os.fork() == 0:  # a worker that outlives its parent
-    time.sleep(20)
-    os._exit(0)
-print("held", flush=True)
-time.sleep(20)
-"""
+FULL = "No space left on device"
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    """The second is refused in a sentence; the lock leaves nothing behind."""
-    out = tmp_path / "a" / "b"
-    with WriteLock(out):
-        assert [path.name for path in out.iterdir()] == [LOCK]
-        for _ in range(2):
-            with pytest.raises(DataError, match=r"^Another process is at work in .*b: wait for it, or name another"):
-                WriteLock(out).acquire()
-    assert not (tmp_path / "a").exists()
-    out.mkdir(parents=True)
-    with WriteLock(out):
-        (out / "result").touch()
-    assert [path.name for path in out.iterdir()] == ["result"]
-
-
-def test_files_of_one_folder_have_locks_of_their_own(tmp_path: Path) -> None:
-    """Named after them."""
-    one, other, same = (WriteLock.for_path(tmp_path / name) for name in ("a.onnx", "b.onnx", "a.onnx"))
-    with one, other, pytest.raises(DataError, match=r"a\.onnx"):
-        same.acquire()
+def test_space_is_checked_before_the_work(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence names the file, and says what is needed and what is there; an export does not begin."""
+    check_space(tmp_path / "new" / "file", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OSError, match="3 MB are needed, but 1 MB are free") as caught:
+        check_space(tmp_path / "new" / "file", 3_000_000)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "new" / "file"))
+    monkeypatch.setattr(export, "trace", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(OSError, match="MB are needed"):
+        export.export_onnx(*load_model(str(tiny_model_folder)), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_that_is_let_go_of_is_released(tmp_path: Path) -> None:
-    """As after an error in whatever held it; twice is as once."""
-    lock = WriteLock(tmp_path)
-    lock.acquire()
-    del lock
-    lock = WriteLock(tmp_path)
-    lock.acquire()
-    lock.release()
-    lock.release()
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, FULL),
+        OSError(errno.ENOSPC, FULL, "/tmp/stand-in/part"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_errors_name_the_file(error: Exception) -> None:
+    """Not a file that stands in for it, and whichever library reports a full disk."""
+    with pytest.raises(OSError, match=FULL) as caught, errors_named(Path("model"), "/tmp/stand-in"):
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "model")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="forks")
-def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
-    """Even where a worker of it is still there."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(DataError, match="Another process is at work"):
-        WriteLock(tmp_path).acquire()
-    holder.kill()
-    holder.wait()
-    with WriteLock(tmp_path):
-        pass
-    assert not list(tmp_path.iterdir())
-    holder.stdout.close()
+def test_other_errors_stay_as_they_are() -> None:
+    """Of another file, or no error of the operating system."""
+    for error in (OSError(errno.EACCES, "Permission denied", "other"), SafetensorError("broken"), ValueError("x")):
+        with pytest.raises(type(error)) as caught, errors_named(Path("model")):
+            raise error
+        assert caught.value is error
+
+
+def test_long_writers_name_their_file(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exported model and a checkpoint; nothing half done stays."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, FULL)
+
+    def fill(_state: object, file: IO[bytes]) -> None:
+        file.write(b"half")
+        fail()
+
+    with pytest.raises(OSError, match=FULL) as caught:
+        write_atomically(tmp_path / "a.json", lambda _file: fail())
+    assert caught.value.filename == str(tmp_path / "a.json")
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OSError, match=FULL) as caught:
+        save_checkpoint(tmp_path / "checkpoints", 7, {}, keep=1)
+    assert caught.value.filename == str(tmp_path / "checkpoints" / "step_0000007.pt")
+    monkeypatch.setattr(export, "trace", lambda *_: SimpleNamespace(metadata_props={}))
+    monkeypatch.setattr(export, "_save", fail)
+    with pytest.raises(OSError, match=FULL) as caught:
+        export.export_onnx(*load_model(str(tiny_model_folder)), tmp_path / "model.onnx")
+    assert caught.value.filename == str(tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints"]

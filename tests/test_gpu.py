@@ -12,8 +12,8 @@ import torch
 from refersam import ReferSamPredictor
 from refersam.model.deformable_attention import sample_maps
 from refersam.model.fast.sampling import run_kernel
-from refersam.training.settings import TrainSettings
 from refersam.training.trainer import Trainer
+from sceneref.training.settings import SceneRefTrainSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,17 +51,19 @@ def test_the_box_says_the_same_as_on_a_cpu(dtype: str, least: float) -> None:
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_training_goes_down(precision: str, tmp_path: Path) -> None:
     """The smoke recipe's miniature, in each number format; its model answers on a CPU."""
-    settings = TrainSettings.model_validate(
+    settings = SceneRefTrainSettings.model_validate(
         {
+            "extension": "sceneref.training",
             "steps": 30,
             "precision": precision,
-            "batch_pictures": 4,
-            "data": {"image_size": 64, "picture_sizes": [64], "validation_pictures": 2, "workers": 0},
+            "batch_size": 4,
+            "data": {"image_size": 64, "validation_images": 2, "workers": 0},
+            "sceneref": {"scene_sizes": [64]},
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5},
             "log_every": 5,
         }
     )
-    losses = []
+    losses: list[float] = []
     Trainer(settings, tmp_path / "run").run(lambda _step, values: losses.append(values["total"]))
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]

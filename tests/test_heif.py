@@ -135,7 +135,9 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(heic(two_halves()))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for source in (path, path.read_bytes()):
-        with pytest.raises(ImageFormatError, match=r"is a HEIC image: .* pip install 'refersam\[heif\]'\. Or save it"):
+        with pytest.raises(
+            ImageFormatError, match=r"is a HEIC image: .* pip install '\.\[heif\]' in a clone of the repository\. Or"
+        ):
             load_image(source)
     with pytest.raises(ImageError, match=r"IMG_0001\.HEIC is a HEIC image"):
         read_size(path)

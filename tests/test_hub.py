@@ -15,14 +15,17 @@ import pytest
 from huggingface_hub import constants
 
 from refersam import ReferSamModel, ReferSamPredictor, ReferSamProcessor, hub
+from refersam.checkpoints.backbones import model_from_backbones
 from refersam.cli.console import quiet_transformers
-from refersam.description import describe_model
 from refersam.errors import CheckpointError, DataError
 from refersam.hub import DownloadError
+from refersam.inference.description import describe_model
 from refersam.training.building import build_model, build_processor
 from refersam.training.settings import TrainSettings
-from refersam.training.sources import SceneSource
 from refersam.training.trainer import Trainer
+from sceneref.training import extension
+from sceneref.training.settings import SceneRefTrainSettings
+from sceneref.training.source import SceneSource
 
 NAME = "owner/nothing-at-all"
 
@@ -47,9 +50,10 @@ def put_into(cache: Path, name: str, folder: Path) -> Path:
     return Path(shutil.copytree(folder, repository / "snapshots" / commit))
 
 
-def settings_with(**model: str) -> TrainSettings:
-    """A run on drawn scenes."""
-    return TrainSettings.model_validate({"model": model})
+def settings_with(**model: str) -> SceneRefTrainSettings:
+    """A run on rendered scenes."""
+    section = {"spatial_prior_from": model.pop("spatial_prior_from", None)}
+    return SceneRefTrainSettings.model_validate({"model": model, "sceneref": section})
 
 
 LOADERS: dict[str, Callable[[str, Path], object]] = {
@@ -57,7 +61,7 @@ LOADERS: dict[str, Callable[[str, Path], object]] = {
     "processor": lambda name, _: ReferSamProcessor.from_pretrained(name),
     "predictor": lambda name, _: ReferSamPredictor.from_pretrained(name, device="cpu"),
     "tokenizer": lambda name, _: ReferSamProcessor.from_text_encoder(name),
-    "sam": lambda name, folder: ReferSamModel.from_backbones(name, folder),
+    "sam": lambda name, folder: model_from_backbones(name, folder),
     "description": lambda name, _: describe_model(name),
 }
 
@@ -159,19 +163,24 @@ def test_a_broken_download_is_not_called_missing(offline: Path, tiny_model_folde
         ({"sam": NAME, "text": "FOLDER"}, "model.sam"),
         ({"sam": "FOLDER", "text": NAME}, "model.text"),
         ({"start_from": NAME}, "model.start_from"),
-        ({"prior": NAME}, "model.prior"),
+        ({"spatial_prior_from": NAME}, "sceneref.spatial_prior_from"),
     ],
 )
 def test_a_run_names_the_setting(
     offline: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, str], setting: str
 ) -> None:
     """That the missing name comes from."""
-    monkeypatch.setattr(SceneSource, "tokenizer_pictures", 5)
+    monkeypatch.setattr(SceneSource, "tokenizer_images", 5)
     settings = settings_with(
         **{key: str(tiny_model_folder) if name == "FOLDER" else name for key, name in model.items()}
     )
+
+    def start() -> None:
+        model = build_model(settings, build_processor(settings, SceneSource(settings)))
+        extension.prepare_model(model, settings)
+
     with pytest.raises(CheckpointError, match=f"^{setting}: No such model: {NAME} is not a folder"):
-        build_model(settings, build_processor(settings, SceneSource(settings)))
+        start()
 
 
 def test_missing_data_are_told_before_a_missing_model(offline: Path, tmp_path: Path) -> None:

@@ -230,6 +230,11 @@ def test_no_file_and_a_folder(tmp_path: Path) -> None:
         load_image("x" * 5000)
 
 
+def test_a_web_address_is_not_fetched() -> None:
+    with pytest.raises(ImageError, match=r"example\.com/a\.jpg is a web address, which is not fetched: download it"):
+        load_image("https://example.com/a.jpg")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "TGA"])
 def test_damaged_files_never_raise_anything_else(kind: str) -> None:
     """Bytes overwritten at random: a picture, or an ImageError."""

@@ -88,16 +88,17 @@ for module in pkgutil.walk_packages(refersam.__path__, "refersam."):
     if not any(word in module.name for word in skipped):
         importlib.import_module(module.name)
 from refersam.cli import main
-from refersam.training.sources import SceneSource
-from refersam.training.validation import Validator
-SceneSource.tokenizer_pictures, Validator.drawn_side = 30, 64
+from sceneref.training.source import SceneSource
+from sceneref.training.validation import SceneValidation
+SceneSource.tokenizer_images, SceneValidation.scene_size = 30, 64
 sys.argv = ["refersam", "train", "recipe.yaml", "--out", "run"]
 os.chdir({str(tmp_path)!r})
 main()
 """
     (tmp_path / "recipe.yaml").write_text(
-        "steps: 1\nbatch_pictures: 1\nlog_every: 1\nloss: {num_points: 64}\n"
-        "data: {image_size: 32, picture_sizes: [64], phrases_per_picture: 1, validation_pictures: 1, workers: 1}\n"
+        "extension: sceneref.training\nsteps: 1\nbatch_size: 1\nlog_every: 1\nloss: {num_points: 64}\n"
+        "data: {image_size: 32, phrases_per_image: 1, validation_images: 1, workers: 1}\n"
+        "sceneref: {scene_sizes: [64]}\n"
     )
     assert "The model is in run/model/" in run_fresh(code)
 

@@ -65,6 +65,7 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_wheel_segments_from_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """With the bundled model; its recipes are found by name."""
     installed = tmp_path / "installed"

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from refersam import ReferSamPredictor
-from refersam.inference import Answer, Query, run_queries
-from refersam.onnx_model import OnnxModel, Pictures
-from refersam.training.sources import scene_to_referring_image
+from refersam.inference.answers import Answer
+from refersam.inference.onnx_model import OnnxModel, Pictures
+from refersam.inference.queries import Query, run_queries
 from sceneref import SceneRefSettings, generate_scene
 
 
@@ -56,7 +56,7 @@ def public_objects(predictor: ReferSamPredictor) -> dict[str, Any]:
         "OnnxModel(7,000 parameters)": OnnxModel(session, predictor.model.config, 7000),
         "Pictures(pixel_values=float32 (1, 3, 4, 4))": Pictures(torch.zeros(1, 3, 4, 4)),
         "Scene(image=uint8 (64, 64, 3), ": scene,
-        "ReferringImage(image=uint8 (64, 64, 3), ": scene_to_referring_image(scene, "x"),
+        "ReferringImage(image=uint8 (64, 64, 3), ": scene.to_referring_image("x"),
     }
 
 

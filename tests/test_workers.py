@@ -12,15 +12,14 @@ from pathlib import Path
 import pytest
 from torch.utils.data import Dataset
 
-from refersam.evaluate.batches import load_in_workers
-from refersam.workers import STOP_SIGNALS
+from refersam.workers import STOP_SIGNALS, load_in_workers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
 
 ORPHANS = """
 import os, time
 from torch.utils.data import Dataset
-from refersam.evaluate.batches import load_in_workers
+from refersam.workers import load_in_workers
 
 class Large(Dataset):
     def __len__(self):
@@ -83,3 +82,33 @@ def _is_alive(number: int) -> bool:
     except ProcessLookupError:
         return False
     return not Path("/proc/self").exists()
+
+
+IN_USE = """
+import sys
+from torch.utils.data import Dataset
+from refersam.errors import DataError
+from refersam.workers import load_in_workers
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        if index == 3 and sys.argv[1] == "bug":
+            raise KeyError("a bug")
+        return DataError("broken") if index == 3 and sys.argv[1] == "broken data" else index
+
+items = load_in_workers(Numbers(), 2)
+next(items)
+if sys.argv[1] != "in use":
+    list(items)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "told"), [("in use", 0, ""), ("broken data", 1, "DataError: broken"), ("bug", 1, "KeyError")]
+)
+def test_a_program_ends_while_workers_are_in_use(ending: str, code: int, told: str) -> None:
+    """At once, although the traceback of an error keeps them."""
+    done = subprocess.run([sys.executable, "-c", IN_USE, ending], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, told in done.stderr) == (code, True), done.stderr

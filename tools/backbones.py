@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import BertModel, CLIPTextModel, SamConfig, SamModel
 
-from refersam.predictor import MODEL_IN_THE_BOX, load_model
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model
 
 
 def write_backbones(name: str, out: Path) -> None:
@@ -44,7 +44,7 @@ def write_backbones(name: str, out: Path) -> None:
 def main() -> None:
     """Read a model and write its parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=MODEL_IN_THE_BOX, help="folder or Hub id (default: the model in the box)")
+    parser.add_argument("--model", default=BUNDLED_CHECKPOINT, help="folder or Hub id (default: the model in the box)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     write_backbones(args.model, args.out)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 MARKED = re.compile(r"^(?P<start> *```)(?:python (?P<not_run>no-run)|json lines)$", re.MULTILINE)
 SETTINGS = "<!-- training settings -->"
+SCENEREF_SETTINGS = "<!-- sceneref settings -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -26,16 +27,22 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return f"{match['start']}json"
 
     markdown = MARKED.sub(rewrite, markdown)
-    return markdown.replace(SETTINGS, settings_table()) if SETTINGS in markdown else markdown
+    if SETTINGS in markdown:
+        from refersam.training.settings import TrainSettings
+
+        markdown = markdown.replace(SETTINGS, settings_table(TrainSettings))
+    if SCENEREF_SETTINGS in markdown:
+        from sceneref.training.settings import SceneRefSection
+
+        markdown = markdown.replace(SCENEREF_SETTINGS, settings_table(SceneRefSection, "sceneref."))
+    return markdown
 
 
-def settings_table() -> str:
-    """Every setting of a recipe with its default and its sentence, from their one declaration."""
-    from refersam.training.settings import TrainSettings
-
+def settings_table(section: type[BaseModel], prefix: str = "") -> str:
+    """Return every setting of a section with its default and its sentence, from their one declaration."""
     rows = [
         f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
-        for name, default, meaning in settings(TrainSettings)
+        for name, default, meaning in settings(section, prefix)
     ]
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
 

@@ -17,13 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from refersam.drawing import contact_sheet, draw_overlay
-from refersam.files import save_png
 from refersam.image import load_image
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.model.attention import LevelAttention
 from refersam.model.prompter import Prompter
-from refersam.predictor import ReferSamPredictor
-from refersam.training.charts import grid, line_chart
-from refersam.training.journal import read_log
 
 SCENE, PHRASE = "examples/scene_1.png", "the orange star"
 INK, PAPER, TEXT, PICTURE, OURS = "#1d2733", "#ffffff", "#dcebfb", "#e4f3e2", "#fbe3ea"
@@ -178,34 +175,11 @@ def looks(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.Image]:
     return contact_sheet(tiles, columns=4, side=230), contact_sheet([("the picture", picture), *masks], 3, 300)
 
 
-def training_curve(log: Path) -> Image.Image:
-    """Loss and validation of a run's log.jsonl, by phrases seen; before them its lessons in reading, if it has any."""
-    found = read_log(log, over="samples")
-    charts = []
-    lessons = found["pretraining"]
-    if "phrases right" in lessons:
-        steps, shares = ([value for _, value in lessons[name]] for name in ("pretraining steps", "phrases right"))
-        right = [(step, 100 * share) for step, share in zip(steps, shares, strict=True)]
-        charts.append(line_chart("lessons in reading: phrases right, %, by steps", {"": right}))
-    for title, kind, name in (
-        ("total loss, by thousands of phrases", "train", "total"),
-        ("mIoU on validation scenes, %", "validation", "mIoU"),
-    ):
-        points = [(samples / 1000, value) for samples, value in found[kind][name]]
-        if len(points) > 1:
-            charts.append(line_chart(title, {"": points}))
-    return grid(charts)
-
-
 def main() -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--log", type=Path, help="log.jsonl of a recipe's run, to draw its curve as well")
-    parser.add_argument("--curve", default="training_curve_4.png", help="name of that picture")
     args = parser.parse_args()
-    if args.log is not None:
-        save_png(training_curve(args.log), args.out / args.curve)
     (args.out / "model.svg").write_text(data_flow() + "\n")
     attention, masks = looks(ReferSamPredictor.from_pretrained(device="cpu"))
     attention.quantize(128).save(args.out / "attention.png", optimize=True)

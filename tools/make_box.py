@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.model.refersam import ReferSamModel
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor, load_model
-from refersam.training.sources import scene_to_referring_image
 from sceneref import SceneRefSettings, generate_scene
 
 FIRST_PICTURE = 10_000_000
@@ -46,7 +46,7 @@ def ask(predictor: ReferSamPredictor, count: int) -> Outcomes:
     settings = SceneRefSettings(width=256, height=256, phrases_per_scene=8)
     rows = []
     for index in range(FIRST_PICTURE, FIRST_PICTURE + count):
-        item = scene_to_referring_image(generate_scene(settings, "train", 0, index), str(index))
+        item = generate_scene(settings, "train", 0, index).to_referring_image(str(index))
         output = predictor.model(**predictor.processor(images=item.image, text=item.phrases))
         masks = predictor.processor.resize_logits(output.mask_logits, *item.image.shape[:2]) >= 0
         truths = torch.from_numpy(item.masks)
@@ -69,7 +69,7 @@ def main() -> None:
     """Calibrate and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a trained model")
-    parser.add_argument("--out", type=Path, default=Path(MODEL_IN_THE_BOX))
+    parser.add_argument("--out", type=Path, default=Path(BUNDLED_CHECKPOINT))
     parser.add_argument("--mix", nargs=2, metavar=("OTHER", "SHARE"), help="folder of another model, and its share")
     parser.add_argument("--false-alarms", type=float, default=0.04, help="share of phrases with a target")
     parser.add_argument("--count", type=int, default=150, help="pictures to set the decision on")

@@ -76,7 +76,7 @@ class _Worker:
     """One process with a model."""
 
     def __init__(self, settings: BulkSettings) -> None:
-        from refersam.predictor import ReferSamPredictor
+        from refersam.inference.predictor import ReferSamPredictor
 
         predictor = ReferSamPredictor.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype)
         self.engine = LocalEngine(predictor, settings)

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from refersam.bulk.items import Item
 from refersam.bulk.results import Line
-from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.errors import ReferSamError
 from refersam.image import load_image
-from refersam.inference import Query, check_thresholds, read_answers, run_queries
-from refersam.predictor import ReferSamPredictor
+from refersam.inference.answers import check_thresholds, read_answers
+from refersam.inference.components import MIN_COMPONENT_FRACTION
+from refersam.inference.predictor import ReferSamPredictor
+from refersam.inference.queries import Query, run_queries
 
 
 @dataclass(frozen=True)

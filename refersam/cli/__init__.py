@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 
-from refersam.allocator import keep_freed_memory
 from refersam.cli import (  # noqa: F401  (each adds its commands)
     bulk,
     convert,
@@ -35,7 +34,6 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(levelname)s: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be in no encoding
-    keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be read is an error of ours
     try:
         app(prog_name="refersam")

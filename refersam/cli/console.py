@@ -19,7 +19,7 @@ from refersam.domain import domain_warning
 from refersam.errors import DataError, first_of
 
 if TYPE_CHECKING:
-    from refersam.predictor import ReferSamPredictor
+    from refersam.inference.predictor import ReferSamPredictor
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -180,7 +180,7 @@ def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSa
     """Load a model; the caller prints its domain by `say_domain`."""
     logging.getLogger("refersam.domain").setLevel(logging.ERROR)
     with waiting("Loading the model"):
-        from refersam.predictor import ReferSamPredictor
+        from refersam.inference.predictor import ReferSamPredictor
 
         quiet_transformers()
         return ReferSamPredictor.from_pretrained(model, device=device, dtype=dtype)

@@ -59,7 +59,7 @@ def convert_official(
     if image_size % 32:
         raise typer.BadParameter(f"--image-size must be a multiple of 32, but is {image_size}.")
     check_folder(out)
-    from refersam.convert import convert_official_checkpoint, read_authors_config
+    from refersam.checkpoints.official import convert_official_checkpoint, read_authors_config
     from refersam.errors import CheckpointError
     from refersam.hub import DownloadError
 

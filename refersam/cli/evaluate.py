@@ -40,8 +40,8 @@ from refersam.files import WriteLock
 if TYPE_CHECKING:
     from refersam.data.index import ReferringDataset
     from refersam.evaluate.processes import Processes
+    from refersam.inference.predictor import ReferSamPredictor
     from refersam.metrics import Protocol
-    from refersam.predictor import ReferSamPredictor
 
 
 class TextField(StrEnum):
@@ -138,6 +138,7 @@ def evaluate(
     samples = data[:limit]
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes, lock = join_processes(device), WriteLock(out)
+    predictor: ReferSamPredictor | None = None
     try:
         if processes.is_main:
             lock.acquire()

@@ -15,7 +15,7 @@ from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import out_console, quiet_transformers, waiting
 
 if TYPE_CHECKING:
-    from refersam.description import Description
+    from refersam.inference.description import Description
 
 
 @app.command(rich_help_panel=ANSWER_PANEL, epilog="Example: refersam info path/to/model --json")
@@ -33,11 +33,11 @@ def info(
 ) -> None:
     """Describe a model: sizes, parameters by part, precision, input, heads, licence."""
     with waiting("Reading the model"):
-        from refersam.description import describe_model
-        from refersam.predictor import MODEL_IN_THE_BOX
+        from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
+        from refersam.inference.description import describe_model
 
         quiet_transformers()
-        description = describe_model(str(MODEL_IN_THE_BOX) if model is None else model)
+        description = describe_model(str(BUNDLED_CHECKPOINT) if model is None else model)
     if as_json:
         sys.stdout.write(json.dumps(asdict(description), indent=2) + "\n")
         return

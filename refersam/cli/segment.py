@@ -37,7 +37,7 @@ from refersam.cli.console import (
 from refersam.phrases import check_phrases
 
 if TYPE_CHECKING:
-    from refersam.predictor import Segmentation
+    from refersam.inference.predictor import Segmentation
 
 
 def _check_png(path: Path | None) -> Path | None:
@@ -143,7 +143,7 @@ def save_results(results: Sequence[Segmentation], out: Path, image: Path) -> lis
 def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     """8 bits a pixel, or 16 where the phrases are more than 255."""
     from refersam.files import save_png
-    from refersam.labels import label_picture
+    from refersam.inference.labels import label_picture
 
     save_png(label_picture(results), path)
 

@@ -23,7 +23,7 @@ from refersam.cli.console import (
 from refersam.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from refersam.predictor import ReferSamPredictor
+    from refersam.inference.predictor import ReferSamPredictor
 
 _USUAL = ServerSettings()
 

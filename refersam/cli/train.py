@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 _SHOWN = (
     "pretraining",
-    "shape right",
+    "shape accuracy",
     "total",
     "mask",
     "dice",
     "iou",
     "object",
-    "rate",
+    "learning rate",
     "samples/s",
     "memory GiB",
     "mIoU",
@@ -41,12 +41,12 @@ _SHOWN = (
     "oIoU",
 )
 
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 _SPEED_SECONDS = 3600.0
 """The remaining time is estimated from the last hour, or its last 1000 steps: a step may take a minute."""
 
-Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: optimizer.learning_rate=0.001")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting to change (repeatable): optimizer.learning_rate=0.001")
+]
 
 
 @app.command(rich_help_panel=TRAIN_PANEL, epilog="Example: refersam train smoke --out run --set steps=20")
@@ -82,7 +82,7 @@ def train(
             say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
         if trainer.stopped_by:  # all processes have stopped together
             leave_processes()
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     leave_processes()
     if not trainer.accelerator.is_main_process:
         return
@@ -128,7 +128,7 @@ def ablate(
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # of torchrun's processes
             say(f"Stopped. The same command goes on from the newest checkpoint in {out}/")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     is_main = PartialState().is_main_process
     leave_processes()
     if not is_main:
@@ -148,7 +148,7 @@ def ablate(
 def run_with_progress(trainer: Trainer, what: str) -> dict[str, float]:
     """Run with bars on a terminal that move with every step, and else with a line for each line of the log."""
     is_main = trainer.accelerator.is_main_process
-    pretraining_steps = sum(phase.steps for phase in trainer.settings.pretraining)
+    pretraining_steps = trainer.pretraining_steps
     with progress_bar(speed_seconds=_SPEED_SECONDS) as progress:
         bar = progress.add_task(what, total=trainer.steps, completed=trainer.step)
         pretraining: TaskID | None = None

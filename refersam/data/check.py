@@ -14,7 +14,7 @@ from refersam.data.datasets import BENCHMARKS, read_dataset
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex, group_by_image
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError, ImageError
+from refersam.errors import DataError, ImageError, shown
 from refersam.workers import leave_signals_to_parent
 
 _FEW = 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -83,22 +84,11 @@ class ReferringSample:
         return decode_regions(self.regions, self.image.height, self.image.width)
 
 
-@dataclass(frozen=True, repr=False)
-class DrawnObjects(OneLineRepr):
-    """What a drawn scene knows beyond its phrases' targets.
+class ImageExtra(Protocol):
+    """Further annotations of an image, for training objectives of extensions."""
 
-    Attributes:
-        masks: (k, H, W) bool, the visible pixels of its objects in drawing order; no two share one.
-        looks: (k, 3) numbers of their colour, shape and pattern (`refersam.training.looks`).
-        mentions: for each phrase, for each description in it, the objects that it fits (`ScenePhrase.mentions`).
-        conditions: (n, H, W) int8, for each phrase where what it says beside its descriptions is so (1), is not (0), or
-            is left open (-1): `ScenePhrase.place` and `spared`.
-    """
-
-    masks: np.ndarray
-    looks: np.ndarray
-    mentions: tuple[tuple[tuple[int, ...], ...], ...]
-    conditions: np.ndarray
+    def cut(self, rows: slice, columns: slice, /) -> Self:
+        """Return the annotations for a window of the image; a slice with step -1 mirrors."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,7 +101,7 @@ class ReferringImage(OneLineRepr):
         masks: (n, H, W) bool, the target of each; empty where a phrase has none.
         sample_ids: n names, unique in the data set.
         tags: n tuples, the phrase's phenomenon first; empty where the data set has none.
-        objects: what a drawn scene knows of its objects; None where it is unknown, or not wanted.
+        extra: further annotations, which only training objectives of extensions read.
     """
 
     image: np.ndarray
@@ -119,7 +109,7 @@ class ReferringImage(OneLineRepr):
     masks: np.ndarray
     sample_ids: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
-    objects: DrawnObjects | None = None
+    extra: ImageExtra | None = None
 
     @classmethod
     def load(cls, samples: Sequence[ReferringSample]) -> ReferringImage:

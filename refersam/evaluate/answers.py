@@ -11,7 +11,7 @@ from torch import Tensor
 
 from refersam.data.sample import ReferringImage
 from refersam.errors import ReferSamError
-from refersam.inference import confidence, target_probability
+from refersam.inference.answers import NanOutputError, confidence, phrase_outputs
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
@@ -60,33 +60,23 @@ def protocol_answers(
         no_target_threshold: below this probability of a target the decision is that there is none.
 
     Raises:
-        EvaluationError: outputs that are not numbers.
+        EvaluationError: NaN or infinite outputs.
     """
-    has_target = target_probability(output)
     decides = output.object_score_logits is not None
-    for index, (height, width) in enumerate(sizes):
-        row = slice(index, index + 1)
-        logits = processor.resize_logits(output.mask_logits[row], height, width)
-        one = ReferSamOutput(
-            mask_logits=output.mask_logits[row],
-            iou_scores=output.iou_scores[row],
-            object_score_logits=output.object_score_logits[row] if output.object_score_logits is not None else None,
-        )
-        probability = float(has_target[index])
-        score = float(confidence(one, logits.sigmoid(), supervise_iou))
-        if not torch.isfinite(output.mask_logits[row]).all() or not np.isfinite([probability, score]).all():
-            raise EvaluationError(
-                "The model's output holds values that are not numbers: evaluate it with --dtype float32."
+    try:
+        for one in phrase_outputs(output, sizes, processor):
+            height, width = one.logits.shape[1:]
+            size = protocol.size(height, width)
+            compared = one.logits if size == (height, width) else processor.resize_logits(one.output.mask_logits, *size)
+            yield ProtocolAnswer(
+                mask=(one.logits[0] >= 0).cpu().numpy(),
+                protocol_mask=_cut(compared[0], protocol).cpu().numpy(),
+                no_target=one.target_probability < no_target_threshold if decides else None,
+                score=float(confidence(one.output, one.logits.sigmoid(), supervise_iou)),
+                target_probability=one.target_probability if decides else None,
             )
-        size = protocol.size(height, width)
-        compared = logits if size == (height, width) else processor.resize_logits(output.mask_logits[row], *size)
-        yield ProtocolAnswer(
-            mask=(logits[0] >= 0).cpu().numpy(),
-            protocol_mask=_cut(compared[0], protocol).cpu().numpy(),
-            no_target=probability < no_target_threshold if decides else None,
-            score=score,
-            target_probability=probability if decides else None,
-        )
+    except NanOutputError as error:
+        raise EvaluationError("The model's output has NaN or infinite values: use --dtype float32.") from error
 
 
 def _cut(logits: Tensor, protocol: Protocol) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from refersam.data.sample import ReferringSample
 from refersam.errors import DataError, ReferSamError
@@ -18,7 +16,6 @@ from refersam.metrics.masks import target_mask
 from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
 from refersam.processor import ReferSamProcessor
-from refersam.workers import iterate_in_workers, start_worker
 
 Plan = tuple[tuple[int, ...], ...]
 """One batch: for each of its pictures the positions of samples in the data set, the same number for each picture."""
@@ -195,23 +192,3 @@ def count_sample(
         score=prediction.score,
         target_probability=prediction.target_probability,
     )
-
-
-def load_in_workers(dataset: Dataset[Any], workers: int) -> Iterator[Any]:
-    """The items in order, made ahead by worker processes.
-
-    Raises:
-        ReferSamError: an item that is one.
-    """
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=start_worker if workers else None,
-        generator=torch.Generator().manual_seed(0),  # for the workers' seeds; the global generator stays as it is
-    )
-    for item in iterate_in_workers(loader):
-        if isinstance(item, ReferSamError):
-            raise item
-        yield item

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -23,22 +23,31 @@ from refersam.evaluate.batches import (
     ModelBatches,
     PredictionBatches,
     count_sample,
-    load_in_workers,
     plan_batches,
 )
 from refersam.evaluate.predictions import Prediction, make_prediction, read_predictions
 from refersam.evaluate.processes import Processes
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.metrics.masks import encode_mask
 from refersam.metrics.protocols import Protocol, check_protocol
 from refersam.metrics.results import SampleResult
 from refersam.metrics.summary import summarise
-from refersam.predictor import ReferSamPredictor
+from refersam.workers import load_in_workers
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, of how much."""
 
 DIGITS = 6
 """Of scores: what is written is what is counted."""
+
+
+class _Row(NamedTuple):
+    """A sample that a model was run on: its position in the data set, and whether its phrase was cut."""
+
+    position: int
+    prediction: Prediction
+    result: SampleResult
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def evaluate_model(
 
     Raises:
         DataError: phrases that the protocol cannot judge, or broken pictures or masks, all of them.
-        EvaluationError: outputs that are not numbers.
+        EvaluationError: NaN or infinite outputs.
         ValueError: a threshold that is no number from 0 to 1.
     """
     check_number("no_target_threshold", no_target_threshold, 0, 1)
@@ -106,12 +115,12 @@ def evaluate_model(
     _check_pictures(samples, workers, processes, tell)
     plans = processes.share(plan_batches(samples, batch_size))
     total = sum(len(picture) for plan in plans for picture in plan)
-    rows: list[tuple[int, Prediction, SampleResult, bool]] = []
+    rows: list[_Row] = []
     for batch in load_in_workers(ModelBatches(samples, plans, predictor.processor, protocol), workers):
         rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels)
         tell("segmenting", len(rows), total)
-    rows = sorted(processes.gather(rows), key=lambda row: row[0])
-    names = tuple(samples[position].sample_id for position, _, _, cut in rows if cut)
+    rows = sorted(processes.gather(rows), key=lambda row: row.position)
+    names = tuple(samples[row.position].sample_id for row in rows if row.cut)
     settings = {
         "batch_size": batch_size,
         "no_target_threshold": no_target_threshold,
@@ -124,7 +133,9 @@ def evaluate_model(
         "parameters": predictor.model.num_parameters(),
         "decides_no_target": predictor.model.config.object_score_head,
     }
-    return Evaluation(protocol, samples, [row[1] for row in rows], [row[2] for row in rows], names, settings)
+    return Evaluation(
+        protocol, samples, [row.prediction for row in rows], [row.result for row in rows], names, settings
+    )
 
 
 def evaluate_predictions(
@@ -161,12 +172,13 @@ def evaluate_predictions(
         for start in range(0, len(samples), PREDICTIONS_PER_BATCH)
     ]
     own = processes.share(plans)
-    rows: list[tuple[int, SampleResult]] = []
+    rows: list[tuple[int, SampleResult]] = []  # position and result
     items = load_in_workers(PredictionBatches(samples, own, found, protocol, min_pixels), workers)
     for plan, results in zip(own, items, strict=True):
         rows += zip(plan, results, strict=True)
         tell("comparing", len(rows), sum(map(len, own)))
-    results = [result for _, result in sorted(processes.gather(rows), key=lambda row: row[0])]
+    by_position = dict(processes.gather(rows))
+    results = [by_position[position] for position in sorted(by_position)]
     predictions = [found[sample.sample_id] for sample in samples]
     settings = {
         "min_pixels": min_pixels,
@@ -185,8 +197,8 @@ def _run_batch(
     protocol: Protocol,
     no_target_threshold: float,
     min_pixels: int,
-) -> Iterator[tuple[int, Prediction, SampleResult, bool]]:
-    """Position, prediction, result and whether the phrase was cut, of each phrase."""
+) -> Iterator[_Row]:
+    """Run the model on a batch and score its phrases."""
     model = predictor.model
     output = model(
         batch.pixel_values.to(model.device, model.dtype),
@@ -209,7 +221,7 @@ def _run_batch(
         )
         prediction = make_prediction(base, answer.mask, answer.protocol_mask, protocol)
         result = count_sample(sample, answer.protocol_mask, truth.unpack(), prediction, min_pixels)
-        yield position, prediction, result, cut
+        yield _Row(position, prediction, result, cut)
 
 
 class _Pictures(Dataset[list[str]]):

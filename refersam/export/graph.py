@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from refersam.config import SIZE_MULTIPLE
+from refersam.errors import ReferSamError
+from refersam.inference.onnx_model import OUTPUTS
 from refersam.model.attention import AttentionProjections
 from refersam.model.fast import reassociation
 from refersam.model.refersam import ReferSamModel
-from refersam.onnx_model import OUTPUTS
 from refersam.optional import require
 from refersam.processor import MAX_SIDE
+
+INLINE_BYTES = 1_800_000_000
+"""Larger weights are in a second file beside the .onnx file, which cannot exceed 2 GB."""
 
 OPSET = 20
 """ONNX operator set: the first whose GridSample, GELU and the rest need no help."""
@@ -25,6 +29,10 @@ SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 MAX_COUNT = 1024
 """Most pictures, and most phrases, in a batch; a bound that the exporter wants named."""
+
+
+class ExportError(ReferSamError, RuntimeError):
+    """A model that cannot be exported, or whose export computes something else."""
 
 
 class NamedOutputs(nn.Module):

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refersam.errors import ReferSamError
-from refersam.export.graph import output_names, recorded_forms, trace
-from refersam.files import WriteLock
+from refersam.data.sample import ReferringImage
+from refersam.export.graph import INLINE_BYTES, ExportError, output_names, recorded_forms, trace
+from refersam.files import WriteLock, check_space, errors_named
+from refersam.inference.onnx_model import CONFIG_KEY, FORMAT, FORMAT_KEY, PROCESSOR_KEYS, OnnxModel, load_onnx
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
-from refersam.onnx_model import CONFIG_KEY, FORMAT, FORMAT_KEY, PROCESSOR_KEYS, OnnxModel, load_onnx
 from refersam.processor import ReferSamProcessor
 
 TOLERANCE = 1e-4
@@ -27,16 +27,6 @@ TOLERANCE = 1e-4
 
 LEAST_AGREEMENT = 0.9
 """An int8 model whose masks overlap less with the model's own is not written."""
-
-NUM_SCENES = 8
-"""Drawn scenes that an int8 model is tried on."""
-
-INLINE_BYTES = 1_800_000_000
-"""More weights than this lie in a file of their own beside the .onnx file, which cannot exceed 2 GB."""
-
-
-class ExportError(ReferSamError, RuntimeError):
-    """A model that cannot be exported, or whose export does not compute the same."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,7 @@ class ExportReport:
         cases: the float32 graph against the model, for several sizes, numbers of pictures and phrases, lengths of text.
         megabytes: of the file, or of the two.
         quantized: matrix products in int8; 0 without.
-        agreement: with int8, mean IoU of its masks with the model's, over phrases about drawn scenes.
+        agreement: with int8, mean IoU of its masks with the model's, over the phrases of the samples.
     """
 
     cases: tuple[Comparison, ...]
@@ -78,7 +68,13 @@ class ExportReport:
 
 
 def export_onnx(
-    model: ReferSamModel, processor: ReferSamProcessor, path: Path, *, any_size: bool = False, int8: bool = False
+    model: ReferSamModel,
+    processor: ReferSamProcessor,
+    path: Path,
+    *,
+    any_size: bool = False,
+    int8: bool = False,
+    samples: Sequence[ReferringImage] = (),
 ) -> ExportReport:
     """Write a model as one .onnx file, with its settings and tokenizer inside.
 
@@ -90,14 +86,17 @@ def export_onnx(
         path: ends in .onnx.
         any_size: for inputs of any size in multiples of 32; without it, of the processor's own, which is faster.
         int8: matrix products in int8 (see `refersam.export.quantization`).
+        samples: with int8, images with phrases of the model's domain, on which its masks are compared.
 
     Raises:
         ExportError: the export computes something else.
         DataError: another process is writing the file.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         OSError: the disk has no room for the file; found before the work where its size is known.
-        ValueError: another suffix.
+        ValueError: another suffix, or int8 without samples.
     """
+    if int8 and not samples:
+        raise ValueError("int8 needs samples, images with phrases to compare masks on, but there are none.")
     if path.suffix != ".onnx":
         raise ValueError(f"The name of an exported model must end in .onnx, but is {path.name!r}.")
     weights = 4 * model.num_parameters()  # beside one another until the end: as float32, and as int8
@@ -116,6 +115,7 @@ def export_onnx(
     with (
         WriteLock.for_path(path),
         tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as folder,
+        errors_named(path, folder),
     ):
         written = Path(folder) / "float32" / path.name
         _save(graph, written)
@@ -129,11 +129,11 @@ def export_onnx(
             smaller = Path(folder) / "int8" / path.name
             smaller.parent.mkdir()
             count = quantize(written, smaller)
-            agreement = mask_agreement(model, load_onnx(smaller, "cpu")[0], processor)
+            agreement = mask_agreement(model, load_onnx(smaller, "cpu")[0], processor, samples)
             if not agreement >= LEAST_AGREEMENT:
                 raise ExportError(
-                    f"The masks of the int8 model overlap with the model's by {agreement:.3f} only (mean IoU on drawn "
-                    f"scenes), less than {LEAST_AGREEMENT}: nothing was written, export without int8."
+                    f"The masks of the int8 model overlap with the model's by {agreement:.3f} only (mean IoU on "
+                    f"{len(samples)} images), less than {LEAST_AGREEMENT}: nothing was written, export without int8."
                 )
             report = ExportReport(compared, _megabytes(smaller.parent), count, agreement)
             written = smaller
@@ -142,15 +142,13 @@ def export_onnx(
     return report
 
 
-def mask_agreement(model: ReferSamModel, exported: OnnxModel, processor: ReferSamProcessor) -> float:
-    """Mean IoU of two models' masks over phrases about drawn scenes; 1 where both are empty."""
-    from sceneref import SceneRefSettings, generate_scene
-
-    drawn = SceneRefSettings(width=256, height=256, phrases_per_scene=6)
+def mask_agreement(
+    model: ReferSamModel, exported: OnnxModel, processor: ReferSamProcessor, samples: Iterable[ReferringImage]
+) -> float:
+    """Return the mean IoU of two models' masks over the phrases of the samples; 1 where both are empty."""
     overlaps: list[float] = []
-    for index in range(NUM_SCENES):
-        scene = generate_scene(drawn, "val", 0, index)
-        inputs = processor(images=scene.image, text=[phrase.text for phrase in scene.phrases])
+    for sample in samples:
+        inputs = processor(images=sample.image, text=sample.phrases)
         with torch.inference_mode():
             ours, theirs = (each(**inputs).mask_logits >= 0 for each in (model, exported))
         shared, either = ((ours & theirs).flatten(1).sum(1), (ours | theirs).flatten(1).sum(1))

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from refersam.export.graph import SCOPES_KEY
-from refersam.export.onnx import INLINE_BYTES, ExportError
+from refersam.export.graph import INLINE_BYTES, SCOPES_KEY, ExportError
 from refersam.optional import require
 
 KEPT_IN_FLOAT = ("text_encoder", "sampling_offsets", "attention_weights", "prompter", "mask_decoder", "object_score")

@@ -3,7 +3,7 @@
 from refersam.metrics.calibration import Calibration, CalibrationBin, calibration
 from refersam.metrics.protocols import PROTOCOLS, Protocol, check_protocol, default_protocol, get_protocol
 from refersam.metrics.results import SampleResult, Score, compare_masks, judge_target, score_sample, score_samples
-from refersam.metrics.summary import mean_iou_by_tag, sceneref_metrics, sum_pixels, summarise
+from refersam.metrics.summary import mean_iou_by_tag, sum_pixels, summarise
 
 __all__ = [
     "PROTOCOLS",
@@ -19,7 +19,6 @@ __all__ = [
     "get_protocol",
     "judge_target",
     "mean_iou_by_tag",
-    "sceneref_metrics",
     "score_sample",
     "score_samples",
     "sum_pixels",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from refersam.metrics.protocols import PROTOCOLS, Protocol
+from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, Score, score_samples
 
 Pairs = Sequence[tuple[SampleResult, Score]]
@@ -115,11 +115,3 @@ def mean_iou_by_tag(protocol: Protocol, results: Iterable[SampleResult], first_o
             for tag in result.tags[:1] if first_only else result.tags:
                 values.setdefault(tag, []).append(score.iou)
     return {tag: percent(ious) or 0.0 for tag, ious in values.items()}
-
-
-def sceneref_metrics(results: Iterable[SampleResult]) -> dict[str, float]:
-    """The protocol `sceneref` with counts of phrases, and `mIoU/<phenomenon>`."""
-    protocol, results = PROTOCOLS["sceneref"], list(results)
-    counts = {"phrases": len(results), "phrases with target": sum(result.has_target for result in results)}
-    by_tag = mean_iou_by_tag(protocol, results, first_only=True)
-    return counts | summarise(protocol, results) | {f"mIoU/{tag}": value for tag, value in by_tag.items()}

@@ -44,8 +44,8 @@ class InteractorOutput:
     geometry: PyramidGeometry
 
 
-@dataclass(frozen=True, eq=False)
-class ImageFeatures:
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageFeatures(OneLineRepr):
     """Text-independent features of I images.
 
     Attributes:

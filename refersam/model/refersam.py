@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from refersam.config import SIZE_MULTIPLE, ReferSamConfig
+from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.initialization import initialize
 from refersam.model.interactor import ImageFeatures, Interactor
 from refersam.model.plain_encoder import PlainEncoder
@@ -18,10 +20,11 @@ from refersam.model.prompter import Prompter, SentencePrompter
 from refersam.model.sam import Sam
 from refersam.model.text_encoder import build_text_encoder, encode_text, sentence_positions
 from refersam.model.upsampler import BilinearUpsampler, GuidedUpsampler
+from refersam.reprs import OneLineRepr
 
 
-@dataclass
-class ReferSamOutput(ModelOutput):
+@dataclass(repr=False)
+class ReferSamOutput(OneLineRepr, ModelOutput):
     """Output for B (image, phrase) pairs, of the same type in training and evaluation.
 
     Attributes:
@@ -44,7 +47,7 @@ class ReferSamModel(PreTrainedModel):
     """Segment Anything with a Vision-Language Interactor and a Vision-Language Prompter (IEEE TCSVT 2025).
 
     `from_pretrained`, `save_pretrained` and `push_to_hub` are inherited from transformers. To start from the published
-    weights of SAM and of a text encoder, use `refersam.backbones.model_from_backbones`.
+    weights of SAM and of a text encoder, use `refersam.model_from_backbones`.
 
     Args:
         config: sizes and switches.
@@ -176,6 +179,24 @@ class ReferSamModel(PreTrainedModel):
             iou_scores=iou,
             object_score_logits=score,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """Load from a folder or Hub id with the arguments of transformers' own; offline it fails at once.
+
+        Raises:
+            DownloadError: a Hub id that was never downloaded, while the Hub cannot be reached.
+        """
+        if pretrained_model_name_or_path is None:  # weights and configuration come as arguments
+            return super().from_pretrained(None, *args, **kwargs)
+        name = os.fspath(pretrained_model_name_or_path)
+        if "local_files_only" not in kwargs:
+            kwargs.update(hub_options(name))
+        try:
+            return super().from_pretrained(name, *args, **kwargs)
+        except Exception as error:
+            raise_if_not_downloaded(name, error, local_files_only=kwargs["local_files_only"])
+            raise
 
     def train(self, mode: bool = True) -> ReferSamModel:
         """Set the training mode. Frozen parts stay frozen; a frozen text encoder runs without dropout."""

@@ -21,14 +21,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, field_problem
 from refersam.image import load_image
-from refersam.inference import Answer, Query, read_answers, run_queries
-from refersam.labels import label_map
+from refersam.inference.answers import Answer, read_answers
+from refersam.inference.components import MIN_COMPONENT_FRACTION
+from refersam.inference.labels import label_map
+from refersam.inference.predictor import ReferSamPredictor
+from refersam.inference.queries import Query, run_queries
 from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import is_phrase
-from refersam.predictor import ReferSamPredictor
 from refersam.serving.batcher import Batcher
 from refersam.serving.gate import NOT_READY, Gate
 from refersam.serving.metrics import Metrics

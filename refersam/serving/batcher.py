@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from refersam.inference import Query
+from refersam.inference.queries import Query
 from refersam.model.refersam import ReferSamOutput
 
 Run = Callable[[Sequence[Query]], list[ReferSamOutput]]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refersam.errors import field_problem
 from refersam.files import WriteLock, save_png, write_atomically
+from refersam.training.bundled import find_recipe
 from refersam.training.charts import Point, line_chart, range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.journal import LOG, read_log

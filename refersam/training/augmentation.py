@@ -1,8 +1,9 @@
-"""Random changes of a picture, its masks and its phrases together, after which every phrase is still true."""
+"""Random changes of an image, its masks and its phrases together that keep every phrase true."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,84 +15,66 @@ from refersam.training.directions import (
     mentions_vertical,
     mirror_phrase,
 )
-from refersam.training.settings import AugmentSettings, WordingSettings
-from refersam.training.wording import frame, misspell, rename
-
-WORDING_NUMBERS = 10
-"""Numbers that `reword` takes for a phrase."""
-FRAMED_BY = 5
-"""Which of them decides whether there is a sentence around it."""
+from refersam.training.settings import AugmentSettings
 
 
-def augment(picture: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
-    """Crop, flip, recolour and reword, each by chance; the network's own resizing comes afterwards.
+def augment(image: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
+    """Crop, flip and recolour an image by chance; resizing to the network's input comes later.
 
-    As many numbers are drawn whatever happens, so that a setting changes nothing but its own effect.
+    The number of random draws does not depend on the settings, so that each setting changes only its own effect.
 
     Args:
-        picture: with its phrases.
+        image: with its phrases.
         settings: chances and strengths.
-        rng: of this picture.
+        rng: of this image.
     """
     chances, places = rng.random(3), rng.random(4)
     brightness, contrast = 1 + settings.colour * rng.uniform(-1, 1, 2)
     if chances[0] < settings.crop:
-        picture = crop(picture, settings.smallest_crop, places)
+        image = crop(image, settings.smallest_crop, CropPlace(*places))
     if chances[1] < settings.flip:
-        picture = flip(picture)
-    if settings.colour and not any(map(mentions_colour, picture.phrases)):
-        picture = replace(picture, image=recolour(picture.image, brightness, contrast))
-    # Last, since what was looked for in the phrases so far is found as they were said.
-    # Numbers that came later are drawn behind the others: what recipes without other names draw stays as it was.
-    first = rng.random((len(picture.phrases), 7))
-    numbers = np.hstack([first, rng.random((len(picture.phrases), WORDING_NUMBERS - 7))])
-    phrases = tuple(reword(phrase, settings, drawn) for phrase, drawn in zip(picture.phrases, numbers, strict=True))
-    return picture if phrases == picture.phrases else replace(picture, phrases=phrases)
+        image = flip(image)
+    if settings.colour and not any(map(mentions_colour, image.phrases)):
+        image = replace(image, image=recolour(image.image, brightness, contrast))
+    return image
 
 
-def reword(phrase: str, settings: WordingSettings, numbers: np.ndarray) -> str:
-    """Another name in it, a typing error, a sentence around it, each by chance.
+class CropPlace(NamedTuple):
+    """Random numbers in [0, 1) that decide a crop.
 
-    Args:
-        phrase: any.
-        settings: chances.
-        numbers: `WORDING_NUMBERS` in [0, 1).
+    Attributes:
+        height, width: size of the window, from the smallest to the whole image.
+        top, left: position of the window, from the first possible to the last.
     """
-    if numbers[7] < settings.synonyms:
-        phrase = rename(phrase, numbers[8:])
-    if numbers[0] < settings.typing_errors:
-        phrase = misspell(phrase, numbers[1:5])
-    return frame(phrase, float(numbers[6])) if numbers[FRAMED_BY] < settings.frames else phrase
+
+    height: float
+    width: float
+    top: float
+    left: float
 
 
-def crop(picture: ReferringImage, smallest: float, places: np.ndarray) -> ReferringImage:
-    """Cut off the borders, as far as no target loses a pixel and no phrase speaks of a side that would move.
+def crop(image: ReferringImage, smallest: float, place: CropPlace) -> ReferringImage:
+    """Crop an image so that no target loses a pixel and no phrase mentions a side that would move.
 
-    Where a phrase may speak of something beside its target, which nothing shows the place of, the picture stays whole.
+    The image stays whole if a phrase may mention something beside its target, because its position is unknown.
 
     Args:
-        picture: with its phrases.
+        image: with its phrases.
         smallest: least share of each side to keep.
-        places: four numbers in [0, 1): sizes of both sides, then where the window lies; height before width.
+        place: size and position of the window.
     """
-    if any(map(mentions_another, picture.phrases)):
-        return picture
-    masks = picture.masks
-    rows = _window(
-        np.asarray(masks.any(axis=(0, 2))), any(map(mentions_vertical, picture.phrases)), smallest, places[0], places[2]
-    )
-    columns = _window(
-        np.asarray(masks.any(axis=(0, 1))),
-        any(map(mentions_horizontal, picture.phrases)),
-        smallest,
-        places[1],
-        places[3],
-    )
-    return _cut(picture, (rows, columns))
+    if any(map(mentions_another, image.phrases)):
+        return image
+    masks = image.masks
+    keep_height = any(map(mentions_vertical, image.phrases))
+    keep_width = any(map(mentions_horizontal, image.phrases))
+    rows = _window(np.asarray(masks.any(axis=(0, 2))), keep_height, smallest, place.height, place.top)
+    columns = _window(np.asarray(masks.any(axis=(0, 1))), keep_width, smallest, place.width, place.left)
+    return _cut(image, rows, columns)
 
 
 def _window(used: np.ndarray, whole: bool, smallest: float, size: float, place: float) -> slice:
-    """Part of a side of n pixels that holds all of the used ones."""
+    """Return a part of a side of n pixels that contains all used ones."""
     length = used.size
     if whole:
         return slice(0, length)
@@ -103,30 +86,27 @@ def _window(used: np.ndarray, whole: bool, smallest: float, size: float, place: 
     return slice(start, start + kept)
 
 
-def flip(picture: ReferringImage) -> ReferringImage:
-    """Mirror left and right, in the phrases too; the picture as it is where a phrase cannot be mirrored for sure."""
-    phrases = [mirror_phrase(phrase) for phrase in picture.phrases]
+def flip(image: ReferringImage) -> ReferringImage:
+    """Mirror left and right, in the phrases too; return the image unchanged if a phrase cannot be mirrored reliably."""
+    phrases = [mirror_phrase(phrase) for phrase in image.phrases]
     mirrored = tuple(phrase for phrase in phrases if phrase is not None)
     if len(mirrored) < len(phrases):
-        return picture
-    return replace(_cut(picture, (slice(None), slice(None, None, -1))), phrases=mirrored)
+        return image
+    return replace(_cut(image, slice(None), slice(None, None, -1)), phrases=mirrored)
 
 
-def _cut(picture: ReferringImage, window: tuple[slice, slice]) -> ReferringImage:
-    """The rows and columns of a window, of the pixels and all masks."""
-    drawn = picture.objects
+def _cut(image: ReferringImage, rows: slice, columns: slice) -> ReferringImage:
+    """Cut the rows and columns of a window out of the pixels, all masks and whatever else belongs to the image."""
     return replace(
-        picture,
-        image=picture.image[window],
-        masks=picture.masks[:, *window],
-        objects=None
-        if drawn is None
-        else replace(drawn, masks=drawn.masks[:, *window], conditions=drawn.conditions[:, *window]),
+        image,
+        image=image.image[rows, columns],
+        masks=image.masks[:, rows, columns],
+        extra=None if image.extra is None else image.extra.cut(rows, columns),
     )
 
 
 def recolour(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
-    """(H, W, 3) uint8 with both scaled: contrast about the mean grey, then brightness."""
+    """Scale contrast about the mean grey, then brightness, of (H, W, 3) uint8."""
     mean = float(image.mean())
     values = (image.astype(np.float32) - mean) * contrast + mean
     return (values * brightness).round().clip(0, 255).astype(np.uint8)

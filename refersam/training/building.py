@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from refersam.backbones import model_from_backbones
+from refersam.checkpoints.backbones import model_from_backbones
+from refersam.checkpoints.folders import load_model
 from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, ReferSamError
 from refersam.hub import DownloadError
 from refersam.model.refersam import ReferSamModel
 from refersam.model.spatial_prior import SpatialPrior
-from refersam.predictor import load_model
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.tokenizer import train_tokenizer
 from refersam.training.settings import ModelSettings, SettingsError, TrainSettings
-from refersam.training.sources import PictureSource
+from refersam.training.sources import Source
 
 
-def build_processor(settings: TrainSettings, source: PictureSource) -> ReferSamProcessor:
+def build_processor(settings: TrainSettings, source: Source) -> ReferSamProcessor:
     """The processor of a run: with the tokenizer of what it starts from, or from scratch one of the data's own words.
 
     Raises:
@@ -41,22 +41,14 @@ def build_processor(settings: TrainSettings, source: PictureSource) -> ReferSamP
 def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
     """The model of a run: from scratch, on the weights of SAM and a text encoder, or a trained one.
 
-    A spatial prior that is to be taken over is left out where an ablation has no interactor.
-
     Raises:
         CheckpointError: weights that are missing, unsafe or of another model.
         SettingsError: sizes that do not fit together.
     """
     asked = settings.model
     try:
-        if asked.start_from is not None:
-            model = load_model(asked.start_from, asked.config)[0]
-        elif asked.sam is not None and asked.text is not None:
-            model = model_from_backbones(asked.sam, asked.text, **asked.config)
-        else:
-            config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
-            config.text_config.vocab_size = len(processor.tokenizer)
-            model = ReferSamModel(config)
+        with _naming_the_setting(asked):
+            model = _start_model(asked, processor)
     except ReferSamError:
         raise
     except (ValueError, TypeError, AttributeError, ZeroDivisionError, RuntimeError) as error:  # of wrong sizes
@@ -67,10 +59,7 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
             f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
         )
     prior = spatial_prior_of(model)
-    if prior is not None and asked.prior is not None:
-        with _naming_the_setting(asked):
-            _take_prior(prior, asked.prior)
-    if prior is not None and settings.optimizer.prior_factor == 0:
+    if prior is not None and settings.optimizer.spatial_prior_lr_scale == 0:
         prior.requires_grad_(False)
     model.interactor.gradient_checkpointing = settings.gradient_checkpointing
     return model
@@ -80,7 +69,7 @@ def _start_model(asked: ModelSettings, processor: ReferSamProcessor) -> ReferSam
     if asked.start_from is not None:
         return load_model(asked.start_from, asked.config)[0]
     if asked.sam is not None and asked.text is not None:
-        return ReferSamModel.from_backbones(asked.sam, asked.text, **asked.config)
+        return model_from_backbones(asked.sam, asked.text, **asked.config)
     config = ReferSamConfig.from_preset(asked.preset, asked.text_encoder, **asked.config)
     config.text_config.vocab_size = len(processor.tokenizer)
     return ReferSamModel(config)
@@ -92,7 +81,7 @@ def _naming_the_setting(asked: ModelSettings) -> Iterator[None]:
     try:
         yield
     except DownloadError as error:
-        names = ("sam", "text", "start_from", "prior")
+        names = ("sam", "text", "start_from")
         settings = " and ".join(f"model.{name}" for name in names if getattr(asked, name) == error.name)
         raise CheckpointError(f"{settings}: {error}") from error
 
@@ -100,15 +89,3 @@ def _naming_the_setting(asked: ModelSettings) -> Iterator[None]:
 def spatial_prior_of(model: ReferSamModel) -> SpatialPrior | None:
     """The model's spatial prior; None for an ablation without interactor."""
     return cast("SpatialPrior | None", getattr(model.interactor, "spatial_prior", None))
-
-
-def _take_prior(prior: SpatialPrior, name: str) -> None:
-    source = spatial_prior_of(load_model(name)[0])
-    if source is None:
-        raise SettingsError(f"model.prior: {name} has no interactor, and so no spatial prior.")
-    try:
-        prior.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise SettingsError(
-            f"model.prior: the spatial prior of {name} has other sizes; see model.config.spatial_prior_channels."
-        ) from error

@@ -85,7 +85,7 @@ def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
     if name in known:
         return known[name].path
     if path.is_dir():
-        raise SettingsError(f"{path} cannot be read: Is a directory.")
+        raise SettingsError(f"{path} is a folder: name a YAML file.")
     if path.suffix in (SUFFIX, ".yml"):
         bare = path.with_suffix("").as_posix()
         near = max((each for each in known if f"/{bare}".endswith(f"/{each}")), key=len, default=None)

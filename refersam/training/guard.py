@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 100
 """Steps within which skipped ones are counted."""
+EXPLOSION = 20.0
+"""A loss of this many times the recent mean is exploding."""
 _FIRST_MEAN = 20  # steps until the recent mean says something
 _MOMENTUM = 0.98
 _MOST_NAMES = 8
@@ -22,11 +24,11 @@ class StepGuard:
     """Remembers recent losses and skipped steps.
 
     Args:
-        explosion: a loss of this many times the recent mean is not trusted.
         max_skipped: skipped steps in any 100; one more ends the run.
+        explosion: a loss of this many times the recent mean is exploding.
     """
 
-    def __init__(self, explosion: float, max_skipped: int) -> None:
+    def __init__(self, max_skipped: int, explosion: float = EXPLOSION) -> None:
         self.explosion, self.max_skipped = explosion, max_skipped
         self.mean, self.count = 0.0, 0
         self.skipped: list[int] = []

@@ -22,7 +22,7 @@ from refersam.training.trackers import Tracker, open_trackers
 _PANELS = {
     "loss": ("total", "mask", "dice", "coarse_mask", "coarse_dice"),
     "further terms of the loss": ("iou", "object"),
-    "rate": ("rate",),
+    "learning rate": ("learning rate",),
     "norm of the gradient, before clipping": ("grad norm",),
     "samples a second": ("samples/s",),
 }

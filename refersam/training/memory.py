@@ -39,7 +39,7 @@ def explained_out_of_memory() -> Iterator[None]:
         if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
             raise
         raise TrainingError(
-            f"The {'machine' if on_cpu else 'GPU'} is out of memory: lower batch_pictures (and raise accumulate as "
-            "much) or data.image_size, set gradient_checkpointing: true or precision: bf16, or with several GPUs "
-            "sharding: full; then go on with --resume."
+            f"The {'machine' if on_cpu else 'GPU'} is out of memory: lower batch_size (and raise "
+            "gradient_accumulation_steps as much) or data.image_size, set gradient_checkpointing: true or precision: "
+            "bf16, or with several GPUs sharding: full; then go on with --resume."
         ) from error

@@ -37,7 +37,7 @@ class CpuMuon(Muon):
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
-    """AdamW, and Muon before it where `matrix_rate` asks for it.
+    """AdamW, and Muon before it where `muon_learning_rate` asks for it.
 
     Muon takes the matrices of linear layers; kernels, norms, biases, gates, tokens and embeddings are AdamW's. Weight
     decay is only on matrices and kernels. Groups are one for each rate, with and without decay.
@@ -49,13 +49,13 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Opti
         if parameter.requires_grad:
             module = weights.get(id(parameter))
             is_matrix = isinstance(module, nn.Linear) and min(module.weight.shape) > 1
-            use_muon = is_matrix and settings.matrix_rate is not None
-            groups[use_muon, module is None, rate_share(name, depth, settings)].append(parameter)
+            use_muon = is_matrix and settings.muon_learning_rate is not None
+            groups[use_muon, module is None, lr_scale(name, depth, settings)].append(parameter)
     muon: list[dict[str, Any]] = []
     adamw: list[dict[str, Any]] = []
     for (use_muon, is_plain, share), parameters in sorted(groups.items(), key=lambda item: (item[0][:2], -item[0][2])):
         if use_muon:
-            muon.append({"params": parameters, "lr": share * (settings.matrix_rate or 0.0)})
+            muon.append({"params": parameters, "lr": share * (settings.muon_learning_rate or 0.0)})
         else:
             decay = 0.0 if is_plain else settings.weight_decay
             adamw.append({"params": parameters, "lr": share * settings.learning_rate, "weight_decay": decay})
@@ -67,7 +67,7 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Opti
     return optimizers
 
 
-def rate_share(name: str, depth: int, settings: OptimizerSettings) -> float:
+def lr_scale(name: str, depth: int, settings: OptimizerSettings) -> float:
     """Share of the highest rate that a parameter gets.
 
     Args:
@@ -77,19 +77,19 @@ def rate_share(name: str, depth: int, settings: OptimizerSettings) -> float:
         settings: factors.
     """
     if name.startswith("text_encoder."):
-        return settings.text_factor
+        return settings.text_encoder_lr_scale
     if name.startswith("interactor.spatial_prior."):
-        return settings.prior_factor
+        return settings.spatial_prior_lr_scale
     if not name.startswith("sam.vision_encoder."):
         return 1.0
     if name.startswith("sam.vision_encoder.neck."):
-        return settings.backbone_factor
+        return settings.image_encoder_lr_scale
     layer = _VIT_LAYER.match(name)
     below = depth - int(layer.group(1)) if layer else depth + 1
-    return float(settings.backbone_factor * settings.layer_decay**below)
+    return float(settings.image_encoder_lr_scale * settings.layer_decay**below)
 
 
-def rate_factor(step: int, steps: int, settings: OptimizerSettings) -> float:
+def lr_factor(step: int, steps: int, settings: OptimizerSettings) -> float:
     """Share of the highest rate at a step: linear warm-up, constant, polynomial decay to zero at the end."""
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     warm = settings.warmup_from + (1 - settings.warmup_from) * warm

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from refersam.errors import did_you_mean, field_problem, shown
 from refersam.training.bundled import find_recipe
@@ -155,9 +155,13 @@ def check_settings(content: dict[str, Any], where: str, changed: Container[str] 
         SettingsError: unknown keys or wrong values, all at once; or steps put over a recipe that counts epochs.
     """
     try:
-        settings = TrainSettings.model_validate(content)
+        kind = _settings_type(content)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    try:
+        settings = kind.model_validate(content)
     except ValidationError as error:
-        raise SettingsError(f"{where}: " + "; ".join(_explain(detail) for detail in error.errors())) from error
+        raise SettingsError(f"{where}: " + "; ".join(_explain(detail, kind) for detail in error.errors())) from error
     if settings.epochs is not None and "steps" in changed:
         raise SettingsError(f"{where} counts epochs, not steps: add --set epochs=null, or set epochs instead.")
     return settings
@@ -175,7 +179,7 @@ def changes_since(path: Path, settings: TrainSettings) -> list[str]:
     """
     before = read_yaml(path)
     with suppress(ValidationError):  # a setting that is no more: then it is one of the changes
-        before = TrainSettings.model_validate(before).model_dump(mode="json")
+        before = type(settings).model_validate(before).model_dump(mode="json")
     return changed_settings(before, settings.model_dump(mode="json"))
 
 
@@ -230,21 +234,43 @@ def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
     section[last] = value
 
 
+def _settings_type(content: dict[str, Any]) -> type[TrainSettings]:
+    """Return the settings of the extension that a recipe names."""
+    from refersam.training.extension import load_extension
+
+    name = content.get("extension")
+    if name is not None and not isinstance(name, str):
+        raise SettingsError(f"extension must be the import path of a module, but is {name!r}.")
+    return load_extension(name).settings_type
+
+
 def _problems(content: dict[str, Any]) -> list[str]:
     try:
-        TrainSettings.model_validate(content)
+        kind = _settings_type(content)
+    except SettingsError as error:
+        return [str(error)]
+    try:
+        kind.model_validate(content)
     except ValidationError as error:
-        return [_explain(detail) for detail in error.errors()]
+        return [_explain(detail, kind) for detail in error.errors()]
     return []
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, kind: type[TrainSettings]) -> str:
     if detail["type"] != "extra_forbidden":
         return field_problem(detail)
-    section: Any = TrainSettings
-    for part in detail["loc"][:-1]:
-        if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            section = getattr(annotation, "__args__", (annotation,))[0]
-    name = ".".join(map(str, detail["loc"]))
-    return f"unknown setting {name}{did_you_mean(str(detail['loc'][-1]), section.model_fields)}"
+    *parents, unknown = map(str, detail["loc"])
+    sections: list[type[BaseModel]] = [kind]
+    for part in parents:  # indices of lists and keys of dictionaries are no fields, and stay in the section
+        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+        sections = [inner for field in fields for inner in _sections_in(field.annotation)] or sections
+    known = [name for section in sections for name in section.model_fields]
+    return f"unknown setting {'.'.join([*parents, unknown])}{did_you_mean(unknown, known)}"
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Return the sections of an annotated type such as `list[StageSettings] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
-from refersam.files import LOCK, WriteLock
+from refersam.files import LOCK, WriteLock, errors_named
 from refersam.model.refersam import ReferSamModel
 from refersam.training import checkpoint
-from refersam.training.building import build_model, build_processor, spatial_prior_of
+from refersam.training.building import build_model, build_processor
 from refersam.training.data import Batch, BatchStream, training_batches
-from refersam.training.engine import Engine, build_accelerator
+from refersam.training.engine import ReferSamEngine, build_accelerator
 from refersam.training.environment import describe_environment
 from refersam.training.errors import TrainingError
+from refersam.training.extension import load_extension
 from refersam.training.journal import Journal
+from refersam.training.loop import LogLine, run_steps
 from refersam.training.memory import explained_out_of_memory, peak_memory
-from refersam.training.optimization import rate_factor
-from refersam.training.pretraining import pretrain
+from refersam.training.optimization import lr_factor
+from refersam.training.phases import Phase
 from refersam.training.recipe import changes_since
 from refersam.training.settings import TrainSettings
 from refersam.training.signals import INTERRUPT, Stopped, StopSignals, any_process, never
-from refersam.training.sources import PictureSource, open_source
+from refersam.training.sources import Source
 from refersam.training.trackers import check_trackers
 from refersam.training.validation import Validator
 
@@ -90,14 +91,20 @@ class Trainer:
         if self.accelerator.is_main_process:
             check_folder_for_run(out, resume)  # again: another run may have ended in it just before
         set_seed(settings.seed)
-        self.source = open_source(settings)
+        extension = load_extension(settings.extension)
+        self.source = extension.open_source(settings)
         self.steps = total_steps(settings, self.source, self.accelerator.num_processes)
+        validation = extension.open_validation(settings)  # before any download: missing data are reported first
         self.processor = build_processor(settings, self.source)
         processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
-        self.validator = Validator(settings, self.processor, processes)
+        self.validator = Validator(validation, self.processor, processes)
         torch.manual_seed(settings.seed)
         with explained_out_of_memory():
-            self.engine = Engine(build_model(settings, self.processor), settings, self.accelerator)
+            model = build_model(settings, self.processor)
+            extension.prepare_model(model, settings)
+            objectives = extension.build_objectives(model, settings)
+            self.engine = ReferSamEngine(model, settings, self.accelerator, objectives)
+        self.phases = extension.build_phases(model, self.processor, settings, self.accelerator)
         set_seed(settings.seed, device_specific=True)  # from here on every process draws numbers of its own
         self.journal = Journal(out, settings)
         self.step = 0
@@ -109,9 +116,9 @@ class Trainer:
                 self._resume()
         self.accelerator.wait_for_everyone()  # no process may find what another one writes, and refuse the folder
         if self.accelerator.is_main_process:
-            for folder in (self.checkpoints, *self._phases):
+            for folder in (self.checkpoints, *self._phase_folders):
                 checkpoint.clear(folder)
-            pretrained = sum(map(checkpoint.newest_step, self._phases))
+            pretrained = sum(map(checkpoint.newest_step, self._phase_folders))
             self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count), pretrained)
 
     def run(self, progress: Progress | None = None, on_step: OnStep = _ignore) -> dict[str, float]:
@@ -148,96 +155,127 @@ class Trainer:
         return {}
 
     @property
-    def _phases(self) -> list[Path]:
-        """Folders of the phases before the first step."""
-        return [self.out / PRETRAINING / str(number) for number, _ in enumerate(self.settings.pretraining, 1)]
+    def pretraining_steps(self) -> int:
+        """Steps of all pretraining phases."""
+        return sum(phase.steps for phase in self.phases)
 
-    def _pretrain(self, signals: StopSignals, progress: Progress | None, on_step: OnStep) -> bool:
-        """The recipe's phases before the first step; a run that was stopped in one goes on in it.
+    @property
+    def _phase_folders(self) -> list[Path]:
+        """Folders of the phases' checkpoints."""
+        return [self.out / PRETRAINING / str(number) for number, _ in enumerate(self.phases, 1)]
+
+    def _pretrain(self, signals: StopSignals, progress: Progress | None, show_step: OnStep) -> bool:
+        """Run the phases before the first step, or what is left of them.
 
         Returns:
             Whether training can begin; False after a signal.
         """
-        phases = self.settings.pretraining
-        model = self.engine.plain_model
-        if spatial_prior_of(model) is None or self.step:
+        if self.step or not self.phases:
             return True
-        total = sum(phase.steps for phase in phases)
         before = 0  # steps of earlier phases
-
-        def report(done: int, terms: dict[str, float]) -> None:
-            self._log("pretraining", {"pretraining steps": float(before + done), **terms})
-            if progress is not None:
-                progress(0, {"pretraining": (before + done) / total, **terms})
-
-        def advance(done: int) -> None:
-            on_step(before + done, 0)
-
-        for phase, folder in zip(phases, self._phases, strict=True):
-            if not pretrain(
-                model,
-                phase,
-                self.processor,
-                self.accelerator,
-                folder,
-                self.settings.seed,
-                report,
-                signals.is_set,
-                advance,
-            ):
+        for phase, folder in zip(self.phases, self._phase_folders, strict=True):
+            if not self._run_phase(phase, folder, before, signals, progress, show_step):
                 return False
             before += phase.steps
-        if phases:
-            set_seed(self.settings.seed, device_specific=True)  # however often a phase was stopped
+        set_seed(self.settings.seed, device_specific=True)  # the same however often a phase was stopped
         return True
 
-    def _train(self, signals: StopSignals, progress: Progress | None, on_step: OnStep) -> bool:
-        """Take the steps from here on.
+    def _run_phase(
+        self,
+        phase: Phase,
+        folder: Path,
+        before: int,
+        signals: StopSignals,
+        progress: Progress | None,
+        show_step: OnStep,
+    ) -> bool:
+        engine, first = phase.build_engine(), 0
+        state = checkpoint.load_newest(folder)
+        if state is not None:
+            engine.load_state_dict(state)
+            first = state["step"]
+
+        def on_step(done: int, line: LogLine | None) -> None:
+            if line is not None:
+                self._log("pretraining", {"pretraining steps": float(before + done), **line.terms})
+                if progress is not None:
+                    progress(0, {"pretraining": (before + done) / self.pretraining_steps, **line.terms})
+            show_step(before + done, 0)
+
+        def after_step(done: int, stop: bool) -> bool:
+            if done % phase.checkpoint_every == 0 or done == phase.steps or stop:
+                saved = engine.state_dict()
+                if self.accelerator.is_main_process:
+                    checkpoint.save_checkpoint(folder, done, saved, keep=1)
+            return stop
+
+        if first < phase.steps:
+            with suppress(Stopped):
+                phase.prepare(signals.is_set)
+            if any_process(signals.is_set(), self.accelerator):
+                return False
+            is_complete = run_steps(
+                engine,
+                ([phase.batch(step)] for step in range(first, phase.steps)),
+                first=first,
+                steps=phase.steps,
+                log_every=phase.log_every,
+                lr_factor=phase.lr_factor,
+                is_stopping=signals.is_set,
+                on_step=on_step,
+                after_step=after_step,
+            )
+            if not is_complete:
+                return False
+            self.accelerator.wait_for_everyone()
+        phase.finish(engine)
+        return True
+
+    def _train(self, signals: StopSignals, progress: Progress | None, show_step: OnStep) -> bool:
+        """Take the remaining steps.
 
         Returns:
             Whether all are done and the last one is validated; False after a signal, with a checkpoint.
         """
         settings = self.settings
-        if self._is_validation_due() and not self._validate(signals):  # a signal came while it was validated
+        if self._is_validation_due() and not self._validate(signals):  # the run was stopped in this validation
             return False
-        sums: dict[str, float] = defaultdict(float)
-        pretrained = sum(phase.steps for phase in settings.pretraining)
-        taken = seen = 0
-        started = time.monotonic()
-        self.engine.model.train()
-        for batches in self._batches():
-            factor = rate_factor(self.step, self.steps, settings.optimizer)
-            result = self.engine.take_step(batches, self.step, factor, signals.is_set())
-            self.step += 1
-            seen += 1
-            taken += bool(result.terms)
-            for name, value in result.terms.items():
-                sums[name] += value
-            done, stop = self.step == self.steps, result.stop
-            if taken and (self.step % settings.log_every == 0 or done):
-                line = {name: value / taken for name, value in sums.items()}
-                pace = seen * self._samples_per_step / (time.monotonic() - started)
-                line |= {"rate": factor * settings.optimizer.learning_rate, "samples/s": pace}
-                line |= {"memory GiB": peak_memory(self.accelerator.device), "skipped": float(seen - taken)}
-                self._log("train", line)
+        self.engine.trainee.train()
+
+        def on_step(done: int, line: LogLine | None) -> None:
+            self.step = done
+            if line is not None:
+                rate, pace = line.lr_factor * settings.optimizer.learning_rate, line.steps_per_second
+                values = line.terms | {"learning rate": rate, "samples/s": pace * self._samples_per_step}
+                values |= {"memory GiB": peak_memory(self.accelerator.device), "skipped": float(line.skipped)}
+                self._log("train", values)
                 if progress is not None:
-                    progress(self.step, line | self.validations.get(max(self.validations, default=0), {}))
-                sums.clear()
-                taken, seen, started = 0, 0, time.monotonic()
-            on_step(pretrained, self.step)
+                    progress(done, values | self.validations.get(max(self.validations, default=0), {}))
+            show_step(self.pretraining_steps, done)
+
+        def after_step(done: int, stop: bool) -> bool:
             if self._is_validation_due():
-                before = time.monotonic()
                 stop = not self._validate(signals) or stop
-                started += time.monotonic() - before
-            if self.step % settings.checkpoint_every == 0 or done or stop or self._is_best():
+            is_last = done == self.steps
+            if done % settings.checkpoint_every == 0 or is_last or stop or self._is_best():
                 self._save_checkpoint()
-            if stop and not (done and self.step in self.validations):
-                return False
-        return True
+            return stop and not (is_last and done in self.validations)
+
+        return run_steps(
+            self.engine,
+            self._batches(),
+            first=self.step,
+            steps=self.steps,
+            log_every=settings.log_every,
+            lr_factor=lambda step: lr_factor(step, self.steps, settings.optimizer),
+            is_stopping=signals.is_set,
+            on_step=on_step,
+            after_step=after_step,
+        )
 
     def _batches(self) -> Iterator[Sequence[Batch]]:
         """The batches of each step from here on."""
-        each, place = self.settings.accumulate, self.accelerator
+        each, place = self.settings.gradient_accumulation_steps, self.accelerator
         stream = BatchStream(
             self.settings,
             self.source,
@@ -252,8 +290,8 @@ class Trainer:
 
     @property
     def _samples_per_step(self) -> int:
-        pictures = self.settings.batch_pictures * self.settings.accumulate * self.accelerator.num_processes
-        return pictures * self.settings.data.phrases_per_picture
+        pictures = self.settings.batch_size * self.settings.gradient_accumulation_steps * self.accelerator.num_processes
+        return pictures * self.settings.data.phrases_per_image
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -304,7 +342,7 @@ class Trainer:
     def _resume(self) -> None:
         state = checkpoint.load_newest(self.checkpoints)
         if state is None:
-            if any(map(checkpoint.newest_step, self._phases)):
+            if any(map(checkpoint.newest_step, self._phase_folders)):
                 logger.info("The run goes on in its pretraining.")
             else:
                 logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)
@@ -320,7 +358,7 @@ class Trainer:
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint in {self.checkpoints} is of another model than the recipe's, or of other groups of "
-                "parameters (optimizer.matrix_rate and factors, auxiliary losses): resume with the recipe that the run "
+                "parameters (learning rates of optimizer, objectives): resume with the recipe that the run "
                 f"began with ({self.out / 'settings.yaml'})."
             ) from error
         if len(randoms) == self.accelerator.num_processes:
@@ -385,9 +423,9 @@ def check_folder_for_run(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out} holds files, but no run to go on with: give another folder.")
 
 
-def total_steps(settings: TrainSettings, source: PictureSource, processes: int) -> int:
+def total_steps(settings: TrainSettings, source: Source, processes: int) -> int:
     """Optimizer steps of the run, by steps or by passes over the data."""
     if settings.epochs is None or source.length is None:
         return settings.steps
-    pictures = settings.batch_pictures * settings.accumulate * processes
+    pictures = settings.batch_size * settings.gradient_accumulation_steps * processes
     return max(1, round(settings.epochs * source.length / pictures))

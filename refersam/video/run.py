@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-from refersam.components import MIN_COMPONENT_FRACTION
 from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
+from refersam.inference.components import MIN_COMPONENT_FRACTION
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.names import answer_name
-from refersam.predictor import ReferSamPredictor
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
 from refersam.video.writer import VideoWriter
 

@@ -18,9 +18,9 @@ from refersam.domain import domain_warning
 from refersam.drawing import draw_overlays, mask_picture
 from refersam.errors import PhraseError
 from refersam.files import write_atomically
-from refersam.inference import Answer
-from refersam.labels import label_picture
-from refersam.predictor import ReferSamPredictor
+from refersam.inference.answers import Answer
+from refersam.inference.labels import label_picture
+from refersam.inference.predictor import ReferSamPredictor
 
 COLOURS = (
     (214, 39, 104),

@@ -17,9 +17,9 @@ from PIL import Image
 
 from refersam.errors import ReferSamError
 from refersam.image import load_image
+from refersam.inference.predictor import EncodedImage, ReferSamPredictor, Segmentation
 from refersam.metrics.masks import decode_mask
 from refersam.optional import require
-from refersam.predictor import EncodedImage, ReferSamPredictor, Segmentation
 from refersam.web.answers import (
     COCO_FILE,
     CUTOUT_FILE,

@@ -16,7 +16,7 @@ from refersam.bulk.coco import write_coco
 from refersam.bulk.items import Item
 from refersam.bulk.results import SETTINGS, ResultFolder, mask_path, read_results
 from refersam.errors import DataError
-from refersam.inference import Answer
+from refersam.inference.answers import Answer
 
 MASK = np.array([[0, 1, 1], [0, 0, 1]], dtype=bool)
 

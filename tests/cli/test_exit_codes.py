@@ -92,7 +92,7 @@ INTERRUPTED: dict[str, tuple[str, list[str]]] = {
     "segment": ("refersam.image.load_image", ["a.png", "star"]),
     "segment-many": ("refersam.bulk.items.open_items", ["--images", ".", "--phrases", "star"]),
     "video": ("refersam.video.reader.VideoReader.__init__", ["clip.mp4", "star"]),
-    "info": ("refersam.description.describe_model", []),
+    "info": ("refersam.inference.description.describe_model", []),
     "recipes": ("refersam.training.bundled.bundled_recipes", []),
     "train": ("refersam.cli.train.run_with_progress", ["smoke", "--out", "run"]),
     "ablate": ("refersam.training.ablation.run_suite", ["ablations/tiny", "--out", "runs"]),
@@ -104,8 +104,8 @@ INTERRUPTED: dict[str, tuple[str, list[str]]] = {
     "data scenes": ("sceneref.write_sceneref", ["--out", "data"]),
     "demo": ("refersam.cli.demo.load_predictor", ["--port", "17860"]),
     "serve": ("refersam.serving.run.serve", ["--port", "0"]),
-    "convert official": ("refersam.convert.convert_official_checkpoint", FAILURES["convert official"]),
-    "export onnx": ("refersam.predictor.load_model", ["--out", "model.onnx"]),
+    "convert official": ("refersam.checkpoints.official.convert_official_checkpoint", FAILURES["convert official"]),
+    "export onnx": ("refersam.checkpoints.folders.load_model", ["--out", "model.onnx"]),
 }
 """What is stopped, and the arguments that lead there."""
 
@@ -125,9 +125,9 @@ def commands() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training prepares within a second."""
-    from refersam.training.sources import SceneSource
+    from sceneref.training.source import SceneSource
 
-    monkeypatch.setattr(SceneSource, "tokenizer_pictures", 5)
+    monkeypatch.setattr(SceneSource, "tokenizer_images", 5)
 
 
 @pytest.fixture(autouse=True)
@@ -198,8 +198,10 @@ def test_signals_end_the_page(run: Run, monkeypatch: pytest.MonkeyPatch, number:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
 
-    monkeypatch.setattr("refersam.cli.demo.load_predictor", lambda *_: None)
+    monkeypatch.setattr("refersam.cli.demo.load_predictor", lambda *_: SimpleNamespace(domain=None))
     monkeypatch.setattr(Page, "warm_up", lambda _: None)
-    monkeypatch.setattr("refersam.web.page.build_page", lambda *_: SimpleNamespace(launch=launch))
+    monkeypatch.setattr(
+        "refersam.web.page.build_page", lambda *_: SimpleNamespace(launch=launch, block_thread=lambda: None)
+    )
     result = run("demo", "--port", 17860)
     assert result.code == code, result

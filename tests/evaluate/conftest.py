@@ -8,8 +8,8 @@ import pytest
 
 from refersam.data import ReferringDataset, open_dataset
 from refersam.evaluate import Evaluation, evaluate_model
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.metrics import PROTOCOLS
-from refersam.predictor import ReferSamPredictor
 from sceneref import SceneRefSettings, write_sceneref
 
 

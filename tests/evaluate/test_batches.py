@@ -9,11 +9,12 @@ import pytest
 from refersam.data import ReferringDataset
 from refersam.evaluate import Evaluation, evaluate_model
 from refersam.evaluate.batches import PredictionBatches
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.metrics import PROTOCOLS
-from refersam.predictor import ReferSamPredictor
 
 
 @pytest.mark.usefixtures("spawned")
+@pytest.mark.slow
 def test_spawned_workers_score_a_model_the_same(
     tiny_predictor: ReferSamPredictor, scenes: ReferringDataset, scored: Evaluation
 ) -> None:

@@ -21,9 +21,9 @@ from refersam.errors import DataError
 from refersam.evaluate import Evaluation, evaluate_model, evaluate_predictions, write_predictions
 from refersam.evaluate.batches import ModelBatches, PackedMask, plan_batches
 from refersam.evaluate.processes import Processes, join_processes
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.metrics import PROTOCOLS, sum_pixels
 from refersam.metrics.masks import encode_mask
-from refersam.predictor import ReferSamPredictor
 
 
 def make_samples(picture_ids: list[int]) -> list[ReferringSample]:

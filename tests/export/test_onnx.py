@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from refersam import ReferSamImageProcessor, ReferSamModel, ReferSamPredictor, ReferSamProcessor
+from refersam.checkpoints.folders import load_model
 from refersam.config import sam_vision_config
 from refersam.errors import CheckpointError, DataError, DeviceError, MissingExtraError, ReferSamError
 from refersam.export import onnx as export
 from refersam.export.graph import output_names
+from refersam.inference.onnx_model import OnnxModel, load_onnx, read_contents
 from refersam.model.attention import AttentionProjections
 from refersam.model.refersam import ReferSamOutput
 from refersam.model.spatial_prior import MapNorm
-from refersam.onnx_model import OnnxModel, load_onnx, read_contents
-from refersam.predictor import load_model
 from refersam.tokenizer import train_tokenizer
 
 onnx = pytest.importorskip("onnx")
@@ -113,6 +113,7 @@ def test_any_number_of_pictures_phrases_and_tokens(
     assert got.coarse_mask_logits is None
 
 
+@pytest.mark.slow
 def test_masks_along_edges_of_pictures_of_any_size(folder: Path, tmp_path: Path) -> None:
     """The guided filter is part of the graph; every comparison is with the model's own."""
     model, processor = load_model(str(folder), {"guided_filter_radius": 2})

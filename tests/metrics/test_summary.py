@@ -14,9 +14,9 @@ from refersam.metrics import (
     default_protocol,
     get_protocol,
     mean_iou_by_tag,
-    sceneref_metrics,
     score_sample,
 )
+from sceneref.metrics import sceneref_metrics
 
 
 def mask(*rows: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refersam import ReferSamModel, ReferSamOutput
-from refersam.convert import AUTHORS_KEYS, rename_keys
+from refersam.checkpoints.keys import AUTHORS_KEYS, rename_keys
 from refersam.losses import ReferSamLoss
 from refersam.model.pyramid import PyramidGeometry
 

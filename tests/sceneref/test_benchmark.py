@@ -19,6 +19,7 @@ import torch.utils.data
 from PIL import Image
 from pycocotools.coco import COCO
 
+from refersam.errors import DataError
 from sceneref import (
     COLOURS,
     DEFAULT_PHENOMENA,
@@ -35,13 +36,12 @@ from sceneref import (
     generate_scene,
     write_sceneref,
 )
-from refersam.data.sceneref.colours import PALETTE, lab_distances, to_lab
-from refersam.data.sceneref.layout import MIN_VISIBLE
-from refersam.data.sceneref.objects import RADII, object_coverage, unit_polygon
-from refersam.data.sceneref.phrases import build_phrase
-from refersam.data.sceneref.view import View
-from refersam.data.sceneref.words import tokenize
-from refersam.errors import DataError
+from sceneref.colours import PALETTE, lab_distances, to_lab
+from sceneref.layout import MIN_VISIBLE
+from sceneref.objects import RADII, object_coverage, unit_polygon
+from sceneref.phrases import build_phrase
+from sceneref.view import View
+from sceneref.words import tokenize
 
 SMALL = SceneRefSettings(width=128, height=128)
 

@@ -25,7 +25,7 @@ from pycocotools import mask as coco_mask
 
 from refersam import ReferSamPredictor
 from refersam.errors import DataError, ReferSamError
-from refersam.labels import label_map
+from refersam.inference.labels import label_map
 from refersam.serving import app as app_module
 from refersam.serving.app import create_app
 from refersam.serving.settings import ServerSettings

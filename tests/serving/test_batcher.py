@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from refersam.inference import Query
+from refersam.inference.queries import Query
 from refersam.model.refersam import ReferSamOutput
 from refersam.serving.batcher import Batcher
 
@@ -17,7 +17,9 @@ from refersam.serving.batcher import Batcher
 def query(number: int, phrases: int = 1) -> Query:
     """One that can be told from others by its picture."""
     ids = torch.ones(phrases, 3, dtype=torch.long)
-    return Query(("x",) * phrases, 4, 4, torch.full((1, 3, 2, 2), float(number)), ids, ids, 0, ("",) * phrases)
+    return Query(
+        ("x",) * phrases, 4, 4, torch.full((1, 3, 2, 2), float(number)), ids, ids, 0, ("",) * phrases, ((),) * phrases
+    )
 
 
 class Model:

@@ -44,7 +44,7 @@ def train(trainer: Trainer, _name: str) -> dict[str, float]:
     return trainer.run()
 
 
-def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path]) -> None:
+def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path], tmp_path: Path) -> None:
     """And in the seed; --set is over all."""
     runs = read_suite(suite_file(), ["optimizer.learning_rate=0.5"]).runs
     assert list(runs) == [(name, seed) for name in RUNS for seed in (0, 1)]
@@ -53,8 +53,9 @@ def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path]) -> None:
     changed = whole.model_dump()
     changed["loss"]["dice_weight"] = 0
     assert other.model_dump() == changed
+    (tmp_path / "data_set.yaml").write_text("data: {root: x}")
     with pytest.raises(SettingsError, match="whole counts epochs, not steps: add --set epochs=null"):
-        read_suite(suite_file(), ["epochs=2", "data.root=/data", "data.stages=[{}]"])
+        read_suite(suite_file(recipe="data_set.yaml"), ["epochs=2"])
     with pytest.raises(SettingsError, match="leave out --set seed"):
         read_suite(suite_file(), ["seed=7"])
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refersam.data.sample import DrawnObjects, ReferringImage
-from refersam.training.augmentation import augment, crop, flip, recolour
+from refersam.data.sample import ReferringImage
+from refersam.training.augmentation import CropPlace, augment, crop, flip, recolour
 from refersam.training.directions import mentions_colour, mentions_horizontal, mentions_vertical, mirror_phrase
 from refersam.training.settings import AugmentSettings
-from refersam.training.wording import _OTHER_ADJECTIVES, _OTHER_NOUNS, frame, misspell, rename, turn
-from sceneref.words import _NOUNS, ADJECTIVES
 
 
 def picture(
@@ -85,19 +83,26 @@ def test_a_flip_mirrors_pixels_masks_and_words_together() -> None:
     assert after.phrases == ("the right cup", "a spoon")
     np.testing.assert_array_equal(after.image, before.image[:, ::-1])
     np.testing.assert_array_equal(after.masks, before.masks[:, :, ::-1])
-    known = flip(with_objects(before)).objects
-    np.testing.assert_array_equal(known.masks, after.masks)
-    np.testing.assert_array_equal(known.conditions, after.masks)
+    np.testing.assert_array_equal(flip(with_labels(before)).extra.values, after.masks)
     assert after.sample_ids == before.sample_ids
     kept = picture("the left cup", "the spoon right next to it")
     assert flip(kept) is kept
 
 
-def with_objects(picture: ReferringImage) -> ReferringImage:
-    """As if its targets were a drawn scene's objects."""
-    mentions = tuple(((index,),) for index in range(len(picture.phrases)))
-    looks, conditions = np.zeros((len(mentions), 3), dtype=int), picture.masks.astype(np.int8)
-    return replace(picture, objects=DrawnObjects(picture.masks, looks, mentions, conditions))
+@dataclass(frozen=True)
+class Labels:
+    """Annotations of an extension: one map."""
+
+    values: np.ndarray
+
+    def cut(self, rows: slice, columns: slice) -> Labels:
+        """See `ImageExtra`."""
+        return Labels(self.values[:, rows, columns])
+
+
+def with_labels(picture: ReferringImage) -> ReferringImage:
+    """The same image with its masks as annotations of an extension."""
+    return replace(picture, extra=Labels(picture.masks))
 
 
 @settings(max_examples=200, deadline=None)
@@ -113,23 +118,22 @@ def test_a_crop_loses_no_pixel_of_a_target(
     """Whatever the picture, the target and the draw; an empty target too; never smaller than asked for."""
     (top, bottom), (left, right) = sorted(int(v * size[0]) for v in box[:2]), sorted(int(v * size[1]) for v in box[2:])
     before = picture("a thing", box=(top, left, bottom, right), size=size)
-    after = crop(before, smallest, np.array(places))
+    after = crop(before, smallest, CropPlace(*places))
     assert after.masks.sum() == before.masks.sum()
     assert after.masks.shape[1:] == after.image.shape[:2]
-    known = crop(with_objects(before), smallest, np.array(places)).objects
-    np.testing.assert_array_equal(known.masks, after.masks)
-    np.testing.assert_array_equal(known.conditions, after.masks)
+    known = crop(with_labels(before), smallest, CropPlace(*places)).extra
+    np.testing.assert_array_equal(known.values, after.masks)
     for kept, whole in zip(after.image.shape[:2], size, strict=True):
         assert kept >= min(whole, max(1, round(smallest * whole) - 1))
 
 
 def test_a_crop_keeps_the_sides_that_are_spoken_of() -> None:
     """Both of an axis: a target that moves within the picture may not be left any more."""
-    places = np.array([0.0, 0.0, 0.5, 0.5])
-    assert crop(picture("a cup"), 0.5, places).image.shape[:2] == (40, 60)
-    assert crop(picture("a cup", "the left cup"), 0.5, places).image.shape[:2] == (40, 120)
-    assert crop(picture("the top cup"), 0.5, places).image.shape[:2] == (80, 60)
-    assert crop(picture("the second cup"), 0.5, places).image.shape[:2] == (80, 120)
+    place = CropPlace(0.0, 0.0, 0.5, 0.5)
+    assert crop(picture("a cup"), 0.5, place).image.shape[:2] == (40, 60)
+    assert crop(picture("a cup", "the left cup"), 0.5, place).image.shape[:2] == (40, 120)
+    assert crop(picture("the top cup"), 0.5, place).image.shape[:2] == (80, 60)
+    assert crop(picture("the second cup"), 0.5, place).image.shape[:2] == (80, 120)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_a_crop_keeps_the_sides_that_are_spoken_of() -> None:
 def test_a_crop_leaves_whole_what_a_phrase_compares_with(phrase: str) -> None:
     """Nothing shows where the other thing is."""
     before = picture("a cup", phrase)
-    assert crop(before, 0.1, np.array([0.0, 0.0, 0.5, 0.5])) is before
+    assert crop(before, 0.1, CropPlace(0.0, 0.0, 0.5, 0.5)) is before
 
 
 def test_recolour_by_hand() -> None:
@@ -161,87 +165,3 @@ def test_the_draw_decides_everything() -> None:
     assert augment(before, AugmentSettings(), np.random.default_rng(5)) is before
     red = picture("the red cup")
     assert augment(red, AugmentSettings(colour=0.4), np.random.default_rng(5)) is red
-
-
-@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
-def test_a_typing_error_is_in_one_word_and_never_in_a_side(numbers: list[float]) -> None:
-    """At most one letter more or less, the first one as it was; short words and sides stay."""
-    phrase = "the small purple star on the left of a big box"
-    before, after = phrase.split(" "), misspell(phrase, np.array(numbers)).split(" ")
-    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert len(changed) <= 1
-    for old, new in changed:
-        assert old in ("small", "purple", "star")
-        assert old[0] == new[0]
-        assert abs(len(old) - len(new)) <= 1
-    assert misspell("top left 12 red", np.array(numbers)) == "top left 12 red"
-
-
-def test_typing_errors_by_hand() -> None:
-    """Letters change places, one is missing, doubled, or the key beside it was hit."""
-    for kind, expected in ((0.0, "pruple"), (0.3, "prple"), (0.6, "puurple"), (0.9, "pyrple")):
-        assert misspell("purple", np.array([0.0, 0.0, kind, 0.0])) == expected
-
-
-@pytest.mark.parametrize(
-    ("phrase", "numbers", "expected"),
-    [
-        ("the cyan star", (0.0, 0.0), "the turquoise star"),
-        ("an Orange ring next to a circle", (0.0, 0.5), "a tangerine ring next to a circle"),
-        ("an orange ring next to a square", (0.99, 0.99), "an orange ring next to a block"),
-        ("a large ring", (0.5, 0.99), "a large loop"),
-        ("all the crosses", (0.5, 0.5), "all the plus symbols"),
-        ("both squares", (0.0, 0.0), "both boxes"),
-        ("the second object from the left", (0.0, 0.99), "the second element from the left"),
-        ("the furry dog", (0.0, 0.0), "the furry dog"),
-    ],
-)
-def test_other_names(phrase: str, numbers: tuple[float, float], expected: str) -> None:
-    """Of one word, with the article that it needs; none of them is a word of SceneRef's own."""
-    assert rename(phrase, np.array(numbers)) == expected
-    others = [name for names in (*_OTHER_ADJECTIVES.values(), *_OTHER_NOUNS.values()) for name in names]
-    assert len(others) == len(set(others))
-    own = {word for nouns in _NOUNS.values() for pair in nouns for word in pair} | ADJECTIVES
-    assert not own & set(others)
-
-
-def test_rewording_changes_phrases_and_nothing_else() -> None:
-    """All of them at share 1, none at 0; a frame holds the phrase whole."""
-    original = picture("the red star", "all circles")
-    rng = np.random.default_rng
-    assert augment(original, AugmentSettings(), rng(0)).phrases == original.phrases
-    framed = augment(original, AugmentSettings(frames=1.0), rng(0))
-    for old, new in zip(original.phrases, framed.phrases, strict=True):
-        assert old != new
-        assert set(old.split(" ")) <= set(new.split(" "))
-    misspelt = augment(original, AugmentSettings(typing_errors=1.0), rng(0))
-    assert all(old != new for old, new in zip(original.phrases, misspelt.phrases, strict=True))
-    renamed = augment(original, AugmentSettings(synonyms=1.0), rng(0))
-    assert all(old != new for old, new in zip(original.phrases, renamed.phrases, strict=True))
-    for changed in (framed, misspelt, renamed):
-        np.testing.assert_array_equal(changed.image, original.image)
-        np.testing.assert_array_equal(changed.masks, original.masks)
-    assert len({frame("x", number / 50) for number in range(50)}) > 40
-    assert all("all circles" in frame("all circles", number / 50) for number in range(50))
-
-
-@pytest.mark.parametrize(
-    ("phrase", "first", "last"),
-    [
-        ("the large red star", "the star , it is large and red", "the star , the large red one"),
-        ("green cross", "cross , it is green", "cross , the green one"),
-        ("a Striped Bar", "a Bar , it is Striped", "a Bar , the Striped one"),
-    ],
-)
-def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
-    """The noun comes first."""
-    assert (turn(phrase, 0.0), turn(phrase, 0.999)) == (first, last)
-
-
-@pytest.mark.parametrize(
-    "phrase",
-    ["all red stars", "red stars", "the star", "the red star on the left", "the furry dog", "the largest star", ""],
-)
-def test_phrases_that_are_not_turned_round(phrase: str) -> None:
-    """Plurals, what has no adjective or one that is not known, and what goes on after the noun."""
-    assert turn(phrase, 0.0) == phrase

@@ -65,7 +65,7 @@ def test_copies_work_elsewhere(package: Path) -> None:
         ("recipes/base.yml", "No such file: recipes/base.yml. The package's recipe of this name is base, without"),
         ("nowhere.yaml", "^No such file: nowhere.yaml.$"),
         ("../package/base", "No such recipe"),
-        (".", "cannot be read: Is a directory"),
+        (".", "is a folder: name a YAML file"),
     ],
 )
 def test_what_is_not_found(package: Path, name: str, told: str) -> None:

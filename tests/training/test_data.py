@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import pickle
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from refersam.data.sample import ReferringImage
-from refersam.errors import DataError
 from refersam.processor import ReferSamProcessor
 from refersam.training.building import build_processor
-from refersam.training.data import Batch, BatchStream, _is_review, training_batches
-from refersam.training.settings import StageSettings, TrainSettings
-from refersam.training.sources import open_source
+from refersam.training.data import Batch, BatchStream, training_batches
+from refersam.training.extension import load_extension
+from refersam.training.settings import TrainSettings
+from refersam.training.sources import Source
 from sceneref import SceneRefSettings, write_sceneref
 
 
@@ -27,6 +26,11 @@ def equal(one: Batch, other: Batch) -> bool:
         torch.equal(value, getattr(other, name)) if isinstance(value, torch.Tensor) else value == getattr(other, name)
         for name, value in vars(one).items()
     )
+
+
+def open_source(settings: TrainSettings) -> Source:
+    """The source of the run's extension."""
+    return load_extension(settings.extension).open_source(settings)
 
 
 def processor_of(settings: TrainSettings) -> ReferSamProcessor:
@@ -43,7 +47,7 @@ def stream(
 
 def test_workers_give_the_batches_of_one_process(miniature: Callable[..., TrainSettings]) -> None:
     """Two workers, in order, each batch once, also from the middle; shapes and ranges."""
-    settings = miniature(steps=7, batch_pictures=2, data={"workers": 2})
+    settings = miniature(steps=7, batch_size=2, data={"workers": 2})
     processor = processor_of(settings)
     expected = list(stream(settings, processor))
     assert len(expected) == 7
@@ -67,24 +71,16 @@ def test_spawned_workers_give_the_batches_of_one_process(
 ) -> None:
     """The stream, its data set and its processor are pickled; each batch is the same."""
     write_sceneref(tmp_path, "train", 3, 0, SceneRefSettings(width=64, height=48, phrases_per_scene=2))
-    data = {"workers": 1, "root": str(tmp_path), "dataset": "sceneref"}
-    settings = miniature(steps=2, data=data)
+    settings = miniature(steps=2, data={"workers": 1, "root": str(tmp_path)})
     processor = processor_of(settings)
     got = list(training_batches(stream(settings, processor)))
     assert len(got) == 2
     assert all(itertools.starmap(equal, zip(got, stream(settings, processor), strict=True)))
 
 
-def test_a_stream_of_scenes_can_be_pickled(miniature: Callable[..., TrainSettings]) -> None:
-    """For workers that are not forked; the copy gives the same batch."""
-    settings = miniature(steps=1)
-    original = stream(settings, processor_of(settings))
-    assert equal(pickle.loads(pickle.dumps(original)).batch(0), original.batch(0))
-
-
-def test_processes_share_the_pictures_of_one(miniature: Callable[..., TrainSettings]) -> None:
-    """Two processes with one picture each see what one process with two sees, in order, and draw the same points."""
-    both, one = miniature(batch_pictures=2), miniature()
+def test_processes_share_the_images_of_one(miniature: Callable[..., TrainSettings]) -> None:
+    """Two processes with one image each load what one process with two loads, in order, and sample the same points."""
+    both, one = miniature(batch_size=2), miniature()
     processor = processor_of(both)
     for number in range(2):
         together = stream(both, processor).batch(number)
@@ -104,48 +100,64 @@ def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., Train
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("pictures", "accumulate", "world"), [(4, 1, 1), (2, 1, 2), (1, 4, 1), (2, 2, 1), (1, 2, 2)])
-def test_stages_and_their_review(
-    pictures: int, accumulate: int, world: int, miniature: Callable[..., TrainSettings]
-) -> None:
-    """A share of the pictures, the same ones however a step is dealt out; the first stage has nothing to review."""
-    stages = [
-        {"until": 0.4, "max_objects": 2, "review": 0.25},
-        {"max_objects": 9, "min_objects": 9, "review": 0.25},
-    ]
-    data = {"stages": stages, "picture_sizes": [128]}
-    settings = miniature(steps=4, batch_pictures=pictures, accumulate=accumulate, data=data)
-    source, asked = open_source(settings), {}
+class Recorder(Source):
+    """Records what is asked of the source of a run."""
 
-    class Spy:
-        length = None
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.progress: dict[int, float] = {}
 
-        def load(self, number: int, stage: StageSettings) -> ReferringImage:
-            asked[number] = stage.max_objects
-            return source.load(number, stage)
+    def load(self, index: int, progress: float) -> ReferringImage:
+        """See `Source`."""
+        self.progress[index] = progress
+        return self.source.load(index, progress)
 
-    count = settings.steps * accumulate
+    def phrases(self) -> Iterable[str]:
+        """See `Source`."""
+        return self.source.phrases()
+
+    def image_size(self, progress: float) -> int | None:
+        """See `Source`."""
+        return 32 if progress < 0.5 else None
+
+    def collate_extra(
+        self, images: Sequence[ReferringImage], chosen: Sequence[Sequence[int]], image_size: int
+    ) -> dict[str, Any]:
+        """See `Source`."""
+        return {"phrases": [image.phrases[index] for image, each in zip(images, chosen, strict=True) for index in each]}
+
+
+@pytest.mark.parametrize(("size", "each", "world"), [(4, 1, 1), (2, 1, 2), (1, 4, 1), (2, 2, 1), (1, 2, 2)])
+def test_progress_of_a_source(size: int, each: int, world: int, miniature: Callable[..., TrainSettings]) -> None:
+    """The share of the steps that are done, the same for all images of a step, however they are distributed."""
+    settings = miniature(steps=4, batch_size=size, gradient_accumulation_steps=each)
+    source, count = Recorder(open_source(settings)), settings.steps * each
+    processor = processor_of(settings)
     for rank in range(world):
-        batches = BatchStream(settings, Spy(), processor_of(settings), count, rank=rank, world_size=world)
+        batches = BatchStream(settings, source, processor, count, rank=rank, world_size=world)
         for number in range(count):
             batches.batch(number)
-    assert [asked[number] for number in range(8)] == [2] * 8
-    later = [asked[number] for number in range(8, 16)]
-    assert later == [2 if _is_review(number, 0.25, 0) else 9 for number in range(8, 16)]
-    assert set(later) == {2, 9}
+    assert source.progress == {index: index // 4 / 4 for index in range(16)}
 
 
-def test_reviews_are_a_share_of_every_size() -> None:
-    """Sizes take turns with the pictures; reviews must not fall on one of them."""
-    chosen = [number for number in range(4000) if _is_review(number, 0.25, 7)]
-    by_size = Counter(number % 4 for number in chosen)
-    assert all(200 < by_size[size] < 300 for size in range(4))
-    assert not any(_is_review(number, 0.0, 7) for number in range(100))
+def test_what_a_source_decides(miniature: Callable[..., TrainSettings]) -> None:
+    """The side of the input, and `Batch.extra`, in the order of the phrases."""
+    settings = miniature(steps=2, batch_size=2)
+    source = Recorder(open_source(settings))
+    stream = BatchStream(settings, source, processor_of(settings), settings.steps)
+    small, usual = stream.batch(0), stream.batch(1)
+    assert (small.pixel_values.shape, small.target_mask.shape) == ((2, 3, 32, 32), (4, 32, 32))
+    assert usual.pixel_values.shape == (2, 3, 64, 64)
+    images = [source.source.load(index, 0.0) for index in (0, 1)]
+    assert small.extra == {"phrases": [phrase for image in images for phrase in image.phrases]}
 
 
-def test_a_scene_that_has_no_room(miniature: Callable[..., TrainSettings]) -> None:
-    """A sentence, not the traceback of a worker."""
-    settings = miniature(data={"picture_sizes": [32], "stages": [{"min_objects": 10, "max_objects": 10}]})
-    source = open_source(settings)
-    with pytest.raises(DataError, match=r"Scene \d+ cannot be drawn. No room for 10 objects in 32 x 32 pixels"):
-        [source.load(number, settings.data.stages[0]) for number in range(200)]
+def test_nested_tensors_of_extra_move_with_the_batch(miniature: Callable[..., TrainSettings]) -> None:
+    """To the device of the model; anything else stays."""
+    settings = miniature(steps=1)
+    batch = stream(settings, processor_of(settings)).batch(0)
+    batch.extra = {"labels": {8: torch.zeros(2)}, "names": ["a"]}
+    moved = batch.to(torch.device("meta"))
+    assert (moved.pixel_values.device.type, moved.extra["labels"][8].device.type) == ("meta", "meta")
+    assert moved.extra["names"] == ["a"]
+    assert moved.sample_ids == batch.sample_ids

@@ -30,7 +30,7 @@ def test_a_full_gpu_ends_a_run_with_what_to_lower(
 
     monkeypatch.setattr(run.engine, "take_step", full)
     with pytest.raises(
-        TrainingError, match=r"^The GPU is out of memory: lower batch_pictures .*image_size.*gradient_checkpointing"
+        TrainingError, match=r"^The GPU is out of memory: lower batch_size .*image_size.*gradient_checkpointing"
     ) as told:
         run.run()
     assert "\n" not in str(told.value)

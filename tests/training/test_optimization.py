@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from refersam import ReferSamConfig, ReferSamModel
-from refersam.training.optimization import CpuMuon, build_optimizers, rate_factor, rate_share
+from refersam.training.optimization import CpuMuon, build_optimizers, lr_factor, lr_scale
 from refersam.training.settings import OptimizerSettings
 
 
@@ -16,9 +16,9 @@ def test_rate_factor_by_hand() -> None:
     """100 steps, 4 of warm-up, decay from step 60 on."""
     settings = OptimizerSettings(warmup_steps=4, decay_from=0.6)
     expected = {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 60: 1.0, 70: 0.75, 80: 0.5, 99: 0.025, 100: 0.0, 150: 0.0}
-    assert {step: rate_factor(step, 100, settings) for step in expected} == pytest.approx(expected)
+    assert {step: lr_factor(step, 100, settings) for step in expected} == pytest.approx(expected)
     square = OptimizerSettings(warmup_steps=0, decay_from=0.0, decay_power=2.0)
-    assert [rate_factor(step, 10, square) for step in (0, 5, 9)] == pytest.approx([1.0, 0.25, 0.01])
+    assert [lr_factor(step, 10, square) for step in (0, 5, 9)] == pytest.approx([1.0, 0.25, 0.01])
 
 
 def test_weight_decay_is_on_matrices_and_kernels_alone() -> None:
@@ -46,7 +46,9 @@ def test_weight_decay_is_on_matrices_and_kernels_alone() -> None:
 def test_muon_takes_the_matrices_of_linear_layers() -> None:
     """Each trained parameter is in one group of one optimizer; kernels, embeddings and vectors stay AdamW's."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
-    muon, adamw = build_optimizers(model, OptimizerSettings(learning_rate=0.3, matrix_rate=0.2, weight_decay=0.07))
+    muon, adamw = build_optimizers(
+        model, OptimizerSettings(learning_rate=0.3, muon_learning_rate=0.2, weight_decay=0.07)
+    )
     assert (muon.param_groups[0]["lr"], muon.param_groups[0]["weight_decay"]) == (0.2, 0.07)
     assert [group["lr"] for group in adamw.param_groups] == [0.3, 0.3]
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
@@ -68,7 +70,9 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 def test_rate_shares_by_hand() -> None:
     """Text, ViT by depth, and everything else; the neck has the backbone's full rate."""
-    settings = OptimizerSettings(backbone_factor=0.1, text_factor=0.5, prior_factor=0.3, layer_decay=0.8)
+    settings = OptimizerSettings(
+        image_encoder_lr_scale=0.1, text_encoder_lr_scale=0.5, spatial_prior_lr_scale=0.3, layer_decay=0.8
+    )
     expected = {
         "text_encoder.encoder.layer.0.output.dense.weight": 0.5,
         "sam.vision_encoder.neck.conv1.weight": 0.1,
@@ -80,26 +84,28 @@ def test_rate_shares_by_hand() -> None:
         "interactor.spatial_prior.stem.0.weight": 0.3,
         "interactor.context_tokens": 1.0,
     }
-    assert {name: rate_share(name, 12, settings) for name in expected} == pytest.approx(expected)
+    assert {name: lr_scale(name, 12, settings) for name in expected} == pytest.approx(expected)
 
 
 def test_rates_of_all_groups() -> None:
     """Each trained parameter is in the group of its rate, and all are in one."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
-    settings = OptimizerSettings(learning_rate=0.3, backbone_factor=0.1, text_factor=0.5, layer_decay=0.8)
+    settings = OptimizerSettings(
+        learning_rate=0.3, image_encoder_lr_scale=0.1, text_encoder_lr_scale=0.5, layer_decay=0.8
+    )
     (optimizer,) = build_optimizers(model, settings)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert set(rates) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, rate in rates.items():
-        assert rate == pytest.approx(0.3 * rate_share(name, 8, settings)), name
+        assert rate == pytest.approx(0.3 * lr_scale(name, 8, settings)), name
 
 
 def test_warm_up_from_a_share() -> None:
     """From a thousandth of the rate, in proportion to the decay that goes on beneath."""
     settings = OptimizerSettings(warmup_steps=10, warmup_from=0.001, decay_from=0.0, decay_power=0.9)
-    assert rate_factor(4, 100, settings) == pytest.approx((0.001 + 0.999 * 0.5) * 0.96**0.9)
-    assert rate_factor(50, 100, settings) == pytest.approx(0.5**0.9)
+    assert lr_factor(4, 100, settings) == pytest.approx((0.001 + 0.999 * 0.5) * 0.96**0.9)
+    assert lr_factor(50, 100, settings) == pytest.approx(0.5**0.9)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (3, 8), (9, 4)])

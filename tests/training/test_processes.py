@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from refersam import ReferSamPredictor
-from refersam.evaluate.processes import Processes
 from refersam.training.settings import TrainSettings
-from refersam.training.validation import Validator
 
 SCRIPT = """
 import torch; torch.set_num_threads(1)
-from refersam.training.sources import SceneSource; SceneSource.tokenizer_pictures = 30
-from refersam.training.validation import Validator; Validator.drawn_side = 96
+from sceneref.training.source import SceneSource; SceneSource.tokenizer_images = 30
+from sceneref.training.validation import SceneValidation; SceneValidation.scene_size = 96
 from refersam.cli import main; main()
 """
 
@@ -50,10 +47,10 @@ def test_two_processes_train_as_one(
     tmp_path: Path, without_dropout: dict[str, Any], miniature: Callable[..., TrainSettings]
 ) -> None:
     """Same global batch: the same loss curve within float noise, and the same integers of validation."""
-    fields = {"steps": 6, "model": {"config": without_dropout}, "validate_every": 3, "data": {"validation_pictures": 5}}
-    fields["loss"] = {"grounding_weight": 1.0, "looks_weight": 1.0}
+    fields = {"steps": 6, "model": {"config": without_dropout}, "validate_every": 3, "data": {"validation_images": 5}}
+    fields["sceneref"] = {"objectives": {"grounding": 1.0, "looks": 1.0}}
     for name, processes, pictures in (("one", 1, 2), ("two", 2, 1)):
-        done = launch(miniature(batch_pictures=pictures, **fields), tmp_path / name, processes)
+        done = launch(miniature(batch_size=pictures, **fields), tmp_path / name, processes)
         assert done.returncode == 0, done.stderr
     one, two = log(tmp_path / "one", "train"), log(tmp_path / "two", "train")
     assert [line["samples"] for line in one] == [line["samples"] for line in two] == [4, 8, 12, 16, 20, 24]
@@ -91,24 +88,3 @@ def test_two_processes_resume_bit_for_bit(tmp_path: Path, miniature: Callable[..
     assert again.returncode == 0, again.stderr
     final = "run/model/model.safetensors"
     assert (tmp_path / "whole" / final).read_bytes() == (tmp_path / "parts" / final).read_bytes()
-
-
-def test_shares_of_a_validation_add_up(tiny_model_folder: Path, miniature: Callable[..., TrainSettings]) -> None:
-    """Of the same weights, two processes count the very integers that one does."""
-    predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
-    settings = miniature(data={"validation_pictures": 4})
-    whole = Validator(settings, predictor.processor, Processes()).score(predictor.model)
-    found: list[Any] = []
-
-    class Pretended(Processes):
-        """One of two, which leaves what it found for the other."""
-
-        def gather(self, items: list[Any]) -> list[Any]:
-            found.extend(items)
-            return list(found)
-
-    halves = [Validator(settings, predictor.processor, Pretended(index, 2)).score(predictor.model) for index in (0, 1)]
-    assert whole["pixels in union"] > halves[0]["pixels in union"] > 0
-    assert halves[1] == pytest.approx(whole)
-    for name in ("phrases", "pixels in common", "pixels in union"):
-        assert halves[1][name] == whole[name]

@@ -13,7 +13,7 @@ from refersam import ReferSamConfig
 from refersam.training.ablation import read_suite
 from refersam.training.bundled import RECIPES
 from refersam.training.recipe import changed_settings, changes_since, read_settings
-from refersam.training.settings import ChangeError, LossSettings, SettingsError, TrainSettings
+from refersam.training.settings import ChangeError, SettingsError, TrainSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,8 +52,8 @@ def test_a_recipe_may_extend_another_and_nothing_else(tmp_path: Path) -> None:
     ("name", "text", "value"),
     [
         ("precision", "no", "no"),
-        ("recompute", "on", True),
-        ("recompute", "off", False),
+        ("gradient_checkpointing", "on", True),
+        ("gradient_checkpointing", "off", False),
         ("data.root", "no", "no"),
         ("data.root", "2024-05-01", "2024-05-01"),
         ("optimizer.learning_rate", "1e-6", 1e-6),
@@ -137,7 +137,7 @@ def test_there_is_a_recipe_for_every_benchmark_and_size() -> None:
         for size in ("base", "large", "huge"):
             settings = read_settings(RECIPES / folder / f"{size}.yaml")
             assert (settings.data.dataset, settings.model.sam) == (folder, f"facebook/sam-vit-{size}")
-            assert settings.batch_pictures * settings.accumulate * settings.data.phrases_per_picture == 16
+            assert settings.batch_size * settings.gradient_accumulation_steps * settings.data.phrases_per_image == 16
         assert "clip" in str(read_settings(RECIPES / folder / "base_clip.yaml").model.text)
 
 
@@ -161,13 +161,11 @@ def test_published_suites_are_valid(path: Path) -> None:
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
     """Section by section, lists whole, by way of a third; --set is over all; a circle is told as such."""
     (tmp_path / "deep").mkdir()
-    (tmp_path / "base.yaml").write_text(
-        "steps: 5\noptimizer: {learning_rate: 0.5, beta2: 0.9}\ndata: {picture_sizes: [32]}"
-    )
+    (tmp_path / "base.yaml").write_text("steps: 5\noptimizer: {learning_rate: 0.5, beta2: 0.9}\ntrackers: [wandb]")
     (tmp_path / "deep" / "middle.yaml").write_text("extends: ../base.yaml\noptimizer: {beta2: 0.8}")
-    path = recipe(tmp_path, "extends: deep/middle.yaml\ndata: {picture_sizes: [64, 96]}")
+    path = recipe(tmp_path, "extends: deep/middle.yaml\ntrackers: [trackio, wandb]")
     settings = read_settings(path, ["seed=4"])
-    assert (settings.steps, settings.seed, settings.data.picture_sizes) == (5, 4, [64, 96])
+    assert (settings.steps, settings.seed, settings.trackers) == (5, 4, ["trackio", "wandb"])
     assert (settings.optimizer.learning_rate, settings.optimizer.beta2) == (0.5, 0.8)
     (tmp_path / "base.yaml").write_text("extends: recipe.yaml")
     with pytest.raises(SettingsError, match="extends itself"):
@@ -211,33 +209,19 @@ def test_changed_settings_by_hand() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("data: {dataset: refcoco}", "data: root is needed, the folder of the data sets"),
         ("data: {dataset: coco, root: x}", "data.dataset: should be one of refcoco, "),
         ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
-        ("data: {root: x, stages: [{max_objects: 3}]}", "data: stages describes scenes drawn while training: leave"),
-        (
-            "data: {root: x, stages: [{max_objects: 3}], validation_scenes: {max_objects: 3}}",
-            "data: stages and validation_scenes describe scenes drawn while training: leave out root, or that",
-        ),
-        ("data: {root: x, dataset: jsonl, augment: {synonyms: 0.1}}", "data: augment.synonyms puts other words"),
-        ("data: {root: x, dataset: refcoco, augment: {synonyms: 0.1}}", "wrong in phrases of refcoco: leave it out"),
-        ("data: {no_target_share: 0.1}", "data: no_target_share is for data sets"),
-        ("epochs: 3", "epochs are passes over a data set"),
         ("steps: 3\nseed: 1\nsteps: 4", "'steps' is given twice"),
         ("seed: 2024-13-45", "seed should be a valid integer, but is '2024-13-45'"),
         ("seed: " + "[" * 3000, "cannot be read as YAML"),
         ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate should be a finite number"),
         ("model: {sam: x}", "model: sam and text belong together"),
         ("model: {sam: x, text: y, start_from: z}", "model: a run starts from sam and text, or from start_from"),
-        ("model: {start_from: x, config: {num_sparse_tokens: 2}}", "of which only what has no weights can be changed"),
-        ("model: {start_from: x, prior: y}", "model: the model in start_from has a spatial prior already"),
+        ("model: {start_from: x, config: {num_sparse_tokens: 2}}", "only fields without weights can be changed"),
         (
-            "{pretraining: [{part: language}, {}], model: {prior: y}}",
-            "pretraining teaches the spatial prior, and model.prior takes one",
+            "{precision: fp16, optimizer: {muon_learning_rate: 0.1}}",
+            "optimizer.muon_learning_rate works with precision bf16 or no",
         ),
-        ("data: {validation_scenes: {min_objects: 5, max_objects: 3}}", "data.validation_scenes"),
-        ("{precision: fp16, optimizer: {matrix_rate: 0.1}}", "optimizer.matrix_rate works with precision bf16 or no"),
-        ("data: {root: x, dataset: refcoco}\npretraining: {}", "pretraining teaches what drawn scenes show"),
         ("seed: 5000000000", "seed should be less than 2147483648"),
         ("{final_model: best, keep_best: 0}", "final_model: best needs keep_best"),
         ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
@@ -251,56 +235,11 @@ def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, told: str)
     assert "\n" not in str(caught.value)
 
 
-OBJECT_TERMS = ("grounding_weight", "pointing_weight", "looks_weight", "condition_weight")
-
-
-@pytest.mark.parametrize("term", OBJECT_TERMS)
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
-        ("data: {root: x, dataset: refcoco}", "can only be used with scenes drawn while training: leave out data.root"),
-        ("sharding: full", "cannot be used with sharding: full"),
-        ("precision: fp16", "can only be used with precision bf16 or no, not with fp16"),
-    ],
-)
-def test_terms_of_drawn_objects(tmp_path: Path, term: str, other: str, told: str) -> None:
-    """The sentence names those that are set, and no others."""
-    with pytest.raises(SettingsError, match=f"loss.{term} {told}") as caught:
-        read_settings(recipe(tmp_path, f"loss: {{{term}: 1}}\n{other}"))
-    assert not [name for name in OBJECT_TERMS if name != term and name in str(caught.value)]
-
-
-def test_which_terms_are_of_drawn_objects() -> None:
-    """Those that are marked so where they are declared; positions are known in every image."""
-    every = LossSettings.model_validate(dict.fromkeys(LossSettings.model_fields, 16))
-    assert every.object_terms == list(OBJECT_TERMS)
-    assert LossSettings(position_weight=1).object_terms == []
-
-
-def test_words_of_scenes_for_scenes_in_a_folder(tmp_path: Path) -> None:
-    """SceneRef as files has SceneRef's words, too; typing errors and frames are for any phrase."""
-    read_settings(recipe(tmp_path, "data: {root: x, dataset: sceneref, augment: {synonyms: 0.1}}"))
-    read_settings(recipe(tmp_path, "data: {root: x, dataset: jsonl, augment: {typing_errors: 0.1, frames: 0.1}}"))
-
-
-def test_a_share_of_none_is_left_out(tmp_path: Path) -> None:
-    """So a recipe can do without what the one that it extends has, and says the same as one that never had it."""
-    without = recipe(tmp_path, "data: {stages: [{phenomena: {attribute: 1, several: 0}}]}")
-    assert read_settings(without).data.stages[0].phenomena == {"attribute": 1}
-    with pytest.raises(SettingsError, match="not all zero"):
-        read_settings(recipe(tmp_path, "data: {stages: [{phenomena: {attribute: 0}}]}"))
-
-
 def test_settings_survive_being_written(tmp_path: Path) -> None:
     """settings.yaml of a run is a recipe."""
-    changes = [
-        "data.stages=[{until: 0.5, phenomena: {attribute: 1.0}}, {until: 1}]",
-        "model.config.num_sparse_tokens=2",
-    ]
-    settings = read_settings(recipe(tmp_path, "steps: 7"), changes)
+    settings = read_settings(recipe(tmp_path, "steps: 7"), ["model.config.num_sparse_tokens=2"])
     again = read_settings(recipe(tmp_path, yaml.safe_dump(settings.model_dump())))
     assert again == settings
-    assert again.data.stages[0].phenomena == {"attribute": 1.0}
     assert again.model.config == {"num_sparse_tokens": 2}
 
 
@@ -318,10 +257,10 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         tmp_path,
         """
         stepz: 3
-        batch_pictures: 0
+        batch_size: 0
         precision: fp8
         optimizer: {learningrate: 0.1, beta2: 1.5}
-        data: {image_size: 100, stages: [{until: 0.5}, {untill: 1}]}
+        data: {image_size: 100, augment: {flipp: 1}}
         """,
     )
     with pytest.raises(SettingsError) as caught:
@@ -329,12 +268,12 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     message = str(caught.value)
     for part in (
         "unknown setting stepz, did you mean steps?",
-        "batch_pictures should be greater than or equal to 1, but is 0",
+        "batch_size should be greater than or equal to 1, but is 0",
         "precision should be 'no', 'bf16' or 'fp16', but is 'fp8'",
         "unknown setting optimizer.learningrate, did you mean learning_rate?",
         "optimizer.beta2 should be less than 1, but is 1.5",
         "data.image_size should be a multiple of 32, but is 100",
-        "unknown setting data.stages.1.untill, did you mean until?",
+        "unknown setting data.augment.flipp, did you mean flip?",
     ):
         assert part in message
     assert message.startswith(str(path))
@@ -344,13 +283,6 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("data: {stages: [{min_objects: 5, max_objects: 3}]}", "data.stages.0: .*min_objects <= max_objects"),
-        ("data: {stages: [{phenomena: {colour: 1}}]}", "data.stages.0: .*Unknown phenomena .'colour'."),
-        ("data: {stages: []}", r"data.stages should have at least 1 item, but is \[\]"),
-        ("data: {picture_sizes: [128, 16]}", "data.picture_sizes.1 should be .*32"),
-        ("pretraining: {position_weight: 1}", "pretraining.0: .*position_weight is for part: encoder"),
-        ("pretraining: {part: language, image_size: 32}", "pretraining.0: .*image_size of 64 or more, but it is 32"),
-        ("pretraining: {phenomena: {colour: 1}}", "pretraining.0: .*Unknown phenomena .'colour'."),
         ("data: 3", "data should be a valid dictionary, but is 3"),
         ("[1, 2]", "must hold a YAML mapping of settings, such as steps: 1000, but holds a list"),
         ("[]", "must hold a YAML mapping of settings, such as steps: 1000, but holds a list"),
@@ -370,8 +302,8 @@ def test_recipes_that_are_refused(tmp_path: Path, text: str, told: str) -> None:
 
 def test_a_part_of_a_list_cannot_be_changed(tmp_path: Path) -> None:
     """Only the whole list."""
-    with pytest.raises(SettingsError, match="'pretraining' is a list here: give it as a whole"):
-        read_settings(recipe(tmp_path, "pretraining: [{steps: 4}]"), ["pretraining.steps=3"])
+    with pytest.raises(SettingsError, match="'trackers' is a list here: give it as a whole"):
+        read_settings(recipe(tmp_path, "trackers: [wandb]"), ["trackers.first=trackio"])
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -118,15 +118,17 @@ def test_a_hollow_model_is_filled_for_a_while(small_model: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"optimizer": {"matrix_rate": 0.01}}, "sharding: full goes without optimizer.matrix_rate, since Muon needs"),
+        (
+            {"optimizer": {"muon_learning_rate": 0.01}},
+            "sharding: full works without optimizer.muon_learning_rate: Muon needs whole matrices",
+        ),
         ({"precision": "fp16"}, "sharding: full works with precision bf16 or no, not with fp16"),
-        ({"pretraining": {}}, "sharding: full is for models that start from published weights"),
     ],
 )
 def test_what_does_not_go_with_sharding(changes: dict[str, Any], told: str) -> None:
     """A sentence each."""
     with pytest.raises(ValueError, match=told):
-        TrainSettings.model_validate({"sharding": "full", **changes})
+        TrainSettings.model_validate({"sharding": "full", "data": {"root": "x"}, **changes})
 
 
 SCRIPT = """
@@ -134,10 +136,10 @@ import json, shutil, sys
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from accelerate.state import AcceleratorState
-from refersam.training.settings import TrainSettings
-from refersam.training.sources import SceneSource; SceneSource.tokenizer_pictures = 30
+from refersam.training.recipe import check_settings
 from refersam.training.trainer import Trainer
-from refersam.training.validation import Validator; Validator.drawn_side = 96
+from sceneref.training.source import SceneSource; SceneSource.tokenizer_images = 30
+from sceneref.training.validation import SceneValidation; SceneValidation.scene_size = 96
 out = Path(sys.argv[1])
 for name, goes_on_from, settings in json.loads((out / "jobs.json").read_text()):
     AcceleratorState._reset_state()
@@ -146,7 +148,7 @@ for name, goes_on_from, settings in json.loads((out / "jobs.json").read_text()):
         (out / name / "checkpoints" / "step_0000003.pt").unlink()
     if goes_on_from:
         torch.distributed.barrier()
-    Trainer(TrainSettings.model_validate(settings), out / name, resume=bool(goes_on_from)).run()
+    Trainer(check_settings(settings, name), out / name, resume=bool(goes_on_from)).run()
 """
 
 
@@ -169,7 +171,7 @@ def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -
     """gloo on CPUs, dropout and all: curves and weights as of whole models; resumed and resharded as if undisturbed."""
     base: dict[str, Any] = {"steps": 3, "checkpoint_every": 2, "validate_every": 3}
     full = {**base, "sharding": "full"}
-    bf16 = {"precision": "bf16", "accumulate": 2}
+    bf16 = {"precision": "bf16", "gradient_accumulation_steps": 2}
     jobs = [
         ("whole", None, base),
         ("sharded", None, {**full, "gradient_checkpointing": True}),
@@ -197,7 +199,7 @@ def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -
 
     shutil.rmtree(tmp_path / "resumed" / "checkpoints")
     shutil.copytree(tmp_path / "sharded" / "checkpoints", tmp_path / "resumed" / "checkpoints")
-    alone = Trainer(miniature(**base, batch_pictures=2), tmp_path / "resumed", resume=True)
+    alone = Trainer(miniature(**base, batch_size=2), tmp_path / "resumed", resume=True)
     saved = read_checkpoint(checkpoint_path(tmp_path / "sharded" / "checkpoints", 3))
     assert alone.step == 3
     state = alone.engine.state_dict()

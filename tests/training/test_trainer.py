@@ -22,16 +22,18 @@ from accelerate import Accelerator
 from PIL import Image
 
 from refersam import ReferSamModel, ReferSamPredictor
-from refersam.data.sceneref import SceneRefSettings, write_sceneref
 from refersam.errors import CheckpointError, DataError
 from refersam.files import LOCK
 from refersam.training import checkpoint
 from refersam.training.engine import build_accelerator
 from refersam.training.errors import TrainingError
 from refersam.training.settings import SettingsError, TrainSettings
-from refersam.training.sources import SceneSource
 from refersam.training.trainer import Trainer
 from refersam.training.validation import Validator
+from sceneref import SceneRefSettings, write_sceneref
+from sceneref.training.settings import SceneRefTrainSettings
+from sceneref.training.source import SceneSource
+from sceneref.training.validation import SceneValidation
 
 Miniature = Callable[..., TrainSettings]
 
@@ -73,8 +75,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, miniature: Miniature) 
     """The folder of a run of five steps that nothing stopped."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SceneSource, "tokenizer_pictures", 30)
-        patch.setattr(Validator, "drawn_side", 96)
+        patch.setattr(SceneSource, "tokenizer_images", 30)
+        patch.setattr(SceneValidation, "scene_size", 96)
         Trainer(miniature(), folder).run()
     return folder
 
@@ -87,13 +89,15 @@ def test_a_run_leaves_log_settings_checkpoints_and_model(undisturbed: Path, mini
     }
     kept = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
     assert kept == ["step_0000004.pt", "step_0000005.pt"]  # the newest two of 2, 4 and 5
-    assert TrainSettings.model_validate(yaml.safe_load((undisturbed / "settings.yaml").read_text())) == miniature()
+    assert (
+        SceneRefTrainSettings.model_validate(yaml.safe_load((undisturbed / "settings.yaml").read_text())) == miniature()
+    )
 
     lines = log_lines(undisturbed)
     assert [(line["kind"], line["step"]) for line in lines] == [*(("train", i) for i in range(1, 6)), ("validation", 5)]
     assert [line["samples"] for line in lines[:5]] == [2, 4, 6, 8, 10]
-    terms = ("mask", "dice", "coarse_mask", "coarse_dice", "iou", "object", "total", "grad norm", "rate", "samples/s")
-    assert {*terms, "memory GiB", "skipped"} <= set(lines[0])
+    terms = ("mask", "dice", "coarse_mask", "coarse_dice", "iou", "object", "total", "grad norm", "learning rate")
+    assert {*terms, "samples/s", "memory GiB", "skipped"} <= set(lines[0])
     for line in lines[:5]:
         four = sum(line[name] for name in ("mask", "dice", "coarse_mask", "coarse_dice"))
         assert line["total"] == pytest.approx(four + 0.5 * line["iou"] + 0.5 * line["object"], abs=1e-3)
@@ -221,41 +225,22 @@ def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, 
     """Its weights and its tokenizer; a folder that is none is told as such."""
     start = Trainer(miniature(model={"start_from": str(tiny_model_folder), "config": {}}), tmp_path / "run")
     expected = ReferSamModel.from_pretrained(tiny_model_folder).state_dict()
-    for name, tensor in start.engine.plain_model.state_dict().items():
+    for name, tensor in start.engine.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert start.engine.plain_model.interactor.context_tokens.requires_grad
-    assert not start.engine.plain_model.sam.prompt_encoder.shared_embedding.positional_embedding.requires_grad
+    assert start.engine.model.interactor.context_tokens.requires_grad
+    assert not start.engine.model.sam.prompt_encoder.shared_embedding.positional_embedding.requires_grad
     tokenizer = ReferSamPredictor.from_pretrained(tiny_model_folder).processor.tokenizer
     assert len(start.processor.tokenizer) == len(tokenizer)
     with pytest.raises(CheckpointError, match="holds no ReferSAM model"):
         Trainer(miniature(model={"start_from": str(tmp_path), "config": {}}), tmp_path / "other")
     changed = {"start_from": str(tiny_model_folder), "config": {"guided_filter_radius": 2, "drop_path": 0.1}}
-    model = Trainer(miniature(model=changed), tmp_path / "guided").engine.plain_model
+    model = Trainer(miniature(model=changed), tmp_path / "guided").engine.model
     assert (model.config.guided_filter_radius, model.interactor.drop_rates[-1]) == (2, 0.1)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     changed["config"] = {"guided_filter_radius": -2}
     with pytest.raises(SettingsError, match=r"model.config: guided_filter_radius must be 0 or more"):
         Trainer(miniature(model=changed), tmp_path / "wrong")
-
-
-def test_a_spatial_prior_taken_over(
-    tiny_model_folder: Path, tmp_path: Path, miniature: Miniature, small_model: dict[str, Any]
-) -> None:
-    """That of the named model, frozen where its factor is 0; an ablation has none; a misfit is a sentence."""
-
-    def interactor(name: str, config: dict[str, Any]) -> Any:
-        model = {"prior": str(tiny_model_folder), "config": config}
-        settings = miniature(model=model, optimizer={"prior_factor": 0.0})
-        return Trainer(settings, tmp_path / name).engine.plain_model.interactor
-
-    taken = interactor("run", {}).spatial_prior
-    wanted = ReferSamModel.from_pretrained(tiny_model_folder).interactor.spatial_prior.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in taken.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in taken.parameters())
-    assert not hasattr(interactor("without", {"use_interactor": False}), "spatial_prior")
-    with pytest.raises(SettingsError, match=r"model\.prior: the spatial prior of .* has other sizes"):
-        interactor("other", small_model)
 
 
 # ---------------------------------------------------------------------------------------------------------- surviving
@@ -307,13 +292,13 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 
 def break_loss(run: Trainer, monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[int], bool], factor: float) -> None:
     """Multiply the loss of those calls by a factor."""
-    forward, calls = run.engine.loss.forward, iter(range(1000))
+    forward, calls = run.engine.plain_trainee.loss.forward, iter(range(1000))
 
     def broken(*arguments: Any) -> Any:
         scale = factor if is_bad(next(calls)) else 1.0
         return {name: value * scale for name, value in forward(*arguments).items()}
 
-    monkeypatch.setattr(run.engine.loss, "forward", broken)
+    monkeypatch.setattr(run.engine.plain_trainee.loss, "forward", broken)
 
 
 def test_a_loss_that_stays_no_number_ends_the_run(
@@ -321,13 +306,13 @@ def test_a_loss_that_stays_no_number_ends_the_run(
 ) -> None:
     """After two skipped steps; it names the samples, and the weights are untouched."""
     run = Trainer(miniature(max_skipped=2), tmp_path)
-    before = {name: tensor.clone() for name, tensor in run.engine.plain_model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in run.engine.model.state_dict().items()}
     break_loss(run, monkeypatch, lambda _: True, float("nan"))
     with pytest.raises(
         TrainingError, match=r"The loss is nan.*at step 2, with the samples scene_2_0, scene_2_1; 3 steps"
     ):
         run.run()
-    for name, tensor in run.engine.plain_model.state_dict().items():
+    for name, tensor in run.engine.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
@@ -413,10 +398,10 @@ def test_the_best_checkpoint_stays_and_can_become_the_model(
 def test_accumulated_passes_add_up(tmp_path: Path, without_dropout: dict[str, Any], miniature: Miniature) -> None:
     """Two passes of one picture make the step that one pass of two pictures makes."""
     losses = []
-    for name, changes in {"one": {"batch_pictures": 2}, "two": {"batch_pictures": 1, "accumulate": 2}}.items():
+    for name, changes in {"one": {"batch_size": 2}, "two": {"batch_size": 1, "gradient_accumulation_steps": 2}}.items():
         fields = {
             "model": {"config": without_dropout},
-            "loss": {"grounding_weight": 1.0, "looks_weight": 1.0},
+            "sceneref": {"objectives": {"grounding": 1.0, "looks": 1.0}},
             **changes,
         }
         Trainer(miniature(steps=3, **fields), tmp_path / name).run()
@@ -451,8 +436,8 @@ def test_killed_at_any_moment(tmp_path: Path, undisturbed: Path, moment: float, 
     settings = miniature(data={"workers": 1}).model_dump(mode="json")
     recipe.write_text(yaml.safe_dump(settings))
     script = (
-        "from refersam.training.sources import SceneSource; from refersam.training.validation import Validator;"
-        "SceneSource.tokenizer_pictures = 30; Validator.drawn_side = 96; import torch; torch.set_num_threads(1);"
+        "from sceneref.training.source import SceneSource; from sceneref.training.validation import SceneValidation;"
+        "SceneSource.tokenizer_images = 30; SceneValidation.scene_size = 96; import torch; torch.set_num_threads(1);"
         "from refersam.cli import main; main()"
     )
     out = tmp_path / "run"
@@ -544,10 +529,11 @@ def test_a_signal_abandons_the_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, miniature: Miniature
 ) -> None:
     """With a checkpoint of its step; the resumed run validates it first, and ends where an undisturbed one does."""
-    settings = miniature(validate_every=2, checkpoint_every=100, data={"validation_pictures": 2})
+    settings = miniature(validate_every=2, checkpoint_every=100, data={"validation_images": 2})
     Trainer(settings, tmp_path / "undisturbed").run()
     run = Trainer(settings, tmp_path / "stopped")
-    scenes, drawn = run.validator._scenes, []
+    validation, drawn = run.validator.validation, []
+    scenes = validation.examples
 
     def signalled() -> Iterator[Any]:
         for scene in scenes():
@@ -556,7 +542,7 @@ def test_a_signal_abandons_the_validation(
                 os.kill(os.getpid(), signal.SIGTERM)
             yield scene
 
-    monkeypatch.setattr(run.validator, "_scenes", signalled)
+    monkeypatch.setattr(validation, "examples", signalled)
     assert run.run() == {}
     assert (run.step, run.stopped_by, drawn.count(step)) == (step, "SIGTERM", 1)
     assert (tmp_path / "stopped" / "checkpoints" / f"step_{step:07d}.pt").exists()
@@ -603,9 +589,7 @@ def test_a_signal_to_the_group_while_workers_validate(
     """As `timeout` and a terminal send it: a checkpoint and a sentence, no traceback, whatever the workers get."""
     for split, count in (("train", 3), ("val", 12)):
         write_sceneref(tmp_path, split, count, 0, SceneRefSettings(width=64, height=64, phrases_per_scene=2))
-    settings = miniature(
-        steps=3, validate_every=1, data={"root": str(tmp_path), "workers": 1, "validation_pictures": 12}
-    )
+    settings = miniature(steps=3, validate_every=1, data={"root": str(tmp_path), "workers": 1, "validation_images": 12})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     out = tmp_path / "run"

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from shoot_demo import CHROMIUM, FLAGS, running_demo
 
 from refersam import ReferSamPredictor
-from refersam.labels import label_map
+from refersam.inference.labels import label_map
 
 pytestmark = pytest.mark.browser
 

@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refersam.errors import PhraseError
-from refersam.inference import Answer
-from refersam.labels import label_map
+from refersam.inference.answers import Answer
+from refersam.inference.labels import label_map
 from refersam.web.answers import COLOURS, coco_document, legend, overlay, split_phrases, write_files
 
 PICTURE = Image.new("RGB", (6, 4), (10, 20, 30))

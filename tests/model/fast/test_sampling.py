@@ -86,5 +86,5 @@ def test_the_switch_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None
     """The extra is named."""
     monkeypatch.setenv(TRITON_SWITCH, "1")
     monkeypatch.setitem(sys.modules, "deformops", None)
-    with pytest.raises(MissingExtraError, match=r"REFERSAM_TRITON=1 needs the package deformops.*refersam\[gpu\]"):
+    with pytest.raises(MissingExtraError, match=r"REFERSAM_TRITON=1 needs the package deformops.*\.\[gpu\]"):
         DeformableAttention(hidden_size=12, num_heads=3, num_levels=1, num_points=2, value_ratio=0.5)

@@ -1,0 +1,23 @@
+"""Register ReferSAM with transformers' Auto classes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cache
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+from refersam.config import ReferSamConfig
+from refersam.model.refersam import ReferSamModel
+from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
+
+
+@cache
+def register_classes() -> None:
+    """Register configuration, model and processors with AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor."""
+    AutoConfig.register(ReferSamConfig.model_type, ReferSamConfig)
+    AutoModel.register(ReferSamConfig, ReferSamModel)
+    # Older releases of transformers refuse to name an image processor where torchvision is missing.
+    with suppress(ImportError):
+        AutoImageProcessor.register(ReferSamConfig, slow_image_processor_class=ReferSamImageProcessor)
+    AutoProcessor.register(ReferSamConfig, ReferSamProcessor)

@@ -1,0 +1,1 @@
+"""Answers: predictor, queries, runtimes, transformers' pipeline and Auto classes."""

@@ -1,0 +1,249 @@
+"""What a model is, read from its files: neither its weights nor any code in them is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refersam.checkpoints.folders import load_config
+from refersam.checkpoints.keys import authors_state_dict
+from refersam.checkpoints.reading import read_checkpoint
+from refersam.checkpoints.registration import register_classes
+from refersam.config import PRESETS, ReferSamConfig
+from refersam.errors import CheckpointError, one_line
+from refersam.hub import raise_if_not_downloaded
+from refersam.inference.onnx_model import read_contents
+from refersam.inference.predictor import ONNX_SUFFIX
+from refersam.processor import ReferSamProcessor
+
+_PARTS = {
+    "text encoder": ("text_encoder.",),
+    "image encoder": ("sam.vision_encoder.",),
+    "interactor": ("interactor.",),
+    "prompter": ("prompter.",),
+    "decoder": ("sam.",),
+}
+"""Parts of the model by how their weights' names begin; the first that fits counts."""
+
+_FORMATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_MOST_OF_A_CARD = 65_536  # bytes
+
+
+@dataclass(frozen=True)
+class Description:
+    """Of a model.
+
+    Attributes:
+        model: as it was named.
+        preset: whose sizes it has: "tiny", "base", "large" or "huge"; None for sizes of its own.
+        text_encoder: its kind and sizes, in words.
+        image_encoder: its sizes, in words.
+        left_out: parts of ReferSAM that it does without, as in an ablation.
+        upsampling: how masks come to the size of the input: "bilinear", or "guided filter" along the picture's edges.
+        heads: "no_target", "iou": whether it says that nothing matches, and how good its mask is.
+        parameters: by part, and "total"; of an exported model the total alone.
+        number_formats: parameters stored in each; of an exported model with the constants of its graph.
+        file_bytes: of the weights.
+        input_size: (height, width) in pixels; None without a processor.
+        max_text_tokens: of a phrase; None without a processor.
+        licence: as its model card says; None where it does not.
+        domain: the only kind of images that it was trained on; None for a model of general images.
+    """
+
+    model: str
+    preset: str | None
+    text_encoder: str
+    image_encoder: str
+    left_out: tuple[str, ...]
+    upsampling: str
+    heads: dict[str, bool]
+    parameters: dict[str, int]
+    number_formats: dict[str, int]
+    file_bytes: int
+    input_size: tuple[int, int] | None
+    max_text_tokens: int | None
+    licence: str | None
+    domain: str | None = None
+
+
+def describe_model(name: str) -> Description:
+    """Describe a model by its files.
+
+    Args:
+        name: a folder or Hub id, one of the authors' checkpoints (.pth), or an exported model (.onnx).
+
+    Raises:
+        CheckpointError: no such model, another kind of model, or files that cannot be read.
+        MissingExtraError: for an exported model, onnx is not installed.
+    """
+    if name.endswith(ONNX_SUFFIX):
+        return _of_exported(Path(name))
+    if Path(name).is_file():
+        return _of_checkpoint(Path(name))
+    register_classes()
+    config, place = load_config(name)
+    folder = Path(name) if Path(name).exists() else _download(name, **place)
+    files = _weight_files(folder)
+    try:
+        processor = ReferSamProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception:  # of any kind, in a foreign folder; a converted model may have none
+        processor = None
+    parameters, number_formats = _count(entry for file in files for entry in _read_header(file))
+    return Description(
+        model=name,
+        **_describe_config(config),
+        parameters=parameters,
+        number_formats=number_formats,
+        file_bytes=sum(file.stat().st_size for file in files),
+        **_describe_processor(processor),
+        licence=_licence(folder / "README.md"),
+    )
+
+
+def _of_exported(path: Path) -> Description:
+    settings, contents = read_contents(path)
+    return Description(
+        model=str(path),
+        **_describe_config(settings.config),
+        parameters={"total": settings.num_parameters},
+        number_formats=contents.number_formats,
+        file_bytes=sum(file.stat().st_size for file in contents.files),
+        **_describe_processor(settings.processor),
+        licence=None,
+    )
+
+
+def _of_checkpoint(path: Path) -> Description:
+    state = authors_state_dict(read_checkpoint(path))
+    clip = any(name.startswith("text_encoder.embeddings.token_embedding") for name in state)
+    try:
+        width = state["sam.vision_encoder.pos_embed"].shape[-1]
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{path} has no image encoder: it is not a whole ReferSAM.") from error
+    layer = re.compile(r"sam\.vision_encoder\.layers\.(\d+)")
+    layers = len({found[1] for name in state if (found := layer.match(name))})
+    presets = {name: ReferSamConfig.from_preset(name, "clip" if clip else "bert") for name in PRESETS}
+    preset = next((n for n, c in presets.items() if _sizes(c)[:2] == (width, layers)), None)
+    described = (
+        _describe_config(presets[preset])
+        if preset is not None
+        else {
+            "preset": None,
+            "text_encoder": "CLIP" if clip else "BERT",
+            "image_encoder": f"ViT, {layers} layers of {width}",
+            "left_out": (),
+            "upsampling": "bilinear",
+            "heads": {"no_target": False, "iou": False},
+        }
+    )
+    parameters, number_formats = _count(
+        (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items()
+    )
+    return Description(
+        model=str(path),
+        **described,
+        parameters=parameters,
+        number_formats=number_formats,
+        file_bytes=path.stat().st_size,
+        **_describe_processor(None),
+        licence=None,
+    )
+
+
+def _sizes(config: ReferSamConfig) -> tuple[int, ...]:
+    vision = config.vision_config
+    return vision.hidden_size, vision.num_hidden_layers, config.fusion_hidden_size, config.prompt_hidden_size
+
+
+def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
+    text, vision = config.text_config, config.vision_config
+    switches = {
+        "interactor": config.use_interactor,
+        "prompter": config.use_prompter,
+        "dense prompt": config.use_dense_prompt,
+    }
+    return {
+        "preset": next((name for name in PRESETS if _sizes(ReferSamConfig.from_preset(name)) == _sizes(config)), None),
+        "text_encoder": f"{config.text_encoder_kind.upper()}, {text.num_hidden_layers} layers of {text.hidden_size}, "
+        f"{text.vocab_size:,} entries",
+        "image_encoder": f"ViT, {vision.num_hidden_layers} layers of {vision.hidden_size}, "
+        f"{vision.num_attention_heads} heads, windows of {vision.window_size}",
+        "left_out": tuple(part for part, used in switches.items() if not used),
+        "upsampling": "guided filter" if config.guided_filter_radius else "bilinear",
+        "heads": {"no_target": config.object_score_head, "iou": config.supervise_iou},
+        "domain": config.domain,
+    }
+
+
+def _describe_processor(processor: ReferSamProcessor | None) -> dict[str, Any]:
+    if processor is None:
+        return {"input_size": None, "max_text_tokens": None}
+    size = processor.image_processor.size
+    return {"input_size": (size["height"], size["width"]), "max_text_tokens": processor.max_text_tokens}
+
+
+def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[dict[str, int], dict[str, int]]:
+    """Parameters by part and by number format, of (name, shape, format)."""
+    parts, formats = dict.fromkeys(_PARTS, 0), dict[str, int]()
+    for name, shape, number_format in entries:
+        part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), "other")
+        parts[part] = parts.get(part, 0) + math.prod(shape)
+        formats[number_format] = formats.get(number_format, 0) + math.prod(shape)
+    return {**parts, "total": sum(parts.values())}, formats
+
+
+def _read_header(file: Path) -> Iterable[tuple[str, tuple[int, ...], str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a dictionary
+                tensor = weights.get_slice(name)
+                yield name, tuple(tensor.get_shape()), _FORMATS.get(tensor.get_dtype(), tensor.get_dtype().lower())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not a safetensors file that can be read: {error}.") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise CheckpointError(f"{folder} has no weights: model.safetensors is expected.")
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is not an index of weights.") from error
+    files = [folder / str(name) for name in sorted(names, key=str)]
+    for file in files:
+        if file.parent != folder or not file.is_file():
+            raise CheckpointError(f"{index} names {file.name}, which is not in {folder}.")
+    return files
+
+
+def _download(name: str, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "README.md", "*.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_files_only))
+    except Exception as error:  # no network, no such file: the kinds differ between versions
+        raise_if_not_downloaded(name, error, local_files_only=local_files_only)
+        raise CheckpointError(f"The files of {name} could not be downloaded: {one_line(error)}.") from error
+
+
+def _licence(card: Path) -> str | None:
+    """The `license` of a model card's head."""
+    if not card.is_file():
+        return None
+    with card.open("rb") as file:
+        text = file.read(_MOST_OF_A_CARD).decode("utf-8", "replace")
+    head: Mapping[str, str] = {}
+    if found := re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL):
+        head = dict(re.findall(r"^(license(?:_name)?):[ \t]*([^\n#]+)", found[1], re.MULTILINE))
+    return (head.get("license_name") or head.get("license") or "").strip(" \t\r\"'")[:80] or None

@@ -1,0 +1,77 @@
+"""Several answers about one picture, as one map or as detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from refersam.inference.answers import Answer
+from refersam.optional import require
+
+if TYPE_CHECKING:
+    import supervision
+
+
+def label_map(answers: Iterable[Answer]) -> np.ndarray:
+    """One map of several phrases: where masks overlap, a pixel belongs to the phrase that is most probable there.
+
+    Args:
+        answers: about one picture of H x W pixels, at least one; only one is held at a time.
+
+    Returns:
+        (H, W) uint16: 0 for no phrase, 1 for the first, 2 for the second, ...
+
+    Raises:
+        ValueError: no answer, more than 65,535, or answers about pictures of different sizes.
+    """
+    labels: np.ndarray | None = None
+    best: np.ndarray | None = None
+    for number, answer in enumerate(answers, 1):
+        if labels is None or best is None:
+            labels, best = np.zeros(answer.mask.shape, np.uint16), np.zeros(answer.mask.shape, np.float32)
+        if labels.shape != answer.mask.shape or number > np.iinfo(np.uint16).max:
+            raise ValueError(
+                f"The answers of a label map must be at most 65,535, about one picture: answer {number} has the size "
+                f"{answer.mask.shape}, the first {labels.shape}."
+            )
+        wins = answer.mask & (answer.probability > best)
+        labels[wins] = number
+        best[wins] = answer.probability[wins]
+    if labels is None:
+        raise ValueError("A label map needs at least one answer, but none came.")
+    return labels
+
+
+def label_picture(answers: Sequence[Answer]) -> Image.Image:
+    """`label_map` as a picture whose grey values are the numbers: of 8 bits, or of 16 for more than 255 phrases."""
+    labels = label_map(answers)
+    return Image.fromarray(labels.astype(np.uint8) if len(answers) <= np.iinfo(np.uint8).max else labels)
+
+
+def to_supervision(answers: Sequence[Answer]) -> supervision.Detections:
+    """The answers as `supervision.Detections`: a detection for each mask that is not empty.
+
+    Its class_id is the phrase's place in the list, `data["class_name"]` the phrase, its confidence the score. Where
+    nothing matches there are 0 detections, with arrays of the same types and a mask of the shape (0, H, W).
+
+    Args:
+        answers: about one picture of H x W pixels, at least one.
+
+    Raises:
+        MissingExtraError: supervision is not installed.
+        ValueError: no answer.
+    """
+    sv: Any = require("supervision", "supervision", "to_supervision")
+    if not answers:
+        raise ValueError("Detections need at least one answer, but none came: pass what predict returns.")
+    found = [(index, answer) for index, answer in enumerate(answers) if answer.box is not None]
+    return sv.Detections(
+        xyxy=np.array([answer.box for _, answer in found], np.float32).reshape(-1, 4),
+        mask=np.array([answer.mask for _, answer in found], bool).reshape(-1, *answers[0].mask.shape),
+        confidence=np.array([answer.score for _, answer in found], np.float32),
+        class_id=np.array([index for index, _ in found], int),
+        data={"class_name": np.array([answer.phrase for _, answer in found], str)},
+    )

@@ -1,0 +1,140 @@
+"""`pipeline("referring-image-segmentation")` of transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from transformers.pipelines.base import Pipeline
+
+from refersam.checkpoints.folders import load_weights
+from refersam.domain import log_domain
+from refersam.drawing import mask_picture
+from refersam.errors import CheckpointError, PhraseError, ReferSamError, shown
+from refersam.image import load_image
+from refersam.inference.answers import Answer, check_thresholds, read_answers
+from refersam.inference.devices import resolve_dtype
+from refersam.inference.queries import Query, run_queries
+from refersam.model.refersam import ReferSamModel, ReferSamOutput
+
+TASK = "referring-image-segmentation"
+
+
+class ReferringImageSegmentationPipeline(Pipeline):
+    """Masks for phrases about pictures, in the form of transformers' other segmentation pipelines.
+
+    Made by `transformers.pipeline("referring-image-segmentation", model=...)`; without a model, by the one in the box,
+    which knows drawn scenes, not photographs.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+    _load_tokenizer = False
+
+    def __call__(self, inputs: Any, phrases: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Segment what phrases mean.
+
+        Args:
+            inputs: a picture (path, PIL image, array or the bytes of a file; addresses are never fetched), or a
+                dictionary {"image": picture, "phrases": phrase or phrases}; or a list, generator or data set of them.
+            phrases: one phrase or several, asked about every picture that does not bring its own.
+            kwargs: `threshold` (a pixel belongs to the mask from this probability on), `no_target_threshold` (nothing
+                matches below this probability of a target), `min_component_fraction` (smaller components of a mask are
+                dropped), and transformers' `batch_size` and `num_workers`.
+
+        Returns:
+            For a picture, a list of dictionaries, one for each phrase: `label` (the phrase), `score` (the IoU that the
+            model expects, 0 to 1), `mask` (black and white PIL image of the picture's size), `box` (left, top, right,
+            bottom in pixels, None for an empty mask) and `no_target` (nothing matches). For a list, a list of such
+            lists; for a generator or data set, an iterator of them.
+
+        Raises:
+            ImageError: a picture that cannot be read.
+            PhraseError: no phrase, or one without a word.
+            ValueError: a threshold or fraction outside [0, 1].
+        """
+        if phrases is not None:
+            kwargs["phrases"] = phrases
+        if isinstance(inputs, list | tuple) and not inputs:
+            return []
+        return super().__call__(inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write model and processor. transformers would add this file, and then ask to trust it as foreign code."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        before: dict[str, Any] = {"phrases": kwargs.pop("phrases")} if "phrases" in kwargs else {}
+        names = ("threshold", "no_target_threshold", "min_component_fraction")
+        after: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
+        if kwargs:
+            raise TypeError(f"Unknown arguments of {TASK}: {', '.join(sorted(kwargs))}.")
+        check_thresholds(**after)
+        return before, {}, after
+
+    def preprocess(self, input_: Any, phrases: str | Sequence[str] | None = None) -> dict[str, Any]:
+        """A picture, or one with its phrases -> a query."""
+        picture = input_
+        if isinstance(input_, Mapping):
+            if "image" not in input_:
+                raise ValueError(
+                    f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {shown(input_)}.'
+                )
+            picture, phrases = input_["image"], input_.get("phrases", phrases)
+        if phrases is None:
+            raise PhraseError('What to find is missing: pass phrases="the red star", or a list of phrases.')
+        asked = [phrases] if isinstance(phrases, str) else list(phrases)
+        return {"query": Query.prepare(self.processor, load_image(picture), asked)}
+
+    def _forward(self, input_tensors: dict[str, Any]) -> dict[str, Any]:
+        """One query, or the list of a batch; only those with the same number of phrases can run together."""
+        query = input_tensors["query"]
+        if isinstance(query, Query):
+            return {"query": query, "output": run_queries(self.model, [query])[0]}
+        outputs: dict[int, ReferSamOutput] = {}
+        for count in {len(one.phrases) for one in query}:
+            places = [place for place, one in enumerate(query) if len(one.phrases) == count]
+            outputs.update(zip(places, run_queries(self.model, [query[place] for place in places]), strict=True))
+        return {"query": query, "output": [outputs[place] for place in range(len(query))]}
+
+    def postprocess(self, model_outputs: dict[str, Any], **settings: float) -> list[dict[str, Any]]:
+        """The output for a query -> a dictionary for each phrase."""
+        values = model_outputs["output"]  # transformers has made a dictionary of it
+        output = ReferSamOutput(**{field.name: values.get(field.name) for field in fields(ReferSamOutput)})
+        answers: Iterator[Answer] = read_answers(self.model, self.processor, output, model_outputs["query"], **settings)
+        return [
+            {
+                "label": answer.phrase,
+                "score": answer.score,
+                "mask": mask_picture(answer.mask),
+                "box": answer.box,
+                "no_target": answer.no_target,
+            }
+            for answer in answers
+        ]
+
+
+class PipelineModel:
+    """What `pipeline` loads a model by: as strictly as the predictor does, and in the same number format."""
+
+    @staticmethod
+    def from_pretrained(name: str, dtype: str | torch.dtype | None = None, **options: Any) -> ReferSamModel:
+        """In float32 unless another number format is asked for: weights may be stored in half the bytes.
+
+        Raises:
+            ReferSamError: see `load_weights`. Not a ValueError: transformers would try again and bury the sentence.
+        """
+        for of_foreign_code in ("code_revision", "trust_remote_code"):
+            options.pop(of_foreign_code, None)
+        try:
+            model = load_weights(name, **options)
+        except CheckpointError as error:
+            raise ReferSamError(str(error)) from error
+        log_domain(model.config.domain, name)
+        return model if dtype in (None, "auto") else model.to(dtype=resolve_dtype(dtype))

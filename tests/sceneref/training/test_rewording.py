@@ -1,0 +1,132 @@
+"""Rewording: synonyms, typing errors, sentences around phrases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sceneref.training.rewording import (
+    _OTHER_ADJECTIVES,
+    _OTHER_NOUNS,
+    RewordingDraw,
+    misspell,
+    put_in_sentence,
+    replace_word,
+    reword,
+    turn,
+)
+from sceneref.training.settings import RewordingSettings
+from sceneref.words import _NOUNS, ADJECTIVES
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
+def test_a_typing_error_is_in_one_word_and_never_in_a_side(numbers: list[float]) -> None:
+    """At most one letter more or less, the first one as it was; short words and sides stay."""
+    phrase = "the small purple star on the left of a big box"
+    before, after = phrase.split(" "), misspell(phrase, np.array(numbers)).split(" ")
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) <= 1
+    for old, new in changed:
+        assert old in ("small", "purple", "star")
+        assert old[0] == new[0]
+        assert abs(len(old) - len(new)) <= 1
+    assert misspell("top left 12 red", np.array(numbers)) == "top left 12 red"
+
+
+def test_typing_errors_by_hand() -> None:
+    """Letters change places, one is missing, doubled, or the key beside it was hit."""
+    for kind, expected in ((0.0, "pruple"), (0.3, "prple"), (0.6, "puurple"), (0.9, "pyrple")):
+        assert misspell("purple", np.array([0.0, 0.0, kind, 0.0])) == expected
+
+
+@pytest.mark.parametrize(
+    ("phrase", "numbers", "expected"),
+    [
+        ("the cyan star", (0.0, 0.0), "the turquoise star"),
+        ("an Orange ring next to a circle", (0.0, 0.5), "a tangerine ring next to a circle"),
+        ("an orange ring next to a square", (0.99, 0.99), "an orange ring next to a block"),
+        ("a large ring", (0.5, 0.99), "a large loop"),
+        ("all the crosses", (0.5, 0.5), "all the plus symbols"),
+        ("both squares", (0.0, 0.0), "both boxes"),
+        ("the second object from the left", (0.0, 0.99), "the second element from the left"),
+        ("the furry dog", (0.0, 0.0), "the furry dog"),
+    ],
+)
+def test_other_names(phrase: str, numbers: tuple[float, float], expected: str) -> None:
+    """Of one word, with the article that it needs; none of them is a word of SceneRef's own."""
+    assert replace_word(phrase, np.array(numbers)) == expected
+    others = [name for names in (*_OTHER_ADJECTIVES.values(), *_OTHER_NOUNS.values()) for name in names]
+    assert len(others) == len(set(others))
+    own = {word for nouns in _NOUNS.values() for pair in nouns for word in pair} | ADJECTIVES
+    assert not own & set(others)
+
+
+def reworded(phrases: Sequence[str], seed: int = 0, **shares: float) -> list[str]:
+    """All phrases of an image, reworded with those shares."""
+    draws = RewordingDraw.of_phrases(len(phrases), np.random.default_rng(seed))
+    settings = RewordingSettings(**shares)
+    return [reword(phrase, settings, draw) for phrase, draw in zip(phrases, draws, strict=True)]
+
+
+def test_shares_of_rewording() -> None:
+    """All phrases change at share 1, none at 0; a sentence contains the words of the phrase."""
+    phrases = ["the red star", "all circles"]
+    assert reworded(phrases) == phrases
+    for old, new in zip(phrases, reworded(phrases, sentences=1.0), strict=True):
+        assert old != new
+        assert set(old.split(" ")) <= set(new.split(" "))
+    for name in ("typing_errors", "synonyms"):
+        assert all(old != new for old, new in zip(phrases, reworded(phrases, **{name: 1.0}), strict=True))
+    assert len({put_in_sentence("x", number / 50) for number in range(50)}) > 40
+    assert all("all circles" in put_in_sentence("all circles", number / 50) for number in range(50))
+
+
+def test_every_share_changes_its_own_kind_only() -> None:
+    """What is drawn does not depend on the shares: sentences around the same phrases, whatever else is on."""
+    phrases = ["the red star"] * 200
+    sentences = reworded(phrases, sentences=0.5)
+    chosen = [new != old for old, new in zip(phrases, sentences, strict=True)]
+    assert 70 < sum(chosen) < 130
+    replaced = reworded(phrases, synonyms=1.0)
+    both = reworded(phrases, synonyms=1.0, sentences=0.5)
+    assert [new != old for old, new in zip(replaced, both, strict=True)] == chosen
+
+
+def test_synonyms_come_before_typing_errors() -> None:
+    """A misspelt word could not be replaced any more."""
+    draw = RewordingDraw(
+        error=0.0,
+        error_kind=np.array([0.99, 0.0, 0.0, 0.0]),
+        sentence=0.9,
+        sentence_kind=0.0,
+        synonym=0.0,
+        synonym_kind=np.array([0.0, 0.0]),
+    )
+    settings = RewordingSettings(synonyms=0.5, typing_errors=0.5, sentences=0.5)
+    assert reword("the cyan ring", settings, draw) == "the turquoise rnig"
+
+
+@pytest.mark.parametrize(
+    ("phrase", "first", "last"),
+    [
+        ("the large red star", "the star , it is large and red", "the star , the large red one"),
+        ("green cross", "cross , it is green", "cross , the green one"),
+        ("a Striped Bar", "a Bar , it is Striped", "a Bar , the Striped one"),
+    ],
+)
+def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
+    """The noun comes first."""
+    assert (turn(phrase, 0.0), turn(phrase, 0.999)) == (first, last)
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    ["all red stars", "red stars", "the star", "the red star on the left", "the furry dog", "the largest star", ""],
+)
+def test_phrases_that_are_not_turned_round(phrase: str) -> None:
+    """Plurals, what has no adjective or one that is not known, and what goes on after the noun."""
+    assert turn(phrase, 0.0) == phrase
