@@ -20,11 +20,11 @@ from report import add_option, machine, report
 from rich.console import Console
 from rich.progress import track
 
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
 from refersam.data import ReferringImage, open_dataset
 from refersam.data.index import group_by_image
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.metrics.results import compare_masks
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
-from refersam.training.sources import scene_to_referring_image
 from sceneref import SceneRefSettings, generate_scene
 
 
@@ -61,7 +61,7 @@ def compare(first: ReferSamPredictor, second: ReferSamPredictor, pictures: Itera
 def main() -> None:
     """Compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--other", help="the second form; the same model if only its number format differs")
     parser.add_argument("--dtype", default="float32", help="number format of the second form")
     parser.add_argument("--count", type=int, default=200, help="SceneRef val pictures of 256 px, 6 phrases each")
@@ -78,7 +78,7 @@ def main() -> None:
 
     def scenes() -> Iterator[ReferringImage]:
         for index in track(range(args.count), "SceneRef", console=console):
-            yield scene_to_referring_image(generate_scene(settings, "val", 0, index), str(index))
+            yield generate_scene(settings, "val", 0, index).to_referring_image(str(index))
 
     parts = {"SceneRef val": compare(first, second, scenes())}
     if args.data_root:

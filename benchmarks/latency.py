@@ -86,12 +86,10 @@ class Case:
 
 def measure(case: Case) -> tuple[str, ...]:
     """A row of the table."""
-    from refersam.allocator import keep_freed_memory
     from refersam.config import ReferSamConfig
     from refersam.model.refersam import ReferSamModel
     from refersam.training.memory import peak_memory
 
-    keep_freed_memory()  # as the command line does
     device, dtype = torch.device(case.device), getattr(torch, case.dtype)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)

@@ -18,7 +18,8 @@ from PIL import Image
 from report import add_option, machine, report
 from rich.progress import track
 
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
+from refersam.inference.predictor import ReferSamPredictor
 from sceneref import SceneRefSettings, generate_scene
 from sceneref.settings import ATTRIBUTES
 
@@ -26,7 +27,7 @@ from sceneref.settings import ATTRIBUTES
 def main() -> None:
     """Ask for every object, count by its looks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--count", type=int, default=120, help="scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--image-size", type=int, help="side of the network's input in pixels; default: the model's")

@@ -25,13 +25,13 @@ from report import add_option, machine, report
 from rich.console import Console
 from steps import take_turns
 
-from refersam import onnx_model
-from refersam.allocator import keep_freed_memory
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
 from refersam.config import ReferSamConfig
 from refersam.export.onnx import export_onnx
 from refersam.export.quantization import quantize
+from refersam.inference import onnx_model
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.model.refersam import ReferSamModel
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 from refersam.training.memory import peak_memory
 
@@ -46,11 +46,11 @@ FUSED = "all fusions"
 def make_model(preset: str, folder: Path) -> Path:
     """A folder with the preset's model: the one in the box, or random weights with the box's tokenizer at 448 px."""
     if preset == "tiny":
-        return MODEL_IN_THE_BOX
+        return BUNDLED_CHECKPOINT
     made = folder / preset
     if not (made / "config.json").exists():
         torch.manual_seed(0)
-        tokenizer = ReferSamProcessor.from_pretrained(MODEL_IN_THE_BOX).tokenizer
+        tokenizer = ReferSamProcessor.from_pretrained(BUNDLED_CHECKPOINT).tokenizer
         ReferSamProcessor(ReferSamImageProcessor(), tokenizer).save_pretrained(made)
         ReferSamModel(ReferSamConfig.from_preset(preset)).save_pretrained(made)
     return made
@@ -80,7 +80,6 @@ def inputs_of(predictor: ReferSamPredictor, tokens: int) -> tuple[torch.Tensor, 
 
 def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: int) -> dict[str, float]:
     """Median seconds of each form, taking turns, and of a unit."""
-    keep_freed_memory()  # as the command line does
     torch.set_num_threads(threads)
 
     def form(path: Path, fusions: list[str] | None) -> Callable[[], Any]:
@@ -96,7 +95,6 @@ def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: in
 
 def measure_memory(path: Path, tokens: int, threads: int) -> float:
     """Peak memory of this process in MiB, which loads one form and calls it twice."""
-    keep_freed_memory()
     torch.set_num_threads(threads)
     predictor = ReferSamPredictor.from_pretrained(path, device="cpu")
     with torch.inference_mode():

@@ -26,7 +26,8 @@ from report import add_option, machine, report
 from rich.progress import track
 from robustness import draw_phrases
 
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
+from refersam.inference.predictor import ReferSamPredictor
 
 SIDE = 256
 FINER = 4
@@ -244,7 +245,7 @@ def ask(things: list[Thing], numbers: random.Random) -> list[Question]:
 def main() -> None:
     """Draw, ask, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--count", type=int, default=200, help="pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", type=Path, help="draw the answers of the first ten pictures here, as PNG")

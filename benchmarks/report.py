@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from refersam.predictor import is_emulated
+from refersam.inference.devices import is_emulated
 from refersam.training.environment import device_name
 
 

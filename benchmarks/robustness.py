@@ -21,13 +21,14 @@ import yaml
 from PIL import Image, ImageDraw
 from report import add_option, machine, report
 
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
 from refersam.data import open_dataset
 from refersam.drawing import draw_overlay, mask_picture
 from refersam.evaluate import evaluate_model
 from refersam.evaluate.output import write_evaluation
+from refersam.inference.predictor import ReferSamPredictor
 from refersam.metrics import PROTOCOLS
 from refersam.metrics.results import ratio
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
 from sceneref import Scene, SceneRefSettings, generate_scene
 
 PHRASES = Path(__file__).parent / "phrases_by_hand.yaml"
@@ -82,7 +83,7 @@ def draw_phrases(rows: list[tuple[Image.Image, np.ndarray, str, bool]], path: Pa
 def main() -> None:
     """Ask, score, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--out", type=Path, required=True)
     add_option(parser)
     args = parser.parse_args()

@@ -16,10 +16,11 @@ from report import add_option, machine, report
 from rich.console import Console
 from rich.progress import track
 
-from refersam.components import drop_specks, label_components
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor
-from refersam.training.settings import SceneSettings
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
+from refersam.inference.components import drop_specks, label_components
+from refersam.inference.predictor import ReferSamPredictor
 from sceneref import Scene, generate_scene
+from sceneref.training.settings import SceneSettings
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 HEADER = (
@@ -88,7 +89,7 @@ def measure(cases: Sequence[Case], fraction: float) -> tuple[str, ...]:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--split", default="val")
     parser.add_argument("--count", type=int, default=300, help="images")
     parser.add_argument("--seed", type=int, default=0)

@@ -28,7 +28,6 @@ from latency import count_flop, matrix_rate, seconds
 from report import add_option, machine, number_formats, report
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
-from refersam.allocator import keep_freed_memory
 from refersam.config import ReferSamConfig
 from refersam.model.deformable_attention import sample_maps
 from refersam.model.fast import reassociation, sampling, window_attention
@@ -176,7 +175,6 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
 
 def memory_of_pass(preset: str, size: int, off: list[str]) -> tuple[float, float]:
     """MiB of a process with the model before, and at the peak of, a forward pass."""
-    keep_freed_memory()
     device = torch.device("cpu")
     model = build(preset, torch.float32, device)
     pixels, ids = torch.randn(1, 3, size, size), torch.randint(5, 100, (1, 20))
@@ -216,7 +214,6 @@ def main() -> None:
                 rows.append((label + where_kept, f"{peak:.0f}", f"{peak - before:.0f}"))
         title = f"{args.preset} at {args.memory} px, one phrase, float32, {where}"
     else:
-        keep_freed_memory()  # as the command line does
         several = args.phrases > 1
         measured = measure_phrases if several else measure_steps
         header = ("format", "tokens", "form", "ms a phrase" if several else "ms", "U", "ratio")

@@ -1,4 +1,4 @@
-"""Samples a second and peak memory of training steps: with and without gradient checkpointing, in each number format.
+"""Samples a second and peak memory of training steps: with and without gradient checkpointing, in each precision.
 
     python benchmarks/training.py                                             # tiny at 128 px, on this machine
     python benchmarks/training.py --presets base --size 448 --precisions no bf16 fp16 --pictures 8
@@ -25,20 +25,19 @@ def measure(
 ) -> dict:
     """One case."""
     from refersam import ReferSamConfig, ReferSamModel
-    from refersam.allocator import keep_freed_memory
     from refersam.training.data import Batch
-    from refersam.training.engine import Engine, build_accelerator
+    from refersam.training.engine import ReferSamEngine, build_accelerator
     from refersam.training.memory import peak_memory
     from refersam.training.settings import TrainSettings
 
-    keep_freed_memory()  # as the command line does
     torch.manual_seed(0)
-    settings = TrainSettings(precision=precision, gradient_checkpointing=gradient_checkpointing)  # type: ignore[arg-type]
+    fields = {"precision": precision, "gradient_checkpointing": gradient_checkpointing}
+    settings = TrainSettings.model_validate(fields)
     accelerator = build_accelerator(settings)
     model = ReferSamModel(ReferSamConfig.from_preset(preset))
     model.interactor.gradient_checkpointing = gradient_checkpointing
-    engine = Engine(model, settings, accelerator)
-    engine.model.train()
+    engine = ReferSamEngine(model, settings, accelerator)
+    engine.trainee.train()
     count = pictures * phrases
     batch = Batch(
         pixel_values=torch.randn(pictures, 3, size, size),
@@ -62,7 +61,7 @@ def measure(
     return {
         "preset": preset,
         "precision": precision,
-        "gradient_checkpointing": gradient_checkpointing,
+        "checkpointing": gradient_checkpointing,
         "s/step": seconds,
         "samples/s": count / seconds,
         "peak GiB": peak_memory(accelerator.device),
@@ -92,8 +91,8 @@ def main() -> None:
     rows = []
     for preset in args.presets:
         for precision in precisions:
-            for gradient_checkpointing in (False, True):
-                case = (preset, args.size, args.pictures, args.phrases, precision, gradient_checkpointing, args.steps)
+            for checkpointing in (False, True):
+                case = (preset, args.size, args.pictures, args.phrases, precision, checkpointing, args.steps)
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                     rows.append(pool.submit(measure, *case).result())
     numbers = ("s/step", "samples/s", "peak GiB")
@@ -104,7 +103,7 @@ def main() -> None:
             (
                 row["preset"],
                 row["precision"],
-                "yes" if row["gradient_checkpointing"] else "no",
+                "yes" if row["checkpointing"] else "no",
                 *(f"{row[n]:.2f}" for n in numbers),
             )
             for row in rows

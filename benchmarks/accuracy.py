@@ -1,7 +1,7 @@
 """Score a model on SceneRef: mIoU, oIoU, Pr@X, the no-target decision, every phenomenon, and a phrase-blind guess.
 
-    python benchmarks/sceneref.py                                  # the model in the box, 500 val + 250 compositional
-    python benchmarks/sceneref.py --model runs/tiny/model --split val --count 200
+    python benchmarks/accuracy.py                                  # the model in the box, 500 val + 250 compositional
+    python benchmarks/accuracy.py --model runs/tiny/model --split val --count 200
 
 Scenes are drawn from the seed while it runs, the same as `refersam data scenes` writes.
 """
@@ -16,13 +16,14 @@ from report import add_option, machine, report
 from rich.console import Console
 from rich.progress import track
 
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model
 from refersam.evaluate import evaluate_images
-from refersam.metrics import calibration, sceneref_metrics
-from refersam.predictor import MODEL_IN_THE_BOX, ReferSamPredictor, load_model
+from refersam.inference.predictor import ReferSamPredictor
+from refersam.metrics import calibration
 from refersam.training.recipe import read_settings
-from refersam.training.settings import SceneSettings
-from refersam.training.sources import scene_to_referring_image
 from sceneref import SceneRefSettings, blind_guess_scores, generate_scene
+from sceneref.metrics import sceneref_metrics
+from sceneref.training.settings import SceneSettings
 
 
 def score(
@@ -31,7 +32,7 @@ def score(
     """All numbers of one split, in percent."""
     drawn = [generate_scene(settings, split, seed, index) for index in range(count)]
     images = (
-        scene_to_referring_image(scene, f"{split}_{index}")
+        scene.to_referring_image(f"{split}_{index}")
         for index, scene in enumerate(track(drawn, split, console=Console(stderr=True)))
     )
     results = list(evaluate_images(predictor.model, predictor.processor, images, threshold))
@@ -45,7 +46,7 @@ def score(
 def main() -> None:
     """Score and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MODEL_IN_THE_BOX))
+    parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--split", nargs="+", default=["val", "compositional"])
     parser.add_argument("--count", nargs="+", type=int, default=[500, 250], help="pictures of each split")
     parser.add_argument("--seed", type=int, default=0)
@@ -68,8 +69,8 @@ def main() -> None:
     else:
         model, processor = load_model(args.model, {"guided_filter_radius": args.guided_filter})
         predictor = ReferSamPredictor(model.to(args.device), processor)
-    own = read_settings(args.recipe).data.validation_scenes if args.recipe else None
-    settings = (own or SceneSettings()).scenes(args.size, args.phrases)
+    own = getattr(read_settings(args.recipe), "sceneref", None) if args.recipe else None
+    settings = (own.validation if own else SceneSettings()).scenes(args.size, args.phrases)
     scores = {
         split: score(predictor, settings, split, args.seed, count, args.no_target_threshold)
         for split, count in zip(args.split, args.count, strict=True)
