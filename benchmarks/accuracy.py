@@ -1,9 +1,9 @@
 """Score a model on SceneRef: mIoU, oIoU, Pr@X, the no-target decision, every phenomenon, and a phrase-blind guess.
 
-    python benchmarks/accuracy.py                                  # the model in the box, 500 val + 250 compositional
+    python benchmarks/accuracy.py                                  # the bundled model, 500 val + 250 compositional
     python benchmarks/accuracy.py --model runs/tiny/model --split val --count 200
 
-Scenes are drawn from the seed while it runs, the same as `refersam data scenes` writes.
+Scenes are rendered from the seed while it runs, the same as `refersam data scenes` writes.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--split", nargs="+", default=["val", "compositional"])
-    parser.add_argument("--count", nargs="+", type=int, default=[500, 250], help="pictures of each split")
+    parser.add_argument("--count", nargs="+", type=int, default=[500, 250], help="images of each split")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
-    parser.add_argument("--phrases", type=int, default=6, help="phrases per picture")
-    parser.add_argument("--recipe", type=Path, help="whose validation scenes to draw, in place of the benchmark's own")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--phrases", type=int, default=6, help="phrases per image")
+    parser.add_argument(
+        "--recipe", type=Path, help="whose validation scenes to render, in place of the benchmark's own"
+    )
     parser.add_argument("--no-target-threshold", type=float, default=0.5)
     parser.add_argument(
         "--guided-filter", type=int, metavar="RADIUS", help="0 for none; without this option as the model has it"

@@ -105,15 +105,7 @@ def main() -> None:
     report(
         f"SceneRef {args.split}, {args.count} images of {args.size} px, {len(cases)} masks that cover {objects} target "
         f"objects, {machine(args.device)}",
-        (
-            "fraction",
-            "masks changed",
-            "specks removed",
-            "target parts removed",
-            "objects lost",
-            "mIoU",
-            "mIoU of boxes",
-        ),
+        HEADER,
         [measure(cases, fraction) for fraction in FRACTIONS],
         args.table,
     )

@@ -45,6 +45,9 @@ class Projections(Protocol):
     reassociated_form: ReassociatedForm
     reassociated_in_export: bool
 
+    def split_heads(self, tokens: Tensor) -> Tensor:
+        """(B, N, hidden_size) -> (B, heads, N, head width)."""
+
 
 class LevelProjections(Projections, Protocol):
     """The same, with the mixing of pyramid levels."""
@@ -99,8 +102,8 @@ def attend_to_few_keys(
         (B, Nq, query_size).
     """
     heads = attention.num_heads
-    keys = _split_heads(attention.k_proj(key), heads) * attention.scale
-    values = _split_heads(attention.v_proj(value), heads)
+    keys = attention.split_heads(attention.k_proj(key)) * attention.scale
+    values = attention.split_heads(attention.v_proj(value))
     query_weight = attention.q_proj.weight.unflatten(0, (heads, -1))  # (heads, head width, query_size)
     query_bias = attention.q_proj.bias.unflatten(0, (heads, -1))
     unprojected_keys = (keys @ query_weight).flatten(1, 2).transpose(1, 2)  # (B, query_size, heads * Nk)
@@ -133,7 +136,7 @@ def attend_to_levels(
     """
     heads, num_queries = attention.num_heads, query.shape[1]
     key_weight = attention.k_proj.weight.unflatten(0, (heads, -1))  # (heads, head width, key_size)
-    projected_twice = (_split_heads(attention.q_proj(query), heads) * attention.scale) @ key_weight
+    projected_twice = (attention.split_heads(attention.q_proj(query)) * attention.scale) @ key_weight
     scores = _products(projected_twice.flatten(1, 2), key).unflatten(1, (heads, num_queries))  # (B, heads, Nq, L)
     shares = attention.mixing_weights(query).split(1, dim=-1)  # each (B, heads, Nq, 1)
     levels = scores.split(level_lengths, dim=-1)
@@ -147,10 +150,6 @@ def attend_to_levels(
     value_weight = attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)  # (heads, key_size, head width)
     attended = seen @ value_weight + attention.v_proj.bias.unflatten(0, (heads, 1, -1))
     return attention.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-def _split_heads(tokens: Tensor, num_heads: int) -> Tensor:
-    return tokens.unflatten(2, (num_heads, -1)).transpose(1, 2)  # (B, heads, N, head width)
 
 
 def _products(query: Tensor, key: Tensor) -> Tensor:
