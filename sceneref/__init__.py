@@ -1,4 +1,4 @@
-"""SceneRef: pictures, phrases and exact masks from a seed."""
+"""SceneRef: a synthetic benchmark of rendered scenes with phrases and exact masks, generated from a seed."""
 
 from sceneref.benchmark import (
     Scene,
@@ -12,7 +12,7 @@ from sceneref.colours import COLOURS
 from sceneref.objects import PATTERNS, SHAPES, SIZES, SceneObject
 from sceneref.phrases import ScenePhrase
 from sceneref.settings import DEFAULT_PHENOMENA, HELD_OUT_PAIRS, SPLITS, SceneRefSettings
-from sceneref.words import Place
+from sceneref.words import Region
 from sceneref.writer import write_sceneref
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "SPLITS",
-    "Place",
+    "Region",
     "Scene",
     "SceneObject",
     "ScenePhrase",

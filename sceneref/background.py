@@ -1,4 +1,4 @@
-"""Backgrounds of SceneRef: plain, gradient, noisy, textured and cluttered, all of low contrast."""
+"""Low-contrast backgrounds: plain, gradient, noisy, textured and cluttered."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ KINDS: tuple[str, ...] = ("plain", "gradient", "noisy", "textured", "cluttered")
 def paint_background(
     rng: np.random.Generator, width: int, height: int, fills: Sequence[RGB], difficulty: float
 ) -> tuple[Floats, Floats]:
-    """Draws a background from which the objects' colours stand out.
+    """Draw a background that contrasts with the objects' colours.
 
     Args:
-        width, height: pixels.
-        fills: the objects' colours.
-        difficulty: 0 to 1; 0 gives a plain one.
+        rng: random generator.
+        width, height: size in pixels.
+        fills: colours of the objects.
+        difficulty: 0 to 1; 0 gives a plain background.
 
     Returns:
-        The picture (H, W, 3), and the two tones (2, 3) it is mixed from; float32, in [0, 255].
+        The (H, W, 3) image and the (2, 3) colours it is blended from; float32, in [0, 255].
     """
     busy = difficulty
     kind = weighted(rng, KINDS, (0.34 + 1e-6, 0.2 * busy, 0.14 * busy, 0.16 * busy, 0.16 * busy))
@@ -50,7 +51,7 @@ def paint_background(
 
 
 def _mix(a: Floats, b: Floats, weight: Floats) -> Floats:
-    """Blend (H, W, 3) of two colours (3,) by a weight (H, W) or (1, W) or (H, 1) in [0, 1]."""
+    """Blend two (3,) colours to (H, W, 3) with a weight in [0, 1] of shape (H, W), (1, W) or (H, 1)."""
     mixed: Floats = a + weight[..., None] * (b - a)
     return mixed
 
@@ -68,7 +69,7 @@ def _gradient(rng: np.random.Generator, width: int, height: int) -> Floats:
 
 
 def _value_noise(rng: np.random.Generator, width: int, height: int, cells: int) -> Floats:
-    """Smooth noise (H, W) in [0, 1] with about `cells` bumps along the shorter side."""
+    """Draw (H, W) value noise in [0, 1] with about `cells` grid cells along the shorter side."""
     scale = cells / min(width, height)
     columns, rows = max(2, round(width * scale)), max(2, round(height * scale))
     raw = np.frombuffer(rng.bytes(rows * columns), dtype=np.uint8).reshape(rows, columns)
@@ -101,7 +102,7 @@ def _texture(rng: np.random.Generator, width: int, height: int) -> Floats:
 
 
 def _clutter(rng: np.random.Generator, width: int, height: int) -> Floats:
-    """Weights (H, W) of thin lines, specks and faint blots."""
+    """Draw (H, W) weights of thin lines, small dots and faint polygons."""
     side = min(width, height)
     weights = Image.new("L", (width, height), int(rng.random() * 60))
     draw = ImageDraw.Draw(weights)

@@ -1,4 +1,4 @@
-"""Scenes from a seed: one at a time, as a map-style data set, as a training stream; and what a blank guess scores."""
+"""Scene generation from a seed: single scenes, a map-style dataset, an iterable dataset, and phrase-blind baselines."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LAYOUTS = 6
 
 @dataclass(repr=False)
 class Scene(OneLineRepr):
-    """A picture, its objects and phrases about it.
+    """A rendered image with its objects and phrases.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
-        objects: in drawing order, later ones on top.
-        masks: (num_objects, H, W) bool, the exact visible pixels of each object; no two share a pixel.
-        phrases: at most `SceneRefSettings.phrases_per_scene`.
+        objects: objects in drawing order; later objects are on top.
+        masks: (num_objects, H, W) bool, visible pixels of each object; the masks are disjoint.
+        phrases: phrases, at most `SceneRefSettings.phrases_per_scene`.
     """
 
     image: NDArray[np.uint8]
@@ -38,14 +38,14 @@ class Scene(OneLineRepr):
     phrases: tuple[ScenePhrase, ...]
 
     def target_mask(self, phrase: ScenePhrase) -> NDArray[np.bool_]:
-        """(H, W) bool: the union of the masks of the phrase's targets; all False when it has none."""
+        """Return the (H, W) bool union of the masks of the phrase's targets; all False for a no-target phrase."""
         return np.asarray(self.masks[list(phrase.targets)].any(axis=0), dtype=np.bool_)
 
     def to_referring_image(self, name: str) -> ReferringImage:
-        """Return the image, phrases and target masks in the form of the readers of `refersam.data`.
+        """Return the image, phrases and target masks as the sample type of `refersam.data`.
 
         Args:
-            name: of the scene; sample ids are `<name>_<index of the phrase>`.
+            name: name of the scene; sample ids are `<name>_<index of the phrase>`.
         """
         return ReferringImage(
             image=self.image,
@@ -57,20 +57,20 @@ class Scene(OneLineRepr):
 
 
 def generate_scene(settings: SceneRefSettings, split: str, seed: int, index: int) -> Scene:
-    """Draws one scene; it depends on these arguments alone.
+    """Generate one scene, which depends only on the arguments.
 
     Args:
-        settings: what the scenes are like.
+        settings: content of the scenes.
         split: one of `SPLITS`.
-        seed: not negative; another seed gives another benchmark.
-        index: number of the scene, not negative.
+        seed: seed of the benchmark, at least 0.
+        index: index of the scene, at least 0.
 
     Returns:
         The scene. Equal arguments give equal bytes on the same machine.
 
     Raises:
-        ValueError: for an unknown split, or a negative seed or index.
-        RuntimeError: if the picture has no room for `min_objects` objects.
+        ValueError: unknown split, or negative seed or index.
+        RuntimeError: `min_objects` objects do not fit into the image.
     """
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative; got seed {seed}, index {index}.")
@@ -83,7 +83,10 @@ def generate_scene(settings: SceneRefSettings, split: str, seed: int, index: int
 def _layout_with_phrases(
     settings: SceneRefSettings, split: str, rng: np.random.Generator
 ) -> tuple[Layout, list[ScenePhrase]]:
-    """A layout about which the drawn phenomena can be said; failing that, the best of a few, with other phenomena."""
+    """Return a layout with phrases of the drawn phenomena.
+
+    If no layout allows all phenomena, return the best of `_LAYOUTS` layouts, completed by phrases of other phenomena.
+    """
     wanted = draw_phenomena(rng, settings.shares, settings.phrases_per_scene)
     best: tuple[Layout, View, list[ScenePhrase], set[str], int] | None = None
     for _ in range(_LAYOUTS):
@@ -106,7 +109,7 @@ def _layout_with_phrases(
         phrase = build_phrase(view, draw_phenomena(rng, settings.shares, 1)[0], texts)
         if phrase is not None:
             phrases.append(phrase)
-    for phenomenon in ("attribute", "no-target", *DEFAULT_PHENOMENA):  # a picture has at least one phrase
+    for phenomenon in ("attribute", "no-target", *DEFAULT_PHENOMENA):  # every scene has at least one phrase
         if not phrases:
             phrase = build_phrase(view, phenomenon, texts, tries=100)
             phrases += [] if phrase is None else [phrase]
@@ -116,14 +119,17 @@ def _layout_with_phrases(
 def phrases_about(
     objects: Sequence[SceneObject], settings: SceneRefSettings, split: str, rng: np.random.Generator, count: int
 ) -> list[ScenePhrase]:
-    """Further phrases about a scene, all different; fewer than asked for where it does not allow as many.
+    """Generate further phrases about a scene, all different.
 
     Args:
-        objects: of the scene.
-        settings: that it was drawn by.
-        split: likewise.
-        rng: source of all draws.
-        count: how many.
+        objects: objects of the scene.
+        settings: settings that the scene was generated with.
+        split: split that the scene was generated for.
+        rng: random generator.
+        count: number of phrases.
+
+    Returns:
+        At most `count` phrases; fewer if the scene does not allow as many.
     """
     view, texts = View(objects, settings, split, rng), set[str]()
     built = [build_phrase(view, name, texts) for name in draw_phenomena(rng, settings.shares, count)]
@@ -131,16 +137,16 @@ def phrases_about(
 
 
 class SceneRefDataset(torch.utils.data.Dataset[Scene]):
-    """A map-style data set of `count` scenes; `dataset[i]` draws scene i anew each time.
+    """Map-style dataset of `count` scenes; `dataset[i]` generates scene i at each access.
 
     Args:
-        settings: what the scenes are like.
+        settings: content of the scenes.
         split: one of `SPLITS`.
-        seed: not negative.
+        seed: seed of the benchmark, at least 0.
         count: number of scenes.
 
     Raises:
-        ValueError: for an unknown split or a negative count.
+        ValueError: unknown split or negative count.
     """
 
     def __init__(self, settings: SceneRefSettings, split: str = "val", seed: int = 0, count: int = 1000) -> None:
@@ -154,25 +160,25 @@ class SceneRefDataset(torch.utils.data.Dataset[Scene]):
 
     def __getitem__(self, index: int) -> Scene:
         if not 0 <= index < self.count:
-            raise IndexError(f"Scene {index} of {self.count}.")
+            raise IndexError(f"index must be 0 to {self.count - 1}; got {index}.")
         return generate_scene(self.settings, self.split, self.seed, index)
 
 
 class SceneRefStream(torch.utils.data.IterableDataset[Scene]):
-    """Scenes start, start + 1, ... without end, or `count` of them. No scene comes twice.
+    """Iterable dataset of the scenes start, start + 1, ..., endless or `count` in number, without repetition.
 
-    With `num_workers` workers in a DataLoader, worker w draws the scenes start + w, start + w + num_workers, ...:
-    together they draw each scene once. A training that has used n scenes goes on with `start + n`.
+    With `num_workers` workers in a DataLoader, worker w generates the scenes start + w, start + w + num_workers, ...,
+    so that each scene is generated once. To resume after n scenes, pass `start + n`.
 
     Args:
-        settings: what the scenes are like.
+        settings: content of the scenes.
         split: one of `SPLITS`.
-        seed: not negative.
-        start: number of the first scene.
-        count: number of scenes of all workers together; None for no end.
+        seed: seed of the benchmark, at least 0.
+        start: index of the first scene.
+        count: number of scenes of all workers together; None for an endless dataset.
 
     Raises:
-        ValueError: for an unknown split, or a negative start or count.
+        ValueError: unknown split, or negative start or count.
     """
 
     def __init__(
@@ -193,11 +199,11 @@ class SceneRefStream(torch.utils.data.IterableDataset[Scene]):
 
 
 def blind_guess_scores(scenes: Iterable[Scene]) -> dict[str, float]:
-    """What masks that do not depend on the phrase score: mean IoU in percent over the phrases with a target.
+    """Compute the mean IoU of phrase-blind baselines, in percent, over the phrases with a target.
 
     Returns:
-        One score per guess ("everything", "all objects", "largest object", "central object"), and "best", the largest
-        of them; zeros when there is no phrase with a target.
+        The score of each baseline ("everything", "all objects", "largest object", "central object"), and "best", the
+        largest of them. All are 0 if no phrase has a target.
     """
     meter = BlindGuessMeter()
     for scene in scenes:
@@ -206,14 +212,14 @@ def blind_guess_scores(scenes: Iterable[Scene]) -> dict[str, float]:
 
 
 class BlindGuessMeter:
-    """Adds up `blind_guess_scores` scene by scene."""
+    """Accumulate `blind_guess_scores` over scenes."""
 
     def __init__(self) -> None:
         self.sums = dict.fromkeys(("everything", "all objects", "largest object", "central object"), 0.0)
         self.phrases = 0
 
     def add(self, scene: Scene) -> None:
-        """Takes the scene's phrases with a target into the means."""
+        """Add the phrases of a scene that have a target."""
         areas = scene.masks.sum(axis=(1, 2))
         height, width = scene.image.shape[:2]
         centres = np.array([item.centre for item in scene.objects])
@@ -222,7 +228,7 @@ class BlindGuessMeter:
         for phrase in scene.phrases:
             if not phrase.targets:
                 continue
-            target = float(areas[list(phrase.targets)].sum())  # masks share no pixel: areas add up
+            target = float(areas[list(phrase.targets)].sum())  # the masks are disjoint
             self.phrases += 1
             self.sums["everything"] += target / (height * width)
             self.sums["all objects"] += target / float(areas.sum())
@@ -231,6 +237,6 @@ class BlindGuessMeter:
                 self.sums[name] += both / (target + float(areas[guess]) - both)
 
     def scores(self) -> dict[str, float]:
-        """The scores so far, percent."""
+        """Return the scores of the scenes added so far, in percent."""
         scores = {name: 100 * value / max(1, self.phrases) for name, value in self.sums.items()}
         return {**scores, "best": max(scores.values())}

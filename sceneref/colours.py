@@ -1,4 +1,4 @@
-"""Colours of SceneRef: twelve names, several common colours per name, and backgrounds they stand out from."""
+"""Colours of SceneRef: twelve names, several RGB values per name, and background colours with enough contrast."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLOURS: tuple[str, ...] = (
     "red", "green", "blue", "yellow", "purple", "orange", "pink", "cyan", "brown", "white", "black", "gray",
 )  # fmt: skip
 
-#: The colours without hue.
+#: Achromatic colours.
 NEUTRAL: tuple[str, ...] = ("white", "black", "gray")
 
-#: Per name: the plain primary or CSS colours first (`_PRIMARIES` of them), then others people call by that name.
+#: RGB values by name: first `_PRIMARIES` primary or CSS colours (default 1), then other values with that common name.
 PALETTE: dict[str, tuple[RGB, ...]] = {
     "red": ((255, 0, 0), (230, 25, 25), (214, 39, 40), (220, 20, 60), (200, 25, 25), (240, 50, 45)),
     "green": ((0, 128, 0), (0, 255, 0), (44, 160, 44), (34, 139, 34), (60, 180, 75), (50, 205, 50), (0, 170, 60)),
@@ -33,7 +33,7 @@ PALETTE: dict[str, tuple[RGB, ...]] = {
 }
 _PRIMARIES: dict[str, int] = {"green": 2}
 
-#: Pairs that people may name either way when only one of the two is in sight.
+#: Pairs of names that could describe the same object if only one of the two colours is in the scene.
 CONFUSABLE: frozenset[frozenset[str]] = frozenset(
     frozenset(pair)
     for pair in (
@@ -42,7 +42,7 @@ CONFUSABLE: frozenset[frozenset[str]] = frozenset(
     )
 )  # fmt: skip
 
-#: Least distance in CIE Lab between two colours of one picture, and between an object and the background.
+#: Minimum CIE Lab distance between two colours of one scene, and between an object and the background.
 MIN_COLOUR_DISTANCE = 28.0
 MIN_BACKGROUND_DISTANCE = 32.0
 
@@ -51,7 +51,7 @@ _WHITE = np.array([0.9505, 1.0, 1.089])
 
 
 def to_lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sRGB (N, 3) in [0, 255] to CIE Lab (N, 3) (D65): L in [0, 100]."""
+    """Convert (N, 3) sRGB in [0, 255] to (N, 3) CIE Lab (D65), L in [0, 100]."""
     unit = np.asarray(rgb, dtype=np.float64) / 255
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _TO_XYZ.T / _WHITE
@@ -60,17 +60,21 @@ def to_lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def lab_distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances (N, M) between colours given in Lab, (N, 3) and (M, 3)."""
+    """Return the (N, M) Euclidean distances between (N, 3) and (M, 3) Lab colours."""
     distances: NDArray[np.float64] = np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=-1))
     return distances
 
 
 def sample_palette(rng: np.random.Generator, names: Sequence[str], jitter: float = 6.0) -> dict[str, RGB]:
-    """Draws a colour for each name such that any two stay apart by `MIN_COLOUR_DISTANCE` (or as far as was found).
+    """Draw an RGB colour for each name, with a pairwise distance of at least `MIN_COLOUR_DISTANCE` if possible.
 
     Args:
-        names: names of the picture's colours, distinct.
-        jitter: largest change of a channel, 0 to 255, of colours that are not primaries.
+        rng: random generator.
+        names: distinct colour names of the scene.
+        jitter: maximum change per channel, 0 to 255, of colours that are not primaries.
+
+    Returns:
+        The colours by name; after 12 attempts those with the largest minimum distance.
     """
     best: tuple[float, list[RGB]] = (-1.0, [])
     pure = rng.random() < 0.3
@@ -99,7 +103,7 @@ def sample_palette(rng: np.random.Generator, names: Sequence[str], jitter: float
 
 
 def _background_candidates(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """(count, 3) background colours: white, light, dark, mid gray, pale, deep and strong ones."""
+    """Draw (count, 3) background colours: white, light, dark and mid grays, pale, deep and saturated colours."""
     kinds = rng.random(count)
     gray = rng.random((count, 1))
     tint = rng.random((count, 3))
@@ -120,14 +124,15 @@ def _background_candidates(rng: np.random.Generator, count: int) -> NDArray[np.f
 def sample_background(
     rng: np.random.Generator, fills: Sequence[RGB], spread: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Draws two background colours from which every fill stands out.
+    """Draw two background colours that contrast with every fill.
 
     Args:
-        fills: the objects' colours.
-        spread: largest difference of the two colours per channel, 0 to 255; 0 gives the same colour twice.
+        rng: random generator.
+        fills: colours of the objects.
+        spread: maximum difference of the two colours per channel, 0 to 255; 0 gives the same colour twice.
 
     Returns:
-        Two arrays (3,), in [0, 255].
+        Two (3,) arrays in [0, 255].
     """
     objects = to_lab(np.array(fills, dtype=np.float64))
     best: tuple[float, NDArray[np.float64], NDArray[np.float64]] | None = None

@@ -1,8 +1,8 @@
-"""Which objects a scene holds and where they lie.
+"""Layout of a scene: its objects and their positions.
 
-The objects of a picture share a few shapes and colours, so that a phrase needs more than one word to be understood.
-They are placed one after the other; a later object may cover a part of an earlier one of another colour, never so
-much that the earlier one keeps less than `MIN_VISIBLE` of its pixels.
+The objects of a scene share a few shapes and colours, so that single words are often ambiguous. Objects are placed one
+after another. A later object may occlude a part of an earlier one of another colour, as long as at least `MIN_VISIBLE`
+of the earlier object's pixels stay visible.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from sceneref.objects import (
     Coverage,
     SceneObject,
     object_coverage,
+    rotated_polygon,
     rotation_limit,
-    turned_polygon,
 )
 from sceneref.sampling import between, pick, sample, weighted
 from sceneref.settings import HELD_OUT_PAIRS, SceneRefSettings
 
-#: Least share of its pixels that an object keeps visible.
+#: Minimum visible share of an object's pixels.
 MIN_VISIBLE = 0.72
 _TRIES = 30
 
 
 @dataclass
 class Layout:
-    """Objects in drawing order, the coverage of each, and who owns each pixel.
+    """Objects with their pixel coverage and the instance map.
 
     Attributes:
-        objects: later ones lie on top.
-        coverages: one per object, of its full shape.
-        owner: (H, W) int8, the index of the object seen at a pixel, -1 for the background.
+        objects: objects in drawing order; later objects are on top.
+        coverages: coverage of each object's full shape.
+        instance_map: (H, W) int8, index of the visible object at each pixel, -1 for the background.
     """
 
     objects: list[SceneObject]
     coverages: list[Coverage]
-    owner: NDArray[np.int8]
+    instance_map: NDArray[np.int8]
 
     def masks(self) -> NDArray[np.bool_]:
-        """(num_objects, H, W) bool, the visible pixels of each object."""
-        masks: NDArray[np.bool_] = self.owner[None] == np.arange(len(self.objects), dtype=np.int8)[:, None, None]
+        """Return the (num_objects, H, W) bool masks of each object's visible pixels."""
+        masks: NDArray[np.bool_] = self.instance_map[None] == np.arange(len(self.objects), dtype=np.int8)[:, None, None]
         return masks
 
 
 def is_held_out(colour: str | None, shape: str | None) -> bool:
-    """Whether a colour and a shape together are a pair that only `compositional` may show."""
+    """Return whether a colour and a shape are a held-out pair, which occurs in the split `compositional` only."""
     return (colour, shape) in HELD_OUT_PAIRS
 
 
 def _vocabulary(rng: np.random.Generator, required: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Two to four colours and shapes of a picture, with those of the required pairs."""
+    """Draw two to four colours and shapes for a scene, including those of the required pairs."""
     chosen = []
     for position, names in enumerate((COLOURS, SHAPES)):
         count = max(weighted(rng, (2, 3, 4), (0.3, 0.42, 0.28)), len(required))
@@ -75,7 +75,7 @@ def _ordinary_pairs(colours: list[str], shapes: list[str]) -> list[tuple[str, st
 
 
 def _sample_pairs(rng: np.random.Generator, count: int, compositional: bool) -> tuple[list[tuple[str, str]], list[str]]:
-    """(colour, shape) of each object, and the colours of the picture."""
+    """Draw the (colour, shape) of each object, and return them with the colours of the scene."""
     pairs: list[tuple[str, str]] = []
     if compositional:
         held = sample(rng, sorted(HELD_OUT_PAIRS), 2)
@@ -90,7 +90,7 @@ def _sample_pairs(rng: np.random.Generator, count: int, compositional: bool) -> 
         allowed = _ordinary_pairs(colours, shapes)
     while len(pairs) < count:
         options = allowed
-        if pairs and rng.random() < 0.7:  # share the colour, the shape or both with an object that is there
+        if pairs and rng.random() < 0.7:  # share the colour, the shape or both with an existing object
             colour, shape = pick(rng, pairs)
             keep = rng.random()
             kept = [p for p in allowed if (p[0] == colour or keep >= 0.6) and (p[1] == shape or keep < 0.45)]
@@ -110,7 +110,7 @@ def _rotation(rng: np.random.Generator, mode: str, shape: str, form: int) -> flo
 
 
 def _sample_patterns(rng: np.random.Generator, settings: SceneRefSettings) -> list[str]:
-    """The patterns a picture draws from; "plain" repeated as often as its chance asks for."""
+    """Draw the patterns of a scene; repetitions of "plain" give it half of the probability."""
     share = 0.5 * settings.difficulty if settings.patterned is None else settings.patterned
     if rng.random() > share:
         return ["plain"]
@@ -119,7 +119,7 @@ def _sample_patterns(rng: np.random.Generator, settings: SceneRefSettings) -> li
 
 
 def _plan(settings: SceneRefSettings, compositional: bool, rng: np.random.Generator) -> list[SceneObject]:
-    """Objects with everything but their place."""
+    """Draw objects with all attributes except their positions."""
     spread = settings.max_objects - settings.min_objects + 1
     count = settings.min_objects + int(rng.random() ** 0.65 * spread)
     pairs, colours = _sample_pairs(rng, count, compositional)
@@ -135,15 +135,15 @@ def _plan(settings: SceneRefSettings, compositional: bool, rng: np.random.Genera
         form = int(rng.random() * FORMS)
         pattern = pick(rng, patterns) if radius >= MIN_PATTERN_RADIUS else "plain"
         if pattern == "checkered" and colour in NEUTRAL and len(neutral) > 1:
-            pattern = "striped"  # half black and half gray could be either
+            pattern = "striped"  # the colour of a half black, half gray object would be ambiguous
         rotation = _rotation(rng, mode, shape, form)
-        rgb = _vary(rng, palette[colour])
+        rgb = _jitter_colour(rng, palette[colour])
         objects.append(SceneObject(shape, colour, size, pattern, radius, (0.0, 0.0), rotation, form, rgb))
     return objects
 
 
-def _vary(rng: np.random.Generator, rgb: RGB) -> RGB:
-    """In most pictures objects of one name have one colour; some differ a little."""
+def _jitter_colour(rng: np.random.Generator, rgb: RGB) -> RGB:
+    """Change the brightness of a colour slightly, with probability 0.3."""
     if rng.random() < 0.7:
         return rgb
     shift = int(rng.random() * 9) - 4
@@ -152,14 +152,20 @@ def _vary(rng: np.random.Generator, rgb: RGB) -> RGB:
 
 
 class _Placer:
-    """Puts objects into a picture one after the other."""
+    """Place objects one after another.
+
+    Args:
+        settings: content of the scenes.
+        rng: random generator.
+        overlap: whether objects of different colours may occlude each other.
+    """
 
     def __init__(self, settings: SceneRefSettings, rng: np.random.Generator, overlap: bool) -> None:
         self.settings, self.rng, self.overlap = settings, rng, overlap
-        owner = np.full((settings.height, settings.width), -1, dtype=np.int8)
-        self.layout = Layout([], [], owner)
-        self.full: list[int] = []  # pixels of each full shape
-        self.visible: list[int] = []
+        instance_map = np.full((settings.height, settings.width), -1, dtype=np.int8)
+        self.layout = Layout([], [], instance_map)
+        self.full: list[int] = []  # number of pixels of each object's full shape
+        self.visible: list[int] = []  # number of visible pixels of each object
         self.cells: list[tuple[float, float]] = []
         if rng.random() < 0.25:
             self._make_cells()
@@ -180,8 +186,8 @@ class _Placer:
             return min(max(x, low_x), high_x), min(max(y, low_y), high_y)
         return between(self.rng, low_x, high_x), between(self.rng, low_y, high_y)
 
-    def _apart(self, item: SceneObject, centre: tuple[float, float], reach: float) -> bool:
-        """A quick test by circles: apart, or overlapping as far as the rules may allow."""
+    def _keeps_distance(self, item: SceneObject, centre: tuple[float, float], reach: float) -> bool:
+        """Return whether the bounding circles of an object and of all placed ones do not overlap too much."""
         for other, coverage in zip(self.layout.objects, self.layout.coverages, strict=True):
             gap = math.hypot(centre[0] - other.centre[0], centre[1] - other.centre[1])
             other_reach = max(coverage.values.shape) * 0.5
@@ -195,14 +201,14 @@ class _Placer:
         return True
 
     def place(self, item: SceneObject) -> bool:
-        """Tries to place an object on top of the others; False when there is no room."""
-        outline, _, half = turned_polygon(item.shape, item.form, item.rotation, item.radius)
+        """Try to place an object on top of the others; return whether there was room for it."""
+        outline, _, half = rotated_polygon(item.shape, item.form, item.rotation, item.radius)
         reach = float(np.sqrt((outline**2).sum(axis=1)).max())
         if 2 * float(half[0]) + 2 > self.settings.width or 2 * float(half[1]) + 2 > self.settings.height:
             return False
         for _ in range(_TRIES):
             centre = self._centre(half)
-            if self._apart(item, centre, reach) and self._commit(replace(item, centre=centre)):
+            if self._keeps_distance(item, centre, reach) and self._commit(replace(item, centre=centre)):
                 return True
         return False
 
@@ -215,7 +221,7 @@ class _Placer:
         pixels = int(coverage.hard.sum())
         if pixels < 4:
             return False
-        patch = self.layout.owner[y : y + height, x : x + width]
+        patch = self.layout.instance_map[y : y + height, x : x + width]
         under = patch[coverage.hard]
         lost = np.bincount(under[under >= 0], minlength=len(self.full))
         for index, count in enumerate(lost.tolist()):
@@ -232,17 +238,17 @@ class _Placer:
 
 
 def sample_layout(settings: SceneRefSettings, split: str, rng: np.random.Generator) -> Layout:
-    """Draws the objects of a scene and their places.
+    """Draw the objects of a scene and their positions.
 
     Raises:
-        RuntimeError: if no layout with `min_objects` objects was found (a picture too small to hold them).
+        RuntimeError: no layout with `min_objects` objects was found, because the image is too small.
     """
     compositional = split == "compositional"
     for attempt in range(40):
         overlap = attempt < 3 and rng.random() < 0.55 * settings.difficulty
         plan = _plan(settings, compositional, rng)
         if attempt >= 6:
-            plan = [_shrunk(item, settings.side) for item in plan]
+            plan = [_shrink(item, settings.side) for item in plan]
         placer = _Placer(settings, rng, overlap)
         for item in plan:
             placer.place(item)
@@ -254,12 +260,12 @@ def sample_layout(settings: SceneRefSettings, split: str, rng: np.random.Generat
         return placer.layout
     raise RuntimeError(
         f"No room for {settings.min_objects} objects in {settings.width} x {settings.height} pixels after 40 tries; "
-        "lower min_objects or enlarge the picture."
+        "lower min_objects or enlarge the image."
     )
 
 
-def _shrunk(item: SceneObject, side: int) -> SceneObject:
-    """The object at the small end of the sizes, for pictures that must hold many."""
+def _shrink(item: SceneObject, side: int) -> SceneObject:
+    """Return the object with a small size, for scenes with many objects."""
     radius = RADII["small"][0] * 1.2 * side
     pattern = item.pattern if radius >= MIN_PATTERN_RADIUS else "plain"
     return replace(item, size="small", radius=radius, pattern=pattern)

@@ -1,4 +1,4 @@
-"""SceneRef's metrics: those of its protocol, and the mean IoU of each phenomenon."""
+"""Metrics of SceneRef: those of its protocol, and the mean IoU of each phenomenon."""
 
 from __future__ import annotations
 

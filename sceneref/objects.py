@@ -1,8 +1,7 @@
-"""The things SceneRef draws: twelve shapes, two sizes, four patterns, and their exact coverage of the pixels.
+"""Objects of SceneRef: twelve shapes, two sizes, four patterns, and their antialiased pixel coverage.
 
-A shape is a polygon in a unit frame (x right, y down), about one radius from its middle to its edge, with an
-optional hole. Placing it rotates and scales the polygon and puts the middle of its bounding box on the object's centre,
-so that "centre" always means the middle of what is drawn.
+A shape is a polygon with an optional hole in a unit frame (x right, y down) with a radius of about 1. To place it, the
+polygon is rotated, scaled, and moved so that the centre of its bounding box is the object's centre.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ SHAPES: tuple[str, ...] = (
 SIZES: tuple[str, ...] = ("small", "large")
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checkered")
 
-#: Radius of an object as a share of the picture's shorter side, per size name.
+#: Range of an object's radius by size name, as a share of the image's shorter side.
 RADII: dict[str, tuple[float, float]] = {"small": (0.05, 0.09), "large": (0.11, 0.16)}
-#: Variants of each shape (aspect, depth of the notches, width of the arms).
+#: Number of variants of each shape (aspect ratio, depth of the notches, width of the arms).
 FORMS = 8
-#: A pattern on a smaller object (radius in pixels) could not be seen.
+#: Minimum radius of a patterned object in pixels, below which the pattern is not visible.
 MIN_PATTERN_RADIUS = 8.0
-#: Up to this radius, in pixels, coverage is measured on 8 x 8 points per pixel, above on 4 x 4.
+#: Up to this radius in pixels, coverage is computed from 8 x 8 samples per pixel, above it from 4 x 4.
 _FINE_RADIUS = 12.0
 
 Points = NDArray[np.float64]
@@ -37,7 +36,7 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn object.
+    """One rendered object.
 
     Attributes:
         shape: one of `SHAPES`.
@@ -45,11 +44,10 @@ class SceneObject:
         size: "small" or "large" (see `RADII`).
         pattern: one of `PATTERNS`.
         radius: nominal radius in pixels.
-        centre: (x, y) in pixels, the middle of the bounding box of the full (unoccluded) shape;
-            pixel i covers [i, i + 1).
-        rotation: degrees, clockwise as seen.
+        centre: (x, y) in pixels, centre of the bounding box of the full (unoccluded) shape; pixel i covers [i, i + 1).
+        rotation: clockwise rotation in degrees.
         form: variant of the shape, 0 <= form < `FORMS`.
-        rgb: the main fill, three values in [0, 255].
+        rgb: main fill colour, three values in [0, 255].
     """
 
     shape: str
@@ -65,12 +63,12 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of each pixel an object's full shape covers, inside its bounding patch.
+    """Pixel coverage of an object's full shape inside its bounding patch.
 
     Attributes:
-        x, y: the patch's first column and row in the picture; they may be negative by a pixel.
-        values: (h, w) uint8, 0 = outside, 255 = wholly covered.
-        hard: (h, w) bool, at least half covered: the mask.
+        x, y: first column and row of the patch in the image; at least -1.
+        values: (h, w) uint8 coverage, 0 outside the shape, 255 for fully covered pixels.
+        hard: (h, w) bool mask of the pixels that are at least half covered.
     """
 
     x: int
@@ -131,17 +129,17 @@ def _arrow(t: float) -> Points:
 
 @cache
 def unit_polygon(shape: str, form: int) -> tuple[Points, Points | None]:
-    """The polygon of a shape in its unit frame.
+    """Return the polygon of a shape in its unit frame.
 
     Args:
         shape: one of `SHAPES`.
         form: variant, 0 <= form < `FORMS`.
 
     Returns:
-        outline (N, 2) and hole (M, 2) or None; x right, y down, radius about 1. Do not change them in place.
+        The (N, 2) outline and the (M, 2) hole or None; x right, y down, radius about 1. Cached: do not modify in place.
 
     Raises:
-        ValueError: for an unknown shape.
+        ValueError: unknown shape.
     """
     t = form / (FORMS - 1)
     circle = _regular(64, 1.0, 0.0)
@@ -171,7 +169,10 @@ def unit_polygon(shape: str, form: int) -> tuple[Points, Points | None]:
 
 
 def rotation_limit(shape: str, form: int) -> float:
-    """The largest rotation, degrees either way, at which a shape keeps its name (a turned square is a diamond)."""
+    """Return the largest rotation in degrees, in both directions, at which a shape keeps its name.
+
+    A square rotated by 45 degrees, for example, is a diamond.
+    """
     if shape == "square":
         return 16.0
     if shape == "heart":
@@ -183,7 +184,7 @@ def rotation_limit(shape: str, form: int) -> float:
 
 @cache
 def unit_area(shape: str, form: int) -> float:
-    """Area of the shape of radius 1, in squared radii."""
+    """Return the area of a shape of radius 1."""
 
     def area(points: Points) -> float:
         x, y = points[:, 0], points[:, 1]
@@ -193,11 +194,17 @@ def unit_area(shape: str, form: int) -> float:
     return area(outline) - (area(hole) if hole is not None else 0.0)
 
 
-def turned_polygon(shape: str, form: int, rotation: float, radius: float) -> tuple[Points, Points | None, Points]:
-    """A shape rotated and scaled about the middle of its bounding box.
+def rotated_polygon(shape: str, form: int, rotation: float, radius: float) -> tuple[Points, Points | None, Points]:
+    """Return a shape rotated, scaled, and centred on its bounding box.
+
+    Args:
+        shape: one of `SHAPES`.
+        form: variant, 0 <= form < `FORMS`.
+        rotation: clockwise rotation in degrees.
+        radius: radius in pixels.
 
     Returns:
-        outline (N, 2), hole (M, 2) or None, and half extents (2,): half the width and height, all in pixels.
+        The (N, 2) outline, the (M, 2) hole or None, and the (2,) half extents (half of width and height), in pixels.
     """
     outline, hole = unit_polygon(shape, form)
     angle = math.radians(rotation)
@@ -209,51 +216,58 @@ def turned_polygon(shape: str, form: int, rotation: float, radius: float) -> tup
 
 
 def placed_polygon(item: SceneObject) -> tuple[Points, Points | None]:
-    """Outline (N, 2) and hole (M, 2) or None of an object, (x, y) in picture pixels."""
-    outline, hole, _ = turned_polygon(item.shape, item.form, item.rotation, item.radius)
+    """Return the (N, 2) outline and the (M, 2) hole or None of an object, (x, y) in pixels of the image."""
+    outline, hole, _ = rotated_polygon(item.shape, item.form, item.rotation, item.radius)
     centre = np.array(item.centre)
     return outline + centre, None if hole is None else hole + centre
 
 
-def _unbiased(scale: int) -> list[int]:
-    """Pillow fills every point that a polygon's edge touches, half a point too many: takes that off partial pixels."""
+def _unbiased_values(scale: int) -> list[int]:
+    """Return a lookup table that corrects the coverage of partially covered pixels.
+
+    Pillow fills every sample that a polygon's edge touches, half a sample too many.
+    """
     surplus = round(255 * 0.5 / scale)
     return [0, *(max(0, value - surplus) for value in range(1, 255)), 255]
 
 
-_UNBIASED = {scale: _unbiased(scale) for scale in (4, 8)}
+_UNBIASED_VALUES = {scale: _unbiased_values(scale) for scale in (4, 8)}
 
 
-def _flat(points: Points, corner: Points, scale: int) -> list[Any]:
+def _flat_coordinates(points: Points, corner: Points, scale: int) -> list[Any]:
     flat: list[Any] = ((points - corner) * scale).ravel().tolist()
     return flat
 
 
 def object_coverage(item: SceneObject) -> Coverage:
-    """Measures which share of each pixel the full shape covers."""
+    """Compute the share of each pixel that the object's full shape covers."""
     scale = 8 if item.radius <= _FINE_RADIUS else 4
     outline, hole = placed_polygon(item)
     corner = np.floor(outline.min(axis=0)) - 1
     width, height = (np.ceil(outline.max(axis=0)) + 1 - corner).astype(int)
     canvas = Image.new("L", (int(width) * scale, int(height) * scale))
     draw = ImageDraw.Draw(canvas)
-    draw.polygon(_flat(outline, corner, scale), fill=255)
-    if hole is not None:  # one point smaller: the hole's surplus is of the other sign
+    draw.polygon(_flat_coordinates(outline, corner, scale), fill=255)
+    if hole is not None:  # one sample smaller, since the bias of a hole has the opposite sign
         middle = hole.mean(axis=0)
         reach = float(np.hypot(*(hole[0] - middle)))
-        draw.polygon(_flat(middle + (hole - middle) * max(0.0, 1 - 1 / (scale * reach)), corner, scale), fill=0)
-    values = np.asarray(canvas.reduce(scale).point(_UNBIASED[scale]))
+        draw.polygon(
+            _flat_coordinates(middle + (hole - middle) * max(0.0, 1 - 1 / (scale * reach)), corner, scale), fill=0
+        )
+    values = np.asarray(canvas.reduce(scale).point(_UNBIASED_VALUES[scale]))
     return Coverage(int(corner[0]), int(corner[1]), values, values >= 128)
 
 
 def edge_coverage(item: SceneObject, coverage: Coverage, width: float) -> NDArray[np.uint8]:
-    """Coverage of a line along the object's edges, in the patch of `coverage`.
+    """Compute the coverage of a line along the object's edges, in the patch of `coverage`.
 
     Args:
-        width: pixels; half of it lies inside the shape.
+        item: the object.
+        coverage: coverage of the object.
+        width: line width in pixels; half of it is inside the shape.
 
     Returns:
-        (h, w) uint8, 0 to 255; not yet restricted to the shape.
+        (h, w) uint8 coverage, 0 to 255, not clipped to the shape.
     """
     height, columns = coverage.values.shape
     scale = 2
@@ -262,6 +276,6 @@ def edge_coverage(item: SceneObject, coverage: Coverage, width: float) -> NDArra
     corner = np.array([coverage.x, coverage.y], dtype=np.float64)
     for points in placed_polygon(item):
         if points is not None:
-            flat = _flat(points, corner, scale)
+            flat = _flat_coordinates(points, corner, scale)
             draw.line(flat + flat[:4], fill=255, width=max(1, round(width * scale)), joint="curve")
     return np.asarray(canvas.reduce(scale))

@@ -1,10 +1,10 @@
-"""Phrases about places: absolute ("on the far right"), relative ("left of the star"), ordinal ("third from top")."""
+"""Phrases with positions: absolute ("on the far right"), relative ("left of the star"), ordinal ("third from top")."""
 
 from __future__ import annotations
 
 from sceneref.sampling import pick, weighted
 from sceneref.view import MIDDLE_REACH, View, members
-from sceneref.words import Place, Wording
+from sceneref.words import Region, Wording
 
 DIRECTIONS: tuple[str, ...] = ("left", "right", "top", "bottom")
 
@@ -47,7 +47,10 @@ _ORDINALS = (("first", "1st"), ("second", "2nd"), ("third", "3rd"), ("fourth", "
 
 
 def _corner_target(view: View, bits: int, vertical: str, horizontal: str) -> int | None:
-    """The X nearest to a corner, also least by x + y towards it, and inside that quarter; both with a margin."""
+    """Return the member nearest to a corner, or None.
+
+    It must be nearest by Euclidean and by x + y distance, each with the margin, and lie in that quarter of the image.
+    """
     across, down = view.towards(horizontal), view.towards(vertical)
     x = 0.0 if horizontal == "left" else -float(view.width)
     y = 0.0 if vertical == "top" else -float(view.height)
@@ -59,12 +62,12 @@ def _corner_target(view: View, bits: int, vertical: str, horizontal: str) -> int
 
 
 def absolute_target(view: View, bits: int, where: str) -> int | None:
-    """The one of a set of objects that a place singles out with a margin; None when there is none.
+    """Return the only member of a set that a position matches with the margin; None if there is none.
 
     Args:
         view: the scene.
-        bits: the X.
-        where: a direction, "middle", or a corner as "top left".
+        bits: set of objects, as a bit mask.
+        where: a direction, "middle", or a corner such as "top left".
     """
     if where == "middle":
         target = view.extreme(bits, view.from_centre, view.margin)
@@ -77,8 +80,8 @@ def absolute_target(view: View, bits: int, where: str) -> int | None:
     return view.extreme(bits, view.towards(where), view.margin)
 
 
-def draw_place(view: View) -> str:
-    """A direction, "middle", or a corner."""
+def draw_position(view: View) -> str:
+    """Draw a direction, "middle", or a corner."""
     kind = weighted(view.rng, ("side", "middle", "corner"), (0.72, 0.1, 0.18))
     if kind == "side":
         return pick(view.rng, DIRECTIONS)
@@ -87,8 +90,8 @@ def draw_place(view: View) -> str:
     return f"{pick(view.rng, ('top', 'bottom'))} {pick(view.rng, ('left', 'right'))}"
 
 
-def place_words(words: Wording, where: str) -> tuple[str, str]:
-    """Words for a place: one to go before the adjectives or one to go after the noun; the other is empty."""
+def position_words(words: Wording, where: str) -> tuple[str, str]:
+    """Return words for a position: before the adjectives and after the noun; one of the two is empty."""
     if " " in where:
         vertical, horizontal = where.split(" ")
         corner = f"{words.pick(_VERTICAL[vertical])}{words.pick((' ', ' ', '-'))}{horizontal}"
@@ -106,18 +109,18 @@ def place_words(words: Wording, where: str) -> tuple[str, str]:
 
 
 def build_absolute(view: View, words: Wording) -> tuple[str, int] | None:
-    """ "the leftmost star", "red object on the far right", "the square in the top left corner"."""
-    where = draw_place(view)
-    return view.persist(lambda: _absolute(view, words, where), 8)
+    """Build a phrase such as "the leftmost star", "object on the far right", "the square in the top left corner"."""
+    where = draw_position(view)
+    return view.retry(lambda: _absolute(view, words, where), 8)
 
 
 def _absolute(view: View, words: Wording, where: str) -> tuple[str, int] | None:
-    what = view.any_description(view.random_focus())
-    bits = view.matching(what)
+    description = view.any_description(view.random_focus())
+    bits = view.matching(description)
     target = absolute_target(view, bits, where)
     if target is None:
         return None
-    if bits.bit_count() == 1:  # the place is said of the only X: it must be true by itself
+    if bits.bit_count() == 1:  # a unique X must actually be at the position
         if not view.chance(0.3):
             return None
         centre = view.width / 2 if where in ("left", "right") else view.height / 2
@@ -126,77 +129,80 @@ def _absolute(view: View, words: Wording, where: str) -> tuple[str, int] | None:
             offset = key - centre if where in ("left", "top") else key + centre
             if offset > -2 * view.margin:
                 return None
-    words.note("corner" if " " in where else where)
-    words.place = _place_of(view, bits, where)
-    before, after = place_words(words, where)
-    text = words.one(what, before=before, clauses=0.0 if after else 0.06)
+    words.add_tags("corner" if " " in where else where)
+    words.region = _region_of(view, bits, where)
+    before, after = position_words(words, where)
+    text = words.singular(description, before=before, clauses=0.0 if after else 0.06)
     return f"{text} {after}".strip(), 1 << target
 
 
-def _place_of(view: View, bits: int, where: str) -> Place | None:
-    """Where the one of a set is that `absolute_target` finds; None for a set of one."""
+def _region_of(view: View, bits: int, where: str) -> Region | None:
+    """Return the region in which `absolute_target` lies; None for a set of one object."""
     if bits.bit_count() == 1:
         return None
     if where in DIRECTIONS:
-        return view.place_in_order(where, bits, 0, 0)
+        return view.region_in_order(where, bits, 0, 0)
     if where == "middle":
-        return view.place_around(view.width / 2, view.height / 2, bits)
+        return view.region_around(view.width / 2, view.height / 2, bits)
     vertical, horizontal = where.split(" ")
     x, y = 0.0 if horizontal == "left" else view.width, 0.0 if vertical == "top" else view.height
-    return view.place_around(x, y, bits)
+    return view.region_around(x, y, bits)
 
 
 def build_relative(view: View, words: Wording) -> tuple[str, int] | None:
-    """ "the circle to the left of the red star", "star above the square", "the heart next to the ring"."""
-    what = view.any_description(view.random_focus())
+    """Build a phrase such as "the circle to the left of the red star" or "the heart next to the ring"."""
+    description = view.any_description(view.random_focus())
     found = view.landmark()
     if found is None:
         return None
-    mark, mark_what = found
-    bits = view.matching(what) & ~(1 << mark)
+    landmark, landmark_description = found
+    bits = view.matching(description) & ~(1 << landmark)
     if not bits:
         return None
     relation = weighted(view.rng, tuple(_RELATIONS), (0.19, 0.19, 0.19, 0.19, 0.12, 0.08, 0.04))
-    target = relative_target(view, bits, mark, relation)
+    target = relative_target(view, bits, landmark, relation)
     if target is None:
         return None
-    words.note("near" if relation in ("next", "closest") else relation)
+    words.add_tags("near" if relation in ("next", "closest") else relation)
     if relation in DIRECTIONS:
-        words.place = view.place_beside(relation, mark)
+        words.region = view.region_beside(relation, landmark)
     else:
-        words.place = view.place_around(view.x[mark], view.y[mark], bits, relation == "farthest", view.margin)
-    return f"{words.one(what)} {relation_words(words, relation)} {words.one(mark_what)}", 1 << target
+        words.region = view.region_around(view.x[landmark], view.y[landmark], bits, relation == "farthest", view.margin)
+    return (
+        f"{words.singular(description)} {relation_words(words, relation)} {words.singular(landmark_description)}",
+        1 << target,
+    )
 
 
 def relation_words(words: Wording, relation: str) -> str:
-    """ "to the left of", "that is above" ..."""
+    """Return words for a relation, such as "to the left of" or "that is above"."""
     link = words.pick(_RELATIONS[relation])
     return link if link.startswith("that") or words.chance(0.85) else f"{words.pick(('that is', 'which is'))} {link}"
 
 
-def relative_target(view: View, bits: int, mark: int, relation: str) -> int | None:
-    """The only one of a set that stands in a relation to a landmark, with a margin; None when there is none."""
+def relative_target(view: View, bits: int, landmark: int, relation: str) -> int | None:
+    """Return the only member of a set with a relation to a landmark, with the margin; None if there is none."""
     if relation in DIRECTIONS:
-        targets = [i for i in members(bits) if view.holds(relation, i, mark)]
-        if len(targets) != 1 or any(not view.fails(relation, i, mark) for i in members(bits) if i != targets[0]):
+        targets = [i for i in members(bits) if view.holds(relation, i, landmark)]
+        if len(targets) != 1 or any(not view.fails(relation, i, landmark) for i in members(bits) if i != targets[0]):
             return None
         return targets[0]
     if relation == "farthest":
-        return view.extreme(bits, lambda i: -view.distance(i, mark), view.margin) if bits.bit_count() > 1 else None
+        return view.extreme(bits, lambda i: -view.distance(i, landmark), view.margin) if bits.bit_count() > 1 else None
     margin = 1.6 * view.margin if relation == "next" else view.margin
-    target = view.extreme(bits, lambda i: view.distance(i, mark), margin)
+    target = view.extreme(bits, lambda i: view.distance(i, landmark), margin)
     if target is None:
         return None
     if relation == "closest":
         return target if bits.bit_count() > 1 else None
-    gap = view.distance(target, mark) - view.radius[target] - view.radius[mark]
+    gap = view.distance(target, landmark) - view.radius[target] - view.radius[landmark]
     return target if gap <= 0.2 * view.side else None
 
 
 def build_ordinal(view: View, words: Wording) -> tuple[str, int] | None:
-    """ "the second star from the left", "3rd object from the top"."""
-    what = view.any_description(view.random_focus())
-    bits = view.matching(what)
+    """Build a phrase such as "the second star from the left" or "3rd object from the top"."""
+    description = view.any_description(view.random_focus())
+    bits = view.matching(description)
     count = bits.bit_count()
     if count < 2 or (count == 2 and view.chance(0.8)):
         return None
@@ -208,10 +214,10 @@ def build_ordinal(view: View, words: Wording) -> tuple[str, int] | None:
     for earlier, later in ((position - 1, position), (position, position + 1)):
         if earlier >= 0 and later < count and keys[later] - keys[earlier] < view.margin:
             return None
-    words.note(direction)
-    words.place = view.place_in_order(direction, bits, position, position)
+    words.add_tags(direction)
+    words.region = view.region_in_order(direction, bits, position, position)
     ordinal = _ORDINALS[position][1 if words.chance(0.15) else 0]
-    side = f"from {'' if words.bare and words.chance(0.5) else 'the '}{direction}"
+    side = f"from {'' if words.no_articles and words.chance(0.5) else 'the '}{direction}"
     if words.chance(0.1):
-        return f"{words.one(what)} that is {ordinal} {side}", 1 << ranked[position]
-    return f"{words.one(what, before=ordinal)} {side}", 1 << ranked[position]
+        return f"{words.singular(description)} that is {ordinal} {side}", 1 << ranked[position]
+    return f"{words.singular(description, before=ordinal)} {side}", 1 << ranked[position]

@@ -1,7 +1,7 @@
-"""Draws a scene: background, objects in many styles, then light, blur, noise and JPEG artefacts.
+"""Rendering of a scene: background, objects in several styles, then lighting, noise, blur and JPEG artefacts.
 
-Masks are settled before (`Layout.owner`); nothing here moves an edge. Every effect is mild enough that a colour keeps
-its name.
+The masks are already fixed by `Layout.instance_map`, and rendering moves no edges. All effects are weak enough that the
+names of the colours stay valid.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sceneref.layout import Layout
 from sceneref.objects import Coverage, SceneObject, edge_coverage
 from sceneref.sampling import between, pick, weighted
 
-#: Shapes with narrow parts, which a broad outline would fill.
+#: Shapes with narrow parts, which a wide outline would cover.
 _THIN = ("ring", "crescent", "bar", "arrow", "cross", "star")
-#: Ranges of the gray of a pattern's marks on the colours without hue.
+#: Ranges of the gray value of patterns on achromatic colours.
 _NEUTRAL_TONES: dict[str, tuple[tuple[float, float], ...]] = {
     "white": ((150.0, 185.0), (115.0, 140.0)),
     "black": ((80.0, 100.0), (105.0, 125.0)),
@@ -32,21 +32,22 @@ _NEUTRAL_TONES: dict[str, tuple[tuple[float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Style:
-    """How the objects of one picture are drawn.
+    """Rendering style of one image.
 
     Attributes:
-        hard_edges: no antialiasing.
-        outline: "none", "dark" (a darker tone of the fill, lighter on dark ground) or "ink" (one for all objects).
-        outline_width: share of the radius.
+        hard_edges: disable antialiasing.
+        outline: "none", "dark" (a darker tone of the fill, or a lighter one on dark backgrounds) or "ink" (one colour
+            for all objects).
+        outline_width: width of the outline as a share of the radius.
         shading: "flat", "linear" or "round".
-        shading_depth: largest change of brightness across an object, 0 to 1.
-        light: direction the light comes from, unit vector (x, y).
+        shading_depth: maximum change of brightness across an object, 0 to 1.
+        light: unit vector (x, y) towards the light source.
         shadow: opacity of the shadow, 0 to 1.
-        gain: light of the whole picture, about 1.
-        falloff: how much darker one side of the picture is, 0 to 1.
-        blur: radius in pixels at a side of 256, 0 for none.
+        gain: brightness factor of the whole image, about 1.
+        falloff: brightness difference between two opposite sides of the image, 0 to 1.
+        blur: radius in pixels for an image side of 256; 0 for none.
         noise: amplitude, 0 to 255.
-        jpeg: quality, 0 for none.
+        jpeg: JPEG quality; 0 for no compression.
     """
 
     hard_edges: bool
@@ -64,7 +65,7 @@ class Style:
 
 
 def sample_style(rng: np.random.Generator, difficulty: float) -> Style:
-    """Draws a style; the plainest, flat colours without any effect, is the most frequent one."""
+    """Draw a style; uniform colours without effects are the most frequent one."""
     rich = rng.random() < 0.65 * difficulty
     angle = between(rng, 0.0, 2 * math.pi)
 
@@ -88,19 +89,20 @@ def sample_style(rng: np.random.Generator, difficulty: float) -> Style:
 
 
 def render(layout: Layout, rng: np.random.Generator, difficulty: float) -> NDArray[np.uint8]:
-    """Draws the picture of a layout.
+    """Render the image of a layout.
 
     Args:
-        layout: objects, coverages and owner.
-        difficulty: 0 to 1, see `SceneRefSettings`.
+        layout: objects, coverages and instance map.
+        rng: random generator.
+        difficulty: visual complexity, 0 to 1; see `SceneRefSettings`.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     style = sample_style(rng, difficulty)
-    height, width = layout.owner.shape
+    height, width = layout.instance_map.shape
     canvas, tones = paint_background(rng, width, height, [item.rgb for item in layout.objects], difficulty)
-    ink = _ink(rng, tones) if style.outline == "ink" else None
+    ink = _ink_colour(rng, tones) if style.outline == "ink" else None
     marks: dict[RGB, Floats] = {}
     outlines: dict[RGB, Floats] = {}
     for item, coverage in zip(layout.objects, layout.coverages, strict=True):
@@ -108,9 +110,9 @@ def render(layout: Layout, rng: np.random.Generator, difficulty: float) -> NDArr
             _cast_shadow(canvas, item, coverage, style)
         alpha = coverage.hard.astype(np.float32) if style.hard_edges else coverage.values * np.float32(1 / 255)
         if item.pattern != "plain" and item.rgb not in marks:
-            marks[item.rgb] = _second_tone(rng, item, tones)
+            marks[item.rgb] = _pattern_colour(rng, item, tones)
         if style.outline == "dark" and item.rgb not in outlines:
-            outlines[item.rgb] = _own_outline(rng, item, tones)
+            outlines[item.rgb] = _outline_colour(rng, item, tones)
         colour = _paint_object(rng, item, coverage, style, marks.get(item.rgb), outlines.get(item.rgb, ink))
         rows, columns = coverage.values.shape
         patch = canvas[coverage.y : coverage.y + rows, coverage.x : coverage.x + columns]
@@ -118,24 +120,27 @@ def render(layout: Layout, rng: np.random.Generator, difficulty: float) -> NDArr
     return _finish(canvas, style, rng)
 
 
-def _standing_out(
+def _pick_contrasting(
     rng: np.random.Generator, options: NDArray[np.float64], others: NDArray[np.float64], least: float
 ) -> Floats:
-    """One of the colours (N, 3) that differ from all others (M, 3) by `least` in Lab, else the most different."""
+    """Return one of the (N, 3) RGB options with a Lab distance of at least `least` from all (M, 3) others.
+
+    If there is none, return the option with the largest distance.
+    """
     distances = lab_distances(to_lab(options), to_lab(others)).min(axis=1)
     good = np.flatnonzero(distances >= least)
     index = int(pick(rng, good.tolist())) if len(good) else int(distances.argmax())
     return np.asarray(options[index], dtype=np.float32)
 
 
-def _ink(rng: np.random.Generator, tones: Floats) -> Floats:
-    """One outline colour for all objects, dark or light, that differs from the background's tones (2, 3)."""
+def _ink_colour(rng: np.random.Generator, tones: Floats) -> Floats:
+    """Draw a dark or light outline colour for all objects that contrasts with the (2, 3) background colours."""
     options = np.array([[between(rng, 0, 45)] * 3, [between(rng, 215, 255)] * 3])
-    return _standing_out(rng, options, tones.astype(np.float64), 35.0)
+    return _pick_contrasting(rng, options, tones.astype(np.float64), 35.0)
 
 
 def _cast_shadow(canvas: Floats, item: SceneObject, coverage: Coverage, style: Style) -> None:
-    """Darkens the shape of the object, moved away from the light; clipped at the picture's border."""
+    """Darken the object's shape, shifted away from the light and clipped at the image border, in place."""
     shift = 0.18 * item.radius + 1
     x, y = coverage.x - round(style.light[0] * shift), coverage.y - round(style.light[1] * shift)
     rows, columns = coverage.values.shape
@@ -154,7 +159,19 @@ def _paint_object(
     marks: Floats | None,
     line: Floats | None,
 ) -> Floats:
-    """Colours (h, w, 3) or (3,) of a patch: fill, pattern in the colour `marks`, shading, outline in `line`."""
+    """Compute the colours of an object's patch: fill, pattern, shading and outline.
+
+    Args:
+        rng: random generator.
+        item: the object.
+        coverage: coverage of the object.
+        style: rendering style.
+        marks: (3,) colour of the pattern; None without pattern.
+        line: (3,) colour of the outline; None without outline.
+
+    Returns:
+        (h, w, 3), or (3,) for a uniform patch.
+    """
     colour: Floats = np.array(item.rgb, dtype=np.float32)
     rows, columns = coverage.values.shape
     u = np.arange(columns, dtype=np.float32) + np.float32(coverage.x + 0.5 - item.centre[0])
@@ -182,19 +199,20 @@ def _paint_object(
     return colour
 
 
-def _own_outline(rng: np.random.Generator, item: SceneObject, tones: Floats) -> Floats:
-    """A darker, or else lighter tone of the fill that differs from the background."""
+def _outline_colour(rng: np.random.Generator, item: SceneObject, tones: Floats) -> Floats:
+    """Return a darker or lighter tone of the fill that contrasts with the background."""
     base = np.array(item.rgb, dtype=np.float64)
     options = np.stack([base * 0.6, base * 0.45, base + 0.35 * (255 - base)])
     if item.colour == "black":
         options = np.array([[60.0] * 3, [75.0] * 3, [95.0] * 3])
-    return _standing_out(rng, options, tones.astype(np.float64), 18.0)
+    return _pick_contrasting(rng, options, tones.astype(np.float64), 18.0)
 
 
-def _second_tone(rng: np.random.Generator, item: SceneObject, tones: Floats) -> Floats:
-    """The colour of a pattern's marks: nearly white, nearly black or much darker, so that it names no other colour.
+def _pattern_colour(rng: np.random.Generator, item: SceneObject, tones: Floats) -> Floats:
+    """Return the colour of an object's pattern.
 
-    It differs from the fill and from the background, lest the marks look like holes.
+    It is nearly white, nearly black or a much darker tone of the fill, so that the colour name stays unambiguous. It
+    contrasts with the fill and with the background, so that the pattern does not look like holes.
     """
     base = np.array(item.rgb, dtype=np.float64)
     if item.colour in _NEUTRAL_TONES:
@@ -202,11 +220,18 @@ def _second_tone(rng: np.random.Generator, item: SceneObject, tones: Floats) -> 
     else:
         light, dark = between(rng, 0.78, 1.0), between(rng, 0.15, 0.35)
         options = np.stack([base + light * (255 - base), base * dark, base * 0.5, base + 0.6 * (255 - base)])
-    return _standing_out(rng, options, np.concatenate([tones.astype(np.float64), base[None]]), 26.0)
+    return _pick_contrasting(rng, options, np.concatenate([tones.astype(np.float64), base[None]]), 26.0)
 
 
 def _pattern(item: SceneObject, u: Floats, v: Floats, rng: np.random.Generator) -> Floats:
-    """Weight (h, w) in [0, 1] of the second tone; `u` (w,) and `v` (h, 1) are pixels from the object's centre."""
+    """Compute the (h, w) weight of the pattern's colour, in [0, 1].
+
+    Args:
+        item: the object.
+        u: (w,) horizontal distances from the object's centre in pixels.
+        v: (h, 1) vertical distances from the object's centre in pixels.
+        rng: random generator.
+    """
     angle = pick(rng, (0.0, 0.25, 0.5, 0.75)) * math.pi + math.radians(item.rotation)
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     a, b = u * cos + v * sin, v * cos - u * sin
@@ -226,7 +251,7 @@ def _pattern(item: SceneObject, u: Floats, v: Floats, rng: np.random.Generator) 
 
 
 def _finish(canvas: Floats, style: Style, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Light, noise, blur and JPEG; (H, W, 3) float to uint8."""
+    """Apply lighting, noise, blur and JPEG compression; convert (H, W, 3) float to uint8."""
     height, width = canvas.shape[:2]
     if style.falloff:
         across = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(style.light[0])

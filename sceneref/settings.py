@@ -1,4 +1,4 @@
-"""Settings of SceneRef, its splits, the colour-shape pairs it holds out, and the default mix of phenomena."""
+"""Settings of SceneRef: content of the scenes, splits, held-out colour-shape pairs, default shares of phenomena."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SPLITS: tuple[str, ...] = ("train", "val", "test", "compositional")
 
-#: What describes an object, in the order that it is said in.
+#: Attributes of an object, in the order in which phrases name them.
 ATTRIBUTES: tuple[str, ...] = ("size", "pattern", "colour", "shape")
 
 #: Share of each phenomenon among the phrases. A phrase's first tag is one of these names.
@@ -22,7 +22,7 @@ DEFAULT_PHENOMENA: dict[str, float] = {
     "no-target": 0.12,
 }
 
-#: (colour, shape) pairs that only the split `compositional` shows or asks for: each colour once, each shape once.
+#: (colour, shape) pairs that occur in the split `compositional` only; each colour and each shape once.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
         ("cyan", "circle"), ("purple", "square"), ("pink", "triangle"), ("brown", "star"), ("white", "ring"),
@@ -34,24 +34,24 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
 
 @dataclass(frozen=True)
 class SceneRefSettings:
-    """What the scenes are like. A scene depends on these settings and on (split, seed, index) alone.
+    """Content of the scenes. A scene depends only on these settings and on (split, seed, index).
 
     Attributes:
-        width: picture width in pixels, at least 32.
-        height: picture height in pixels, at least 32.
-        min_objects: fewest objects in a picture, 2 to 10.
-        max_objects: most objects in a picture, `min_objects` to 10.
-        phrases_per_scene: phrases about each picture, 1 to 32; a picture that cannot carry so many has fewer.
-        phenomena: share of each phenomenon among the phrases, need not sum to one; None for `DEFAULT_PHENOMENA`.
-        named: attributes that a phrase may describe objects by; None for all of `ATTRIBUTES`. For the first
-            lessons of a curriculum; phrases without target ignore it.
-        difficulty: 0 to 1: how often backgrounds are busy, objects occluded, patterned or turned, and the picture lit,
-            noisy or compressed. 0 draws flat plain objects apart from each other on a plain background.
-        patterned: share of pictures, 0 to 1, that draw from patterns beside "plain"; None for half of `difficulty`, the
-            benchmark's own. More of them is for training.
+        width: image width in pixels, at least 32.
+        height: image height in pixels, at least 32.
+        min_objects: minimum number of objects in a scene, 2 to 10.
+        max_objects: maximum number of objects in a scene, `min_objects` to 10.
+        phrases_per_scene: number of phrases about each scene, 1 to 32; fewer if the scene does not allow as many.
+        phenomena: share of each phenomenon among the phrases, normalised to a sum of 1; None for `DEFAULT_PHENOMENA`.
+        named: attributes that phrases may name; None for all of `ATTRIBUTES`. For the first stages of a curriculum;
+            no-target phrases ignore it.
+        difficulty: visual complexity, 0 to 1: frequency of structured backgrounds, occlusion, patterns, rotation,
+            lighting, noise and compression. 0 gives uniformly coloured, separate objects on a plain background.
+        patterned: share of scenes, 0 to 1, with patterns other than "plain"; None for half of `difficulty`, as in the
+            benchmark. Larger shares are for training.
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: a value outside its range.
     """
 
     width: int = 256
@@ -66,7 +66,7 @@ class SceneRefSettings:
 
     def __post_init__(self) -> None:
         if self.width < 32 or self.height < 32:
-            raise ValueError(f"A picture needs at least 32 x 32 pixels; got width {self.width}, height {self.height}.")
+            raise ValueError(f"width and height must be at least 32; got width {self.width}, height {self.height}.")
         if not 2 <= self.min_objects <= self.max_objects <= 10:
             raise ValueError(
                 "Expected 2 <= min_objects <= max_objects <= 10; "
@@ -89,20 +89,20 @@ class SceneRefSettings:
 
     @property
     def side(self) -> int:
-        """The shorter side in pixels: sizes and margins are shares of it."""
+        """Shorter side of the image in pixels, the unit of sizes and margins."""
         return min(self.width, self.height)
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """The share of each phenomenon that is wanted."""
+        """Share of each phenomenon."""
         return DEFAULT_PHENOMENA if self.phenomena is None else self.phenomena
 
 
 def split_number(split: str) -> int:
-    """Position of a split in `SPLITS`; part of the seed of its scenes.
+    """Return the index of a split in `SPLITS`, a part of the seed of its scenes.
 
     Raises:
-        ValueError: for an unknown split.
+        ValueError: unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; expected one of {', '.join(SPLITS)}.")

@@ -1,4 +1,4 @@
-"""What can be said of a scene: sets of objects as bit masks, and places with margins."""
+"""Relations between the objects of a scene, for building phrases: sets as bit masks, positions with margins."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from sceneref.objects import PATTERNS, SceneObject, unit_area
 from sceneref.sampling import pick, weighted
 from sceneref.settings import ATTRIBUTES, HELD_OUT_PAIRS, SceneRefSettings
-from sceneref.words import Description, Place
+from sceneref.words import Description, Region
 
 T = TypeVar("T")
 
-#: Least difference, as a share of the side, between places that a phrase compares.
+#: Minimum difference of two positions that a phrase compares, as a share of the shorter side.
 MARGIN = 0.05
-#: Least ratio of radii, and of areas, between sizes that a phrase compares.
+#: Minimum ratio of the radii, and of the areas, of two objects whose sizes a phrase compares.
 SIZE_RATIO = 1.25
-#: "In the middle": at most this far from the picture's centre, as a share of the side.
+#: Maximum distance from the image centre of an object "in the middle", as a share of the shorter side.
 MIDDLE_REACH = 0.20
 
-#: Which attributes a description names, and how often.
+#: Attributes that a description names, with their weights.
 _SUBSETS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("shape",), 20), (("colour", "shape"), 34), (("colour",), 12), (("size", "shape"), 8),
     (("size", "colour", "shape"), 9), (("size", "colour"), 4), ((), 7), (("size",), 3),
@@ -31,27 +31,31 @@ _SUBSETS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("size", "pattern", "colour"), 0.5),
 )  # fmt: skip
 
-#: A description, how often it is chosen, the attributes it names, and the objects it fits.
+#: A description, its weight, the attributes it names, and the set of matching objects.
 _Option = tuple[Description, float, tuple[str, ...], int]
 
 
 def members(bits: int) -> list[int]:
-    """The indices in a set."""
+    """Return the indices in a bit mask."""
     return [index for index in range(bits.bit_length()) if bits >> index & 1]
 
 
 class View:
-    """A scene as the phrases see it.
+    """Objects of a scene with the sets, positions and sizes that phrases refer to.
+
+    Args:
+        objects: objects of the scene.
+        settings: settings that the scene was generated with.
+        split: split that the scene was generated for.
+        rng: random generator.
 
     Attributes:
-        objects: the scene's objects.
-        rng: source of all draws.
-        everything: the set of all objects.
-        focus: objects a phrase may be about (all, or those of held-out pairs in `compositional`).
-        compositional: targets must be named by colour and shape.
-        x, y: centres in pixels.
-        margin: pixels by which places must differ.
-        used: sets of targets that earlier phrases of the scene have asked for.
+        everything: set of all objects. Sets are bit masks: bit i is object i.
+        focus: indices of possible targets: all objects, or those of held-out pairs in `compositional`.
+        compositional: whether targets must be named by colour and shape.
+        x, y: centres of the objects in pixels.
+        margin: minimum difference of positions in pixels.
+        used: target sets of earlier phrases about the scene.
     """
 
     def __init__(
@@ -79,11 +83,11 @@ class View:
         self._known: dict[tuple[int, bool], list[_Option]] = {}
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Return True with this probability."""
         return bool(self.rng.random() < probability)
 
-    def persist(self, draw: Callable[[], T | None], tries: int) -> T | None:
-        """The first result of a few draws, so that forms that seldom fit a scene keep their share."""
+    def retry(self, draw: Callable[[], T | None], tries: int) -> T | None:
+        """Return the first result of up to `tries` draws, so that phrase forms that rarely succeed keep their share."""
         for _ in range(tries):
             found = draw()
             if found is not None:
@@ -91,18 +95,18 @@ class View:
         return None
 
     def set_of(self, name: str, value: str) -> int:
-        """The objects with this value of an attribute."""
+        """Return the set of objects with this value of an attribute."""
         return self.sets.get((name, value), 0)
 
-    def matching(self, what: Description) -> int:
-        """The set of objects a description fits."""
+    def matching(self, description: Description) -> int:
+        """Return the set of objects that match a description."""
         bits = self.everything
-        for name in what.named:
-            bits &= self.set_of(name, getattr(what, name))
+        for name in description.named:
+            bits &= self.set_of(name, getattr(description, name))
         return bits
 
     def _options(self, index: int, free: bool) -> list[_Option]:
-        """Descriptions that fit an object; `free`: need not follow the rules for targets."""
+        """Return the descriptions that match an object; `free` ignores the rules for targets in `compositional`."""
         known = self._known.get((index, free))
         if known is not None:
             return known
@@ -125,39 +129,44 @@ class View:
         return options
 
     def any_description(self, index: int, without: Sequence[str] = ()) -> Description:
-        """A description that fits an object and perhaps others, for use as the X of a phrase."""
+        """Draw a description that matches an object and possibly others.
+
+        Args:
+            index: the object.
+            without: attributes that the description must not name.
+        """
         options = self._options(index, False)
         for name in without:
             options = [option for option in options if name not in option[2]]
         return weighted(self.rng, options, [option[1] for option in options])[0]
 
     def unique_description(self, index: int, free: bool = False) -> Description | None:
-        """A description that fits this object alone, often a short one; None when there is none.
+        """Draw a description that matches only this object, usually a short one; return None if there is none.
 
         Args:
             index: the object.
-            free: for landmarks, which need not name colour and shape in `compositional`.
+            free: whether colour and shape may be left out in `compositional`, as for landmarks.
         """
         options = [option for option in self._options(index, free) if option[3] == 1 << index]
         return weighted(self.rng, options, [option[1] for option in options])[0] if options else None
 
     def landmark(self, avoid: int = 0) -> tuple[int, Description] | None:
-        """An object that a description singles out, outside of `avoid`."""
+        """Draw an object outside the set `avoid` with a unique description; return None if the draw has none."""
         index = int(self.rng.random() * len(self.objects))
         if avoid >> index & 1:
             return None
-        what = self.unique_description(index, free=True)
-        return None if what is None else (index, what)
+        description = self.unique_description(index, free=True)
+        return None if description is None else (index, description)
 
     def extreme(self, bits: int, key: Callable[[int], float], margin: float) -> int | None:
-        """The member with the least key, if every other is larger by the margin."""
+        """Return the member with the smallest key if all other keys are larger by the margin, else None."""
         ranked = sorted((key(index), index) for index in members(bits))
         if not ranked or (len(ranked) > 1 and ranked[1][0] - ranked[0][0] < margin):
             return None
         return ranked[0][1]
 
     def towards(self, direction: str) -> Callable[[int], float]:
-        """A key in pixels that is least for the object furthest in a direction."""
+        """Return a sort key in pixels that is smallest for the object furthest in a direction."""
         if direction == "left":
             return lambda i: self.x[i]
         if direction == "right":
@@ -168,62 +177,77 @@ class View:
             return lambda i: -self.y[i]
         raise ValueError(f"Unknown direction {direction!r}; expected left, right, top or bottom.")
 
-    def place_towards(self, direction: str, low: float, high: float, margin: float = 0.0) -> Place:
-        """Where the key of `towards` lies in an interval."""
+    def region_towards(self, direction: str, low: float, high: float, margin: float = 0.0) -> Region:
+        """Return the region in which the key of `towards` lies between `low` and `high`."""
         if direction in ("right", "bottom"):
             low, high = -high, -low
-        return Place("x" if direction in ("left", "right") else "y", low, high, margin)
+        return Region("x" if direction in ("left", "right") else "y", low, high, margin)
 
-    def place_beside(self, direction: str, mark: int) -> Place:
-        """What lies in a direction from an object."""
-        return self.place_towards(direction, -math.inf, self.towards(direction)(mark), self.margin)
+    def region_beside(self, direction: str, landmark: int) -> Region:
+        """Return the region in a direction from a landmark."""
+        return self.region_towards(direction, -math.inf, self.towards(direction)(landmark), self.margin)
 
-    def place_in_order(self, direction: str, bits: int, first: int, last: int) -> Place:
-        """Where numbers first to last of a set are, counted from a side and from 0; up to halfway to the others."""
+    def region_in_order(self, direction: str, bits: int, first: int, last: int) -> Region:
+        """Return the region of ranks `first` to `last` of a set, counted from a side.
+
+        The region ends halfway to the neighbouring ranks.
+
+        Args:
+            direction: side from which objects are counted.
+            bits: set of objects.
+            first, last: ranks from 0, both included.
+        """
         keys = [-math.inf, *sorted(map(self.towards(direction), members(bits))), math.inf]
         low, high = ((keys[i] + keys[i + 1]) / 2 for i in (first, last + 1))
-        return self.place_towards(direction, low, high)
+        return self.region_towards(direction, low, high)
 
-    def place_around(self, x: float, y: float, bits: int, far: bool = False, beyond: float = -math.inf) -> Place | None:
-        """Where the one of a set is that is nearest to a point (farthest if `far`), up to halfway to the next.
+    def region_around(
+        self, x: float, y: float, bits: int, far: bool = False, beyond: float = -math.inf
+    ) -> Region | None:
+        """Return the region of the member of a set that is nearest to a point, or farthest from it.
+
+        The region ends halfway to the next member.
 
         Args:
             x, y: the point in pixels.
-            bits: the set; of one there is no such place, and None comes back.
-            far: the farthest, not the nearest.
-            beyond: distance in pixels up to which nothing is in the place.
+            bits: set of objects; None is returned for fewer than two.
+            far: use the farthest member instead of the nearest.
+            beyond: minimum distance in pixels of the region from the point.
         """
         distances = sorted(math.hypot(self.x[i] - x, self.y[i] - y) for i in members(bits))
         if len(distances) < 2:
             return None
         if far:
-            return Place("distance", low=sum(distances[-2:]) / 2, point=(x, y))
-        return Place("distance", low=beyond, high=sum(distances[:2]) / 2, point=(x, y))
+            return Region("distance", low=sum(distances[-2:]) / 2, point=(x, y))
+        return Region("distance", low=beyond, high=sum(distances[:2]) / 2, point=(x, y))
 
     def distance(self, i: int, j: int) -> float:
-        """Pixels between two centres."""
+        """Return the distance between the centres of two objects in pixels."""
         return math.hypot(self.x[i] - self.x[j], self.y[i] - self.y[j])
 
     def from_centre(self, i: int) -> float:
-        """Pixels between an object's and the picture's centre."""
+        """Return the distance of an object's centre from the image centre in pixels."""
         return math.hypot(self.x[i] - self.width / 2, self.y[i] - self.height / 2)
 
     def holds(self, direction: str, i: int, j: int) -> bool:
-        """Object i is clearly in this direction from j: past the margin, and at least half as far as sideways."""
+        """Return whether object i is clearly in this direction from j.
+
+        The distance along the direction is at least the margin, and at least half of the distance across it.
+        """
         dx, dy = abs(self.x[i] - self.x[j]), abs(self.y[i] - self.y[j])
         along, across = (dx, dy) if direction in ("left", "right") else (dy, dx)
         key = self.towards(direction)
         return key(j) - key(i) >= self.margin and along >= 0.5 * across
 
     def fails(self, direction: str, i: int, j: int) -> bool:
-        """Object i is clearly not in this direction from j: past the margin on the other side."""
+        """Return whether object i is on the opposite side of j by at least the margin."""
         key = self.towards(direction)
         return key(i) - key(j) >= self.margin
 
     def clearly_bigger(self, i: int, j: int) -> bool:
-        """Object i is bigger than j both by radius and by area."""
+        """Return whether object i is larger than j by `SIZE_RATIO`, in radius and in area."""
         return self.radius[i] >= SIZE_RATIO * self.radius[j] and self.area[i] >= SIZE_RATIO * self.area[j]
 
     def random_focus(self) -> int:
-        """An object a phrase may be about."""
+        """Draw a possible target."""
         return pick(self.rng, self.focus)

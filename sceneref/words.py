@@ -1,4 +1,4 @@
-"""The wording of phrases: what a description of an object is called, in many ways."""
+"""Wording of phrases: words, synonyms and noun phrases for descriptions of objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sceneref.settings import ATTRIBUTES
 _GENERIC: tuple[tuple[str, ...], tuple[float, ...]] = (
     ("object", "thing", "shape", "one", "item", "figure"), (0.52, 0.13, 0.13, 0.1, 0.07, 0.05),
 )  # fmt: skip
-#: First the common word, then others; each with its plural.
+#: Nouns of each shape, singular and plural: first the common word, then synonyms.
 _NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "circle": (("circle", "circles"), ("disc", "discs"), ("disk", "disks")),
     "square": (("square", "squares"),),
@@ -51,7 +51,7 @@ _SYNONYM_CHANCE = 0.22
 
 @dataclass(frozen=True)
 class Description:
-    """What a phrase says about an object's own looks; None leaves the attribute open."""
+    """Attributes that a phrase names of an object; None for an attribute that is not named."""
 
     size: str | None = None
     pattern: str | None = None
@@ -60,35 +60,35 @@ class Description:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The attributes that are given, in the order of `ATTRIBUTES`."""
+        """Names of the attributes that are given, in the order of `ATTRIBUTES`."""
         values = (self.size, self.pattern, self.colour, self.shape)
         return tuple([name for name, value in zip(ATTRIBUTES, values, strict=True) if value is not None])
 
 
 def count_word(count: int) -> str:
-    """ "two", "three" ... up to ten."""
+    """Return the word for a number from 0 to 10."""
     return _COUNTS[count]
 
 
 def article_for(text: str) -> str:
-    """ "a" or "an"."""
+    """Return "a" or "an" for a text."""
     return "an" if text[:1].lower() in "aeiou" else "a"
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words of a phrase without punctuation; "non-red" stays one word."""
+    """Split a phrase into lower-case words without punctuation; "non-red" is one word."""
     return re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", text.lower())
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a phrase says that its target is, of whatever kind: the points whose measure lies in an interval.
+class Region:
+    """Region of the image that position words describe: the points whose `measure` lies in an interval.
 
     Attributes:
-        measure: a coordinate, or the distance from `point`; in pixels.
-        low, high: the interval.
-        margin: pixels to both sides of its ends, of which the phrase says nothing.
-        point: (x, y) in pixels.
+        measure: a coordinate, or the distance from `point`, in pixels.
+        low, high: ends of the interval.
+        margin: width in pixels of the undefined band on both sides of each end.
+        point: (x, y) in pixels, for "distance".
     """
 
     measure: Literal["x", "y", "distance"]
@@ -98,7 +98,14 @@ class Place:
     point: tuple[float, float] = (0.0, 0.0)
 
     def holds(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Of points (x, y) in pixels: 1 for those in the place, 0 for those outside, -1 where that is left open."""
+        """Return whether points lie in the region.
+
+        Args:
+            x, y: coordinates of the points in pixels.
+
+        Returns:
+            int8 array of the points' shape: 1 inside, 0 outside, -1 within the margin.
+        """
         if self.measure == "distance":
             value = np.hypot(x - self.point[0], y - self.point[1])
         else:
@@ -108,61 +115,64 @@ class Place:
 
 
 class Wording:
-    """Draws the words of one phrase and notes what they were, for the tags.
+    """Draw the words of one phrase and record its tags and semantics.
+
+    Args:
+        rng: random generator.
 
     Attributes:
-        tags: secondary tags in the order they came up.
-        said: the descriptions in the order they are said.
-        place: where the phrase says beside them that its target is; None where it does not, or not of one place.
-        spared: the set of all objects that what the phrase negates leaves; None without negation.
-        bare: the phrase goes without articles.
-        ones: "ones" may stand for objects; odd after "of the".
+        tags: secondary tags, in the order of their first use.
+        descriptions: descriptions, in the order of the phrase.
+        region: region that position words restrict the target to; None without position words.
+        negation_matches: set of all objects that satisfy the negation, as a bit mask; None without negation.
+        no_articles: whether articles are left out.
+        allow_ones: whether "ones" may replace "objects"; False after "of the".
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.tags: list[str] = []
-        self.said: list[Description] = []
-        self.place: Place | None = None
-        self.spared: int | None = None
-        self.bare = bool(rng.random() < 0.26)
-        self.ones = True
+        self.descriptions: list[Description] = []
+        self.region: Region | None = None
+        self.negation_matches: int | None = None
+        self.no_articles = bool(rng.random() < 0.26)
+        self.allow_ones = True
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Return True with this probability."""
         return bool(self.rng.random() < probability)
 
     def pick(self, options: Sequence[str]) -> str:
-        """One of the options, each as likely."""
+        """Return one of the options, with equal probabilities."""
         return pick(self.rng, options)
 
-    def note(self, *tags: str) -> None:
-        """Adds secondary tags, each once."""
+    def add_tags(self, *tags: str) -> None:
+        """Add secondary tags that are not recorded yet."""
         for tag in tags:
             if tag not in self.tags:
                 self.tags.append(tag)
 
     def noun(self, shape: str | None, plural: bool = False) -> str:
-        """The word for a shape, or a generic word."""
+        """Return a noun for a shape; a generic noun such as "object" for None."""
         if shape is None:
-            self.note("generic")
+            self.add_tags("generic")
             word = weighted(self.rng, *_GENERIC)
             if plural:
-                return "objects" if word == "one" and not self.ones else word + "s"
+                return "objects" if word == "one" and not self.allow_ones else word + "s"
             return word
-        self.note("shape")
+        self.add_tags("shape")
         options = _NOUNS[shape]
         index = 0
         if len(options) > 1 and self.chance(_SYNONYM_CHANCE):
             index = 1 + int(self.rng.random() * (len(options) - 1))
-            self.note("synonym")
+            self.add_tags("synonym")
         return options[index][1 if plural else 0]
 
     def adjective(self, value: str) -> str:
-        """The word for a size, colour or pattern."""
+        """Return an adjective for a size, colour or pattern."""
         options = _ADJECTIVES.get(value, (value,))
         if len(options) > 1 and self.chance(_SYNONYM_CHANCE):
-            self.note("synonym")
+            self.add_tags("synonym")
             return self.pick(options[1:])
         return options[0]
 
@@ -171,60 +181,64 @@ class Wording:
             return f"with {_WITH[value]}"
         return f"{self.pick(('that', 'which'))} {'are' if plural else 'is'} {self.adjective(value)}"
 
-    def core(self, what: Description, plural: bool = False, before: str = "", clauses: float = 0.0) -> str:
-        """Adjectives and noun, without an article: "large red star", "star that is red".
+    def noun_phrase(
+        self, description: Description, plural: bool = False, before: str = "", clauses: float = 0.0
+    ) -> str:
+        """Return adjectives and noun without an article: "large red star", "star that is red".
 
         Args:
-            what: what is said.
-            plural: "stars".
-            before: a word ahead of the adjectives: "leftmost red star".
-            clauses: probability of saying one attribute after the noun.
+            description: attributes to name.
+            plural: whether the noun is plural.
+            before: word before the adjectives, such as "leftmost".
+            clauses: probability of naming one attribute in a clause after the noun.
         """
-        self.said.append(what)
-        named = [name for name in what.named if name != "shape"]
-        self.note(*named)
+        self.descriptions.append(description)
+        named = [name for name in description.named if name != "shape"]
+        self.add_tags(*named)
         clause = ""
         movable = [name for name in named if name != "size"]
         if movable and clauses and self.chance(clauses):
             moved = pick(self.rng, movable)
             named.remove(moved)
-            clause = self._clause(moved, getattr(what, moved), plural)
+            clause = self._clause(moved, getattr(description, moved), plural)
         if len(named) > 1 and "pattern" in named and "colour" in named and self.chance(0.4):
             i, j = named.index("pattern"), named.index("colour")
             named[i], named[j] = named[j], named[i]
-        adjectives = [self.adjective(getattr(what, name)) for name in named]
-        words = [before, *adjectives, self.noun(what.shape, plural), clause]
+        adjectives = [self.adjective(getattr(description, name)) for name in named]
+        words = [before, *adjectives, self.noun(description.shape, plural), clause]
         return " ".join(word for word in words if word)
 
-    def the(self, core: str, indefinite: float = 0.0) -> str:
-        """Puts "the" ahead, or nothing in a bare phrase; "a" with the given probability."""
-        if self.bare:
-            return core
+    def with_article(self, noun_phrase: str, indefinite: float = 0.0) -> str:
+        """Add "the", or "a" with probability `indefinite`, unless articles are left out."""
+        if self.no_articles:
+            return noun_phrase
         if indefinite and self.chance(indefinite):
-            return f"{article_for(core)} {core}"
-        return f"the {core}"
+            return f"{article_for(noun_phrase)} {noun_phrase}"
+        return f"the {noun_phrase}"
 
-    def one(self, what: Description, before: str = "", clauses: float = 0.0, indefinite: float = 0.0) -> str:
-        """A singular noun phrase with its article."""
-        return self.the(self.core(what, before=before, clauses=clauses), indefinite)
+    def singular(
+        self, description: Description, before: str = "", clauses: float = 0.0, indefinite: float = 0.0
+    ) -> str:
+        """Return a singular noun phrase with its article; arguments as in `noun_phrase` and `with_article`."""
+        return self.with_article(self.noun_phrase(description, before=before, clauses=clauses), indefinite)
 
-    def many(self, what: Description, count: int, clauses: float = 0.1) -> str:
-        """A plural noun phrase for `count` >= 2 objects: "all red stars", "every red star", "both rings"."""
+    def plural_phrase(self, description: Description, count: int, clauses: float = 0.1) -> str:
+        """Return a noun phrase for `count` >= 2 objects: "all red stars", "every red star", "both rings"."""
         form = weighted(self.rng, ("all", "all the", "every", "each", "the", "count", "all of the"), _MANY_WEIGHTS)
-        self.ones = form in ("the", "all the")
+        self.allow_ones = form in ("the", "all the")
         if form in ("every", "each"):
-            return f"{form} {self.core(what, clauses=clauses)}"
-        core = self.core(what, plural=True, clauses=clauses)
-        if form == "count" and not core.startswith(("a ", "an ")):
+            return f"{form} {self.noun_phrase(description, clauses=clauses)}"
+        noun_phrase = self.noun_phrase(description, plural=True, clauses=clauses)
+        if form == "count" and not noun_phrase.startswith(("a ", "an ")):
             word = count_word(count)
             if count == 2 and self.chance(0.65):
                 word = self.pick(("both", "both", "both the", "both of the"))
-                return f"{word} {core}"
-            return self.the(f"{word} {core}")
-        return self.the(core) if form in ("the", "count") else f"{form} {core}"
+                return f"{word} {noun_phrase}"
+            return self.with_article(f"{word} {noun_phrase}")
+        return self.with_article(noun_phrase) if form in ("the", "count") else f"{form} {noun_phrase}"
 
     def finish(self, text: str) -> str:
-        """Rare capitals and full stops."""
+        """Add capitals and a full stop, with small probabilities."""
         draw = float(self.rng.random())
         if draw < 0.02:
             text = text.title().replace("'S", "'s")

@@ -1,9 +1,9 @@
-"""Writes SceneRef in gRefCOCO's on-disk format.
+"""Writer of SceneRef in gRefCOCO's file format.
 
-`DIR/sceneref/grefs(unc).json` and `instances.json` hold all splits written so far; the pictures lie under
-`DIR/images/scenes/`. Each split has its own range of ids, so that writing a split again replaces it and nothing else.
-Pictures come first, then the two indices, each moved into place whole: a run that is killed leaves the old or the new
-index, never a half.
+`DIR/sceneref/grefs(unc).json` and `instances.json` contain all splits written so far; the images are in
+`DIR/images/scenes/`. Each split has its own range of ids, so that a split can be replaced without changing the others.
+The images are written first. The index files are then replaced atomically: an interrupted run leaves each of them
+either unchanged or complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sceneref.words import tokenize
 REFS_FILE = "grefs(unc).json"
 INSTANCES_FILE = "instances.json"
 _DESCRIPTION = "SceneRef"
-#: Ids of a split's pictures, objects, refs and sentences start at this times (its number + 1).
+#: Ids of a split's images, objects, refs and sentences start at this number times (index of the split + 1).
 _IDS_PER_SPLIT = 100_000_000
 MAX_COUNT = 1_000_000
 
@@ -45,23 +45,23 @@ def write_sceneref(
     settings: SceneRefSettings,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Writes `count` pictures of a split and their phrases; other splits in the folder stay as they are.
+    """Write the images and phrases of a split; other splits in the directory are not changed.
 
     Args:
-        out: folder; `sceneref/` and `images/scenes/` are made in it.
-        split: one of `SPLITS`. What the folder already has of it is replaced.
-        count: number of pictures, 1 to `MAX_COUNT`.
-        seed: not negative.
-        settings: what the scenes are like.
-        progress: called after each picture with the number of pictures done.
+        out: directory, in which `sceneref/` and `images/scenes/` are created.
+        split: one of `SPLITS`; an existing version of it is replaced.
+        count: number of scenes, 1 to `MAX_COUNT`.
+        seed: seed of the benchmark, at least 0.
+        settings: content of the scenes.
+        progress: called after each scene with the number of scenes done.
 
     Returns:
-        Statistics, also written to `sceneref/statistics_{split}.json`: "pictures", "objects", "refs", "sentences",
+        Statistics, also written to `sceneref/statistics_{split}.json`: "images", "objects", "refs", "sentences",
         "phenomena" (phrases per first tag), "tags" (phrases per tag), "blind_guess" (see `blind_guess_scores`).
 
     Raises:
-        ValueError: for an unknown split, a count out of range, or a folder whose index is not SceneRef's.
-        DataError: another process is at work in `sceneref/`; it would lose one of the splits.
+        ValueError: unknown split, count out of range, or a directory with an index that SceneRef did not write.
+        DataError: another process is writing to `sceneref/`.
     """
     split_number(split)
     if not 1 <= count <= MAX_COUNT:
@@ -78,17 +78,17 @@ def _write_split(
     settings: SceneRefSettings,
     progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:
-    index_folder, picture_folder = out / "sceneref", out / "images" / "scenes"
+    index_folder, image_folder = out / "sceneref", out / "images" / "scenes"
     old_instances, old_refs = _read_index(index_folder)
     index_folder.mkdir(parents=True, exist_ok=True)
-    picture_folder.mkdir(parents=True, exist_ok=True)
+    image_folder.mkdir(parents=True, exist_ok=True)
 
-    rows = _Rows(split, (split_number(split) + 1) * _IDS_PER_SPLIT)
+    rows = _SplitRows(split, (split_number(split) + 1) * _IDS_PER_SPLIT)
     meter = BlindGuessMeter()
     for index in range(count):
         scene = generate_scene(settings, split, seed, index)
         name = f"{split}_{seed}_{index:06d}.png"
-        _write_picture(picture_folder / name, scene.image)
+        _write_image(image_folder / name, scene.image)
         rows.add(scene, name)
         meter.add(scene)
         if progress is not None:
@@ -113,12 +113,17 @@ def _write_split(
     new_names = {row["file_name"] for row in rows.images}
     for row in old_instances["images"]:
         if _in_range(row["id"], rows.first_id) and row["file_name"] not in new_names:
-            (picture_folder / Path(row["file_name"]).name).unlink(missing_ok=True)
+            (image_folder / Path(row["file_name"]).name).unlink(missing_ok=True)
     return statistics
 
 
-class _Rows:
-    """The entries of one split."""
+class _SplitRows:
+    """Index entries of one split.
+
+    Args:
+        split: one of `SPLITS`.
+        first_id: first id of the split's range.
+    """
 
     def __init__(self, split: str, first_id: int) -> None:
         self.split, self.first_id = split, first_id
@@ -127,7 +132,12 @@ class _Rows:
         self.refs: list[Entry] = []
 
     def add(self, scene: Scene, name: str) -> None:
-        """Takes in a scene whose picture has this file name."""
+        """Add the entries of a scene.
+
+        Args:
+            scene: the scene.
+            name: file name of its image.
+        """
         image_id = self.first_id + len(self.images)
         height, width = scene.image.shape[:2]
         self.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
@@ -175,7 +185,7 @@ class _Rows:
         )
 
     def statistics(self, seed: int, settings: SceneRefSettings, blind: dict[str, float]) -> dict[str, Any]:
-        """Counts of what was added."""
+        """Return the statistics of the scenes added so far."""
         first = Counter(row["tags"][0] for row in self.refs)
         every = Counter(tag for row in self.refs for tag in row["tags"])
         return {
@@ -183,7 +193,7 @@ class _Rows:
             "seed": seed,
             "width": settings.width,
             "height": settings.height,
-            "pictures": len(self.images),
+            "images": len(self.images),
             "objects": len(self.annotations),
             "refs": len(self.refs),
             "sentences": len(self.refs),
@@ -194,16 +204,18 @@ class _Rows:
 
 
 def _read_index(folder: Path) -> tuple[Entry, list[Entry]]:
-    """The index in a folder, empty when there is none.
+    """Read the index in a directory; return an empty one if there is none.
 
     Raises:
-        ValueError: if files by these names are there that SceneRef did not write.
+        ValueError: files of these names exist, but SceneRef did not write them.
     """
     instances_file, refs_file = folder / INSTANCES_FILE, folder / REFS_FILE
-    advice = "Choose another folder, or move these files away."
+    advice = "Choose another directory, or move these files."
     if not instances_file.exists():
         if refs_file.exists():
-            raise ValueError(f"{refs_file} has no {INSTANCES_FILE} beside it, so SceneRef did not write it. {advice}")
+            raise ValueError(
+                f"Expected {INSTANCES_FILE} beside {refs_file}, but found none: SceneRef did not write it. {advice}"
+            )
         return {"images": [], "annotations": []}, []
     try:
         instances = json.loads(instances_file.read_text(encoding="utf-8"))
@@ -241,13 +253,13 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+def _write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
     image = Image.fromarray(pixels)
     save_png(image, path, compress_level=4)
 
 
 def _replace_files(contents: dict[Path, bytes]) -> None:
-    """Writes all files beside their places first, then moves them in, in the given order."""
+    """Write all files under temporary names, then rename them in the given order."""
     try:
         for path, content in contents.items():
             with errors_named(path, str(_temporary(path))), _temporary(path).open("wb") as file:

@@ -1,4 +1,4 @@
-"""Train on SceneRef: an extension of `refersam.training` for recipes with `extension: sceneref.training`."""
+"""Training on SceneRef: an extension of `refersam.training` for recipes with `extension: sceneref.training`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class SceneRefExtension(Extension):
-    """Rendered training images, auxiliary objectives on their objects, and pretraining phases."""
+    """Extension that provides rendered training images, auxiliary objectives and pretraining phases."""
 
     settings_type: ClassVar[type[TrainSettings]] = SceneRefTrainSettings
 
@@ -43,7 +43,7 @@ class SceneRefExtension(Extension):
     def prepare_model(self, model: ReferSamModel, settings: TrainSettings) -> None:
         """Load the spatial prior of `sceneref.spatial_prior_from`; see `Extension`.
 
-        A model without interactor has none and stays as it is, so that ablations can share a recipe.
+        A model without interactor has no spatial prior and is not changed, so that ablations can share a recipe.
         """
         name = _typed(settings).sceneref.spatial_prior_from
         if name is None or not isinstance(model.interactor, Interactor):
@@ -53,7 +53,9 @@ class SceneRefExtension(Extension):
         except CheckpointError as error:
             raise CheckpointError(f"sceneref.spatial_prior_from: {error}") from error
         if not isinstance(source, Interactor):
-            raise SettingsError(f"sceneref.spatial_prior_from: {name} has no interactor, and so no spatial prior.")
+            raise SettingsError(
+                f"sceneref.spatial_prior_from: expected a model with a spatial prior, but {name} has no interactor."
+            )
         try:
             model.interactor.spatial_prior.load_state_dict(source.spatial_prior.state_dict())
         except RuntimeError as error:

@@ -1,9 +1,9 @@
-"""Auxiliary objectives on rendered scenes: what each phrase mentions, and what each object looks like.
+"""Auxiliary objectives on rendered scenes: mentioned objects, object attributes, conditions and token positions.
 
-A mask tells what the whole phrase means, and nothing about the steps to it. A rendered scene knows more: in "the star
-left of the red ring" which objects are stars, which one is the red ring, and the colour, shape and pattern of every
-object. Linear heads read the mentions from the pyramid after each fusion with the text, and the looks from the pyramid
-before the first one. They are dropped after training: the features have to represent what the next layers compare.
+The target mask supervises only the meaning of the whole phrase. A rendered scene has labels for the intermediate steps:
+for "the star left of the red ring", which objects are stars, which one is the red ring, and the colour, shape and
+pattern of every object. Linear heads predict the mentioned objects from the pyramid after each fusion with the text,
+and the attributes from the pyramid before the first fusion. The heads are discarded after training.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from refersam.model.refersam import ReferSamModel, ReferSamOutput
 from refersam.training.data import Batch
 from refersam.training.objectives import Objective, ObjectiveOutput
 from refersam.training.settings import SettingsError
-from sceneref.training.labels import CONDITIONS, LOOK_LABELS, MENTIONS
-from sceneref.training.looks import LOOKS, LooksHeads
+from sceneref.training.attributes import ATTRIBUTE_CLASSES, AttributeHeads
+from sceneref.training.labels import ATTRIBUTES, CONDITIONS, MENTIONS
 from sceneref.training.positions import PositionHeads
 from sceneref.training.settings import ObjectiveSettings
 
 NUM_MENTIONS = 2
-"""Objects that the phrase's first description fits, and objects that its other descriptions fit."""
+"""Objects that match the phrase's first description, and objects that match its other descriptions."""
 
 
 @dataclass
 class Features:
-    """Features of a forward pass that the heads read.
+    """Intermediate features of a forward pass, the input of the heads.
 
     Attributes:
-        before: pyramids (I, L, D) before text conditioning; one.
-        fused: pyramids (B, L, D) after each fusion, in order.
+        before: one (I, L, D) pyramid, before text conditioning.
+        fused: (B, L, D) pyramids after each fusion, in order.
     """
 
     before: list[Tensor] = field(default_factory=list)
@@ -48,11 +48,11 @@ class Features:
 
 
 class GroundingHeads(nn.Module):
-    """Linear heads over the pyramid, one after each fusion.
+    """Linear heads that segment the mentioned objects from the pyramid, one head after each fusion.
 
     Args:
         hidden_size: width of the pyramid.
-        num_fusions: heads.
+        num_fusions: number of heads.
     """
 
     def __init__(self, hidden_size: int, num_fusions: int) -> None:
@@ -65,13 +65,17 @@ class GroundingHeads(nn.Module):
     def forward(self, pyramids: Sequence[Tensor], mention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute segmentation and pointing losses, means over fusions and strides 8 and 16.
 
-        Segmentation is binary cross-entropy plus dice. Pointing is the Kullback-Leibler divergence from the mentioned
-        cells to the softmax over all cells; a phrase without a visible mention adds 0, but counts. A mask of an object
-        that is rarely mentioned is best left empty, and then teaches nothing; a softmax has to choose.
+        Segmentation is binary cross-entropy plus dice. Pointing is the Kullback-Leibler divergence between the
+        normalised mention mask and the softmax over all cells; a phrase without a visible mention contributes 0. The
+        optimal segmentation of a rarely mentioned object is an empty mask without a useful gradient; the softmax of the
+        pointing loss avoids this solution.
 
         Args:
-            pyramids: (B, L, D) after each fusion.
+            pyramids: (B, L, D) pyramids after each fusion.
             mention_mask: (B, 2, H/8, W/8) in [0, 1].
+
+        Returns:
+            Segmentation loss and pointing loss, scalars.
         """
         targets = [map_to_tokens(truth) for truth in (mention_mask, F.avg_pool2d(mention_mask, 2))]  # (B, cells, 2)
         lengths = [truth.shape[1] for truth in targets]
@@ -86,16 +90,16 @@ class GroundingHeads(nn.Module):
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """(B, N) non-negative weights -> the same in proportion, each row with the sum 1; rows of zeros stay."""
+    """Scale each row of (B, N) non-negative weights to the sum 1; rows of zeros stay zero."""
     return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 class ConditionHeads(nn.Module):
-    """Linear heads over the pyramid, one after each fusion, for the condition that a phrase states.
+    """Linear heads that segment the condition stated by a phrase, one head after each fusion.
 
     Args:
         hidden_size: width of the pyramid.
-        num_fusions: heads.
+        num_fusions: number of heads.
     """
 
     def __init__(self, hidden_size: int, num_fusions: int) -> None:
@@ -105,15 +109,16 @@ class ConditionHeads(nn.Module):
     def forward(self, pyramids: Sequence[Tensor], labels: Mapping[int, Tensor]) -> Tensor:
         """Compute binary cross-entropy: the mean over labelled cells, then over phrases, fusions and levels.
 
-        A phrase without labels adds 0, but counts, so that the mean over processes is the mean over their phrases.
+        A phrase without labels contributes 0 to the mean, so that the mean over processes equals the mean over all of
+        their phrases.
 
         Args:
-            pyramids: (B, L, D) after each fusion.
+            pyramids: (B, L, D) pyramids after each fusion.
             labels: by stride of the pyramid's first levels, (B, H/stride, W/stride): 1, 0, or -1 for no label.
         """
         by_level = [of_level.flatten(1) for of_level in labels.values()]
         target = torch.cat(by_level, dim=1)
-        # Every level has the same weight, however many cells it has.
+        # All levels have the same weight, independent of their number of cells.
         weights = torch.cat([normalised(of_level >= 0) for of_level in by_level], dim=1) / len(by_level)
         total = weights.new_zeros(())
         for head, pyramid in zip(self.heads, pyramids, strict=True):
@@ -127,19 +132,19 @@ class SceneObjectives(Objective):
     """The auxiliary objectives with a weight above 0.
 
     Args:
-        model: whose features the heads read.
-        settings: weights.
+        model: model that provides the features.
+        settings: weights of the objectives.
 
     Raises:
-        SettingsError: the model has no interactor, and so no such features.
+        SettingsError: the model has no interactor.
     """
 
     def __init__(self, model: ReferSamModel, settings: ObjectiveSettings) -> None:
         super().__init__()
         if not isinstance(model.interactor, Interactor):
             raise SettingsError(
-                "sceneref.objectives need a model with an interactor: leave them out, or model.config.use_interactor: "
-                "false."
+                "sceneref.objectives need a model with an interactor: remove them, or "
+                "model.config.use_interactor: false."
             )
         width = model.config.vision_config.hidden_size
         num_fusions = len(fusions_of(model.interactor))
@@ -147,13 +152,13 @@ class SceneObjectives(Objective):
         grounds = settings.grounding > 0 or settings.pointing > 0
         self.grounding = GroundingHeads(width, num_fusions) if grounds else None
         self.condition = ConditionHeads(width, num_fusions) if settings.conditions else None
-        self.looks = LooksHeads(width) if settings.looks else None
+        self.attributes = AttributeHeads(width) if settings.attributes else None
         self.positions = PositionHeads(width, 1 + num_fusions) if settings.positions else None
         self._features = Features()
 
     @contextmanager
     def observe(self, model: ReferSamModel) -> Iterator[None]:
-        """Keep the pyramids of a forward pass; see `Objective`."""
+        """Record the pyramids of a forward pass; see `Objective`."""
         self._features = features = Features()
 
         def keep_before(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -175,7 +180,7 @@ class SceneObjectives(Objective):
         """Compute the weighted sum of the losses; see `Objective`.
 
         Returns:
-            Terms `grounding`, `pointing`, `condition`, `position`, the `LOOKS` with their accuracies, and `auxiliary`,
+            Terms `grounding`, `pointing`, `condition`, `position`, those of `AttributeHeads.forward`, and `auxiliary`,
             the weighted sum.
         """
         settings, before, fused = self.settings, self._features.before[0], self._features.fused
@@ -193,10 +198,10 @@ class SceneObjectives(Objective):
             geometry = PyramidGeometry.of_image(height, width, batch.pixel_values.device)
             terms["position"] = self.positions([before, *fused], geometry.reference_points)
             total = total + settings.positions * terms["position"]
-        if self.looks is not None:
-            terms |= self.looks(before, batch.extra[LOOK_LABELS])
-            for name in LOOKS:
-                total = total + settings.looks * terms[name]
+        if self.attributes is not None:
+            terms |= self.attributes(before, batch.extra[ATTRIBUTES])
+            for name in ATTRIBUTE_CLASSES:
+                total = total + settings.attributes * terms[name]
         return ObjectiveOutput(total, terms | {"auxiliary": total})
 
 

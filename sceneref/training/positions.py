@@ -1,7 +1,7 @@
 """Linear heads that regress the position of each pyramid token.
 
-Text attends to the content of the pyramid's tokens and finds them by their positional encoding, but does not read that
-encoding. A word that has found the red ring can pass its position on only if the content of the ring's tokens holds it.
+In the attention of the text to the pyramid, positional encodings are added to the keys, not to the values. The position
+of an attended token therefore reaches the text only if the token's content represents it, which this objective trains.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 UNITS_PER_SIDE = 10
-"""The loss is in tenths of the image's side, about the size of an object."""
+"""Scale of the loss: tenths of the image's side, about the size of an object."""
 
 
 class PositionHeads(nn.Module):
@@ -19,7 +19,7 @@ class PositionHeads(nn.Module):
 
     Args:
         hidden_size: width of the pyramids.
-        num_pyramids: heads.
+        num_pyramids: number of heads.
     """
 
     def __init__(self, hidden_size: int, num_pyramids: int) -> None:
@@ -32,7 +32,7 @@ class PositionHeads(nn.Module):
         Levels are weighted by their number of tokens.
 
         Args:
-            pyramids: (B, L, D) each, as many as heads.
+            pyramids: (B, L, D) pyramids, one per head.
             centres: (L, 2) centres (x, y) of the tokens in [0, 1] (`PyramidGeometry.reference_points`).
         """
         total = centres.new_zeros(())

@@ -1,10 +1,10 @@
-"""Pretraining phases: the model learns to see the objects of SceneRef before it reads phrases.
+"""Pretraining phases of the image encoder on labels of rendered scenes, before training on phrases.
 
-A model from scratch would have to learn at the same time what an image shows and what words mean, and each waits for
-the other. SAM's published weights can see already. The tiny preset learns it here from labels that a rendered scene has
-for free: colour, shape and pattern of the object in each cell of strides 8 and 16, and objects and their edges at
-stride 4. Either the spatial prior is trained alone, or with everything before text conditioning: SAM's first layers,
-their injection and extraction. `text_pretraining` trains what reads phrases.
+A model without pretrained weights would have to learn image features and word meanings at the same time. Here the image
+features are trained first, on dense labels: colour, shape and pattern of the object in each cell of strides 8 and 16,
+and objects and their edges at stride 4. A phase trains the spatial prior alone, or all parts before text conditioning:
+the spatial prior, SAM's first layers, their injection and extraction. The text-dependent parts are trained by
+`text_pretraining`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from refersam.training.phases import Phase
 from refersam.training.signals import never, until_stopped
 from refersam.training.trainee import LossTerms
 from sceneref import Scene, generate_scene
-from sceneref.training.looks import LEAST_COVER, LOOKS, LooksHeads, cell_labels, looks_of
+from sceneref.training.attributes import ATTRIBUTE_CLASSES, MIN_COVERAGE, AttributeHeads, attribute_labels, cell_labels
 from sceneref.training.positions import PositionHeads
 from sceneref.training.settings import PretrainingSettings
 
@@ -46,7 +46,7 @@ class LabelBatch:
         pixel_values: (B, 3, H, W).
         fine: (B, 2, H/4, W/4), see `fine_labels`.
         cells: by stride, (B, 3, H/stride, W/stride), see `cell_labels`.
-        sample_ids: B names.
+        sample_ids: names of the B images.
     """
 
     pixel_values: Tensor
@@ -65,10 +65,10 @@ class LabelledScenes:
 
     Args:
         settings: number and content of the scenes.
-        seed: of the scenes.
-        rank: of this process; each renders its own share.
+        seed: seed of the scenes.
+        rank: rank of this process; each process renders different scenes.
         world_size: number of processes.
-        is_stopping: asked before each image.
+        is_stopping: called before each image; True abandons the rendering.
 
     Raises:
         Stopped: `is_stopping` returned True.
@@ -88,15 +88,15 @@ class LabelledScenes:
         self.process = (seed, rank, world_size)
         self.images = torch.from_numpy(np.stack([scene.image for scene in rendered]))
         self.fine = torch.stack([fine_labels(scene) for scene in rendered])
-        self.cells = {stride: torch.stack([_labels(scene, stride) for scene in rendered]) for stride in LEAST_COVER}
+        self.cells = {stride: torch.stack([_labels(scene, stride) for scene in rendered]) for stride in MIN_COVERAGE}
 
     def batch(self, number: int, size: int, image_processor: ReferSamImageProcessor) -> LabelBatch:
-        """Return images of the pool, all rotated by the same multiple of 90 degrees and perhaps mirrored.
+        """Return a batch of images, all rotated by the same random multiple of 90 degrees and mirrored or not.
 
         Args:
-            number: of the batch, which decides everything about it.
-            size: images.
-            image_processor: normalises the images.
+            number: index of the batch, from which all random numbers are derived.
+            size: number of images.
+            image_processor: processor that normalises the images.
         """
         generator = torch.Generator().manual_seed(seed_of_step(number, *self.process))
         chosen = torch.randint(len(self.images), (size,), generator=generator)
@@ -110,17 +110,17 @@ class LabelledScenes:
             pixel_values=torch.stack([image_processor.normalise(image.numpy()) for image in turn(self.images, 1)]),
             fine=turn(self.fine, 2),
             cells={stride: turn(labels, 2) for stride, labels in self.cells.items()},
-            sample_ids=tuple(f"scene {index} of the pool" for index in chosen.tolist()),
+            sample_ids=tuple(f"pretraining scene {index}" for index in chosen.tolist()),
         )
 
 
 def seed_of_step(step: int, seed: int, rank: int, world_size: int) -> int:
-    """Return the seed of one step of one process, within torch's 64 bits."""
+    """Return the 64-bit random seed of one step of one process."""
     return (((seed * world_size + rank) << 32) + step) % 2**64
 
 
 def fine_labels(scene: Scene) -> Tensor:
-    """Return (2, H/4, W/4) in [0, 1]: the share of each cell that objects cover, and whether an object ends in it."""
+    """Return (2, H/4, W/4) in [0, 1]: the share of each cell that objects cover, and whether it contains an edge."""
     masks = torch.from_numpy(scene.masks).float().unsqueeze(1)
     edges = (F.max_pool2d(masks, 3, stride=1, padding=1) - masks).amax(dim=0)
     covered = F.avg_pool2d(masks.amax(dim=0), FINE_STRIDE)
@@ -128,15 +128,15 @@ def fine_labels(scene: Scene) -> Tensor:
 
 
 def _labels(scene: Scene, stride: int) -> Tensor:
-    return cell_labels(torch.from_numpy(scene.masks).float(), looks_of(scene.objects), stride)
+    return cell_labels(torch.from_numpy(scene.masks).float(), attribute_labels(scene.objects), stride)
 
 
 class LabelTrainee(nn.Module):
-    """A part of the model with linear heads, which are dropped after the phase.
+    """A part of the model with linear heads, which are discarded after the phase.
 
     Args:
-        trained: a spatial prior; or a model, of which everything before text conditioning is trained.
-        position_weight: weight of regressing token positions; for a model.
+        trained: a spatial prior, or a model, whose parts before text conditioning are trained.
+        position_weight: weight of regressing token positions, for a model.
     """
 
     def __init__(self, trained: SpatialPrior | ReferSamModel, position_weight: float = 0.0) -> None:
@@ -148,7 +148,7 @@ class LabelTrainee(nn.Module):
         if isinstance(trained, ReferSamModel):
             channels = trained.config.prompt_hidden_size
         self.fine = nn.Conv2d(channels, 2, kernel_size=1)
-        self.looks = LooksHeads(width)
+        self.attributes = AttributeHeads(width)
         self.positions = PositionHeads(width, 1) if position_weight else None
 
     @property
@@ -158,7 +158,7 @@ class LabelTrainee(nn.Module):
         return trained if isinstance(trained, SpatialPrior) else cast(Interactor, trained.interactor).spatial_prior
 
     def forward(self, batch: LabelBatch) -> LossTerms:
-        """Compute the terms `fine`, the `LOOKS` with their accuracies, `position` and `total`."""
+        """Compute the terms `fine`, those of `AttributeHeads.forward`, `position` and `total`."""
         terms: dict[str, Tensor] = {}
         if isinstance(self.trained, ReferSamModel):
             features = self.trained.encode_image(batch.pixel_values)
@@ -168,21 +168,21 @@ class LabelTrainee(nn.Module):
         else:
             stride4, pyramid = self.trained(batch.pixel_values)
         terms["fine"] = F.binary_cross_entropy_with_logits(self.fine(stride4), batch.fine)
-        terms |= self.looks(pyramid, batch.cells)
-        terms["total"] = terms["fine"] + sum(terms[name] for name in LOOKS)
+        terms |= self.attributes(pyramid, batch.cells)
+        terms["total"] = terms["fine"] + sum(terms[name] for name in ATTRIBUTE_CLASSES)
         if "position" in terms:
             terms["total"] = terms["total"] + self.position_weight * terms["position"]
         return LossTerms(terms)
 
 
 class ScenePhase(Phase):
-    """A pretraining phase on rendered scenes; each process renders its own.
+    """A pretraining phase on rendered scenes; each process renders different scenes.
 
     Args:
-        settings: of the phase.
-        model: with an interactor; its weights are replaced at the end.
+        settings: settings of the phase.
+        model: model with an interactor; its weights are replaced at the end.
         accelerator: devices and processes.
-        seed: of the scenes and their order.
+        seed: seed of the scenes and their order.
         max_skipped: see `StepGuard`.
     """
 
@@ -217,19 +217,19 @@ class ScenePhase(Phase):
         return self.settings.lr_factor(step)
 
     def seed_step(self, step: int) -> None:
-        """Seed torch's generator, for dropped layers, so that stops do not change a run."""
+        """Seed torch's generator for stochastic layers, so that an interrupted and resumed run has equal results."""
         torch.manual_seed(seed_of_step(step, *self.process))
 
 
 class LabelPhase(ScenePhase):
-    """Pretraining of the spatial prior, or of everything before text conditioning, from labels of cells.
+    """Pretraining of the spatial prior, or of all parts before text conditioning, from labels of cells.
 
     Args:
-        settings: of the phase.
-        model: with an interactor; its weights are replaced at the end.
-        image_processor: of the model.
+        settings: settings of the phase.
+        model: model with an interactor; its weights are replaced at the end.
+        image_processor: image processor of the model.
         accelerator: devices and processes.
-        seed: of the scenes and their order.
+        seed: seed of the scenes and their order.
         max_skipped: see `StepGuard`.
     """
 
@@ -254,7 +254,7 @@ class LabelPhase(ScenePhase):
     def build_trainee(self) -> LabelTrainee:
         """See `ScenePhase`."""
         trainee = LabelTrainee(copy.deepcopy(self.trained), self.settings.position_weight)
-        trainee.prior.requires_grad_(True)  # it may be frozen in the training itself
+        trainee.prior.requires_grad_(True)  # the training that follows may freeze it
         return trainee
 
     def prepare(self, is_stopping: Callable[[], bool]) -> None:

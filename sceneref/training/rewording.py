@@ -1,4 +1,4 @@
-"""Other wordings of the same phrase: synonyms, typing errors, and sentences around it."""
+"""Text augmentation: synonyms, typing errors, and sentences around a phrase."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sceneref.words import ADJECTIVES, article_for
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEXT_KEYS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _KEYS for i, key in enumerate(row)}
 _SHORTEST = 4
-"""Letters of a word that a typing error leaves readable."""
+"""Minimum length of a word for a typing error."""
 
 _OTHER_ADJECTIVES = {
     "red": ("scarlet", "crimson", "ruby"),
@@ -62,7 +62,7 @@ _OTHER_WORDS = {
     **_OTHER_NOUNS,
     **{_plural(word): tuple(map(_plural, others)) for word, others in _OTHER_NOUNS.items()},
 }
-"""Words of SceneRef's phrases, with synonyms that SceneRef never uses."""
+"""Words of SceneRef's phrases with synonyms that the generator does not use."""
 
 _OPENINGS = (
     "",
@@ -115,11 +115,11 @@ _ENDINGS = (
     ", do you see",
     "and colour it for me , thank you",
 )
-_LOOKS_AND_NOUN = re.compile(
+_ADJECTIVES_AND_NOUN = re.compile(
     rf"((?:the|an?) )?((?:(?:{'|'.join(sorted(ADJECTIVES))}) )+)([a-z]*(?:[a-rt-z]|ss))", re.IGNORECASE
 )
-"""An article, adjectives, and a noun in the singular."""
-_TURNED = (
+"""Pattern of an optional article, adjectives, and a singular noun."""
+_NOUN_FIRST = (
     "{0} , it is {1}",
     "{0} , which is {1}",
     "{0} and it is {1}",
@@ -130,20 +130,20 @@ _TURNED = (
 
 
 NUMBERS = 10
-"""Random numbers that decide how a phrase is reworded."""
+"""Number of random numbers for rewording one phrase."""
 
 
 @dataclass(frozen=True)
 class RewordingDraw:
-    """Random numbers in [0, 1) that decide how a phrase is reworded.
+    """Random numbers in [0, 1) for rewording one phrase.
 
     Attributes:
-        error: whether there is a typing error.
-        error_kind: which one, 4 numbers of `misspell`.
-        sentence: whether there is a sentence around the phrase.
-        sentence_kind: which one, of `put_in_sentence`.
-        synonym: whether a word is replaced.
-        synonym_kind: which one, 2 numbers of `replace_word`.
+        error: decides whether to add a typing error.
+        error_kind: 4 numbers for `misspell`.
+        sentence: decides whether to add a sentence around the phrase.
+        sentence_kind: number for `put_in_sentence`.
+        synonym: decides whether to replace a word.
+        synonym_kind: 2 numbers for `replace_word`.
     """
 
     error: float
@@ -155,13 +155,13 @@ class RewordingDraw:
 
     @classmethod
     def of_phrases(cls, count: int, rng: np.random.Generator) -> list[RewordingDraw]:
-        """Draw numbers for several phrases; what is drawn first does not depend on what recipes use later."""
+        """Draw numbers for `count` phrases. The draws are independent of the recipe's settings."""
         first = rng.random((count, 7))
         return [cls.of_numbers(numbers) for numbers in np.hstack([first, rng.random((count, NUMBERS - 7))])]
 
     @classmethod
     def of_numbers(cls, numbers: np.ndarray) -> RewordingDraw:
-        """Name `NUMBERS` random numbers in [0, 1)."""
+        """Construct from `NUMBERS` random numbers in [0, 1)."""
         return cls(
             error=float(numbers[0]),
             error_kind=numbers[1:5],
@@ -173,11 +173,11 @@ class RewordingDraw:
 
 
 def reword(phrase: str, settings: RewordingSettings, draw: RewordingDraw) -> str:
-    """Replace a word, misspell one, put a sentence around the phrase, each by chance.
+    """Replace a word, misspell a word, and put the phrase into a sentence, each with its probability.
 
     Args:
-        phrase: any.
-        settings: chances.
+        phrase: the phrase.
+        settings: probabilities.
         draw: random numbers.
     """
     if draw.synonym < settings.synonyms:
@@ -191,8 +191,8 @@ def replace_word(phrase: str, numbers: np.ndarray) -> str:
     """Replace one word for a colour, pattern, size or shape by a synonym: "the cyan star", "the turquoise star".
 
     Args:
-        phrase: any; one without such a word stays as it is.
-        numbers: two in [0, 1): the word, the name.
+        phrase: the phrase; returned unchanged if it has no such word.
+        numbers: two numbers in [0, 1) that select the word and the synonym.
     """
     words = phrase.split(" ")
     known = [i for i, word in enumerate(words) if word.lower() in _OTHER_WORDS]
@@ -206,11 +206,11 @@ def replace_word(phrase: str, numbers: np.ndarray) -> str:
 
 
 def misspell(phrase: str, numbers: np.ndarray) -> str:
-    """Make one typing error in a word of four letters or more; sides (left, right, top ...) keep their spelling.
+    """Make one typing error in a word of at least four letters; position words (left, right, top ...) are not changed.
 
     Args:
-        phrase: any.
-        numbers: four in [0, 1): the word, the place in it, the kind of error, the wrong key.
+        phrase: the phrase; returned unchanged if it has no such word.
+        numbers: four numbers in [0, 1) that select the word, the letter, the kind of error, and the neighbouring key.
     """
     words = phrase.split(" ")
     long = [i for i, word in enumerate(words) if len(word) >= _SHORTEST and word.isalpha() and not is_side(word)]
@@ -221,7 +221,7 @@ def misspell(phrase: str, numbers: np.ndarray) -> str:
     place = 1 + int(numbers[1] * (len(word) - 2))  # neither the first letter nor the last
     kind = int(numbers[2] * 4)
     letter = word[place]
-    if kind == 0:  # two letters change places
+    if kind == 0:  # swap two letters
         word = word[:place] + word[place + 1] + letter + word[place + 2 :]
     elif kind == 1:
         word = word[:place] + word[place + 1 :]
@@ -235,35 +235,36 @@ def misspell(phrase: str, numbers: np.ndarray) -> str:
 
 
 def put_in_sentence(phrase: str, number: float) -> str:
-    """Put an opening, a request and an ending around a phrase; every second "large red star" is turned round before.
+    """Add an opening, a request and an ending to a phrase; with probability 0.5 apply `put_noun_first` before.
 
     Args:
-        phrase: any.
-        number: in [0, 1), which sentence.
+        phrase: the phrase.
+        number: number in [0, 1) that selects the sentence.
     """
     opening, number = _pick(_OPENINGS, number)
     request, number = _pick(_REQUESTS, number)
     ending, number = _pick(_ENDINGS, number)
     if number < 0.5:
-        phrase = turn(phrase, 2 * number)
+        phrase = put_noun_first(phrase, 2 * number)
     return " ".join(part for part in (opening, request.format(phrase), ending) if part)
 
 
-def turn(phrase: str, number: float) -> str:
-    """Put the noun first: "the large red star" becomes "the star , it is large and red"; other phrases stay.
+def put_noun_first(phrase: str, number: float) -> str:
+    """Move the adjectives behind the noun: "the large red star" becomes "the star , it is large and red".
 
     Args:
-        phrase: any; turned round is an article or none, adjectives of `sceneref.words`, and one noun.
-        number: in [0, 1), in which way.
+        phrase: the phrase; returned unchanged unless it consists of an optional article, adjectives of
+            `sceneref.words`, and one singular noun.
+        number: number in [0, 1) that selects the wording.
     """
-    found = _LOOKS_AND_NOUN.fullmatch(phrase)
+    found = _ADJECTIVES_AND_NOUN.fullmatch(phrase)
     if found is None:
         return phrase
-    article, looks, noun = found.group(1) or "", found.group(2).strip(), found.group(3)
-    return _pick(_TURNED, number)[0].format(article + noun, looks.replace(" ", " and "), looks)
+    article, adjectives, noun = found.group(1) or "", found.group(2).strip(), found.group(3)
+    return _pick(_NOUN_FIRST, number)[0].format(article + noun, adjectives.replace(" ", " and "), adjectives)
 
 
 def _pick(options: Sequence[str], number: float) -> tuple[str, float]:
-    """One of the options, and what is left of the number, in [0, 1) again."""
+    """Return one of the options, and the remainder of the number, rescaled to [0, 1)."""
     index, left = divmod(number * len(options), 1.0)
     return options[int(index)], left

@@ -29,7 +29,7 @@ class SceneSettings(Section):
     @field_validator("phenomena")
     @classmethod
     def _drop_zeros(cls, shares: dict[str, float] | None) -> dict[str, float] | None:
-        """A recipe removes a phenomenon of the recipe that it extends by a share of 0."""
+        """Remove phenomena with a share of 0, by which a recipe excludes a phenomenon of the recipe that it extends."""
         return (
             {name: share for name, share in shares.items() if share != 0} if shares and any(shares.values()) else shares
         )
@@ -43,11 +43,11 @@ class SceneSettings(Section):
         """Return generator settings for square images.
 
         Args:
-            side: of the images, in pixels.
-            phrases: per image.
+            side: side of the images in pixels.
+            phrases: number of phrases per image.
 
         Raises:
-            ValueError: settings that cannot be rendered.
+            ValueError: invalid settings.
         """
         own = self.model_dump(include=set(SceneSettings.model_fields))
         return SceneRefSettings(width=side, height=side, phrases_per_scene=phrases, **own)
@@ -66,7 +66,7 @@ class StageSettings(SceneSettings):
 
 
 class RewordingSettings(Section):
-    """Other wordings of the same phrase; shares of the phrases."""
+    """Text augmentation, as shares of the phrases."""
 
     synonyms: float = Field(0.0, ge=0, le=1, description="Share of phrases with one word replaced by a synonym.")
     typing_errors: float = Field(0.0, ge=0, le=1, description="Share of phrases with a typing error in one word.")
@@ -79,37 +79,39 @@ class RewordingSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    """Weights of the auxiliary objectives; 0 leaves an objective out."""
+    """Weights of the auxiliary objectives; 0 disables an objective."""
 
-    grounding: float = Field(0.0, ge=0, description="Weight of segmenting every object that the phrase mentions.")
-    pointing: float = Field(0.0, ge=0, description="Weight of pointing at the objects that the phrase mentions.")
-    looks: float = Field(0.0, ge=0, description="Weight of classifying colour, shape and pattern of every object.")
+    grounding: float = Field(0.0, ge=0, description="Weight of segmenting the objects that the phrase mentions.")
+    pointing: float = Field(
+        0.0, ge=0, description="Weight of a softmax over all cells for the objects that the phrase mentions."
+    )
+    attributes: float = Field(0.0, ge=0, description="Weight of classifying colour, shape and pattern of every object.")
     conditions: float = Field(
-        0.0, ge=0, description="Weight of segmenting the region that the phrase speaks of, or what it negates."
+        0.0, ge=0, description="Weight of segmenting the region or the negation that the phrase states."
     )
     positions: float = Field(0.0, ge=0, description="Weight of regressing the position of each pyramid token.")
 
     @property
-    def any_of_objects(self) -> bool:
-        """Whether an objective needs the scene's objects."""
-        return any((self.grounding, self.pointing, self.looks, self.conditions))
+    def needs_objects(self) -> bool:
+        """Whether an enabled objective needs labels of the scene's objects."""
+        return any((self.grounding, self.pointing, self.attributes, self.conditions))
 
     @property
     def any(self) -> bool:
-        """Whether there is an objective."""
-        return self.any_of_objects or self.positions > 0
+        """Whether any objective is enabled."""
+        return self.needs_objects or self.positions > 0
 
 
 class PretrainingSettings(RewordingSettings):
-    """A pretraining phase, before the first step. Rewording is for `part: text`."""
+    """A pretraining phase, run before the first step of training. Text augmentation is for `part: text`."""
 
     part: Literal["prior", "encoder", "text"] = Field(
         "prior",
-        description="What is trained: the spatial prior; with it SAM's layers up to the first extraction; or text "
-        "encoder, context tokens and fusions, on cached image tokens.",
+        description="Parts to train: prior for the spatial prior; encoder for it and SAM's layers up to the first "
+        "extraction; text for text encoder, context tokens and fusions, on cached image tokens.",
     )
     steps: int = Field(6000, ge=1, description="Optimizer steps.")
-    images: int = Field(7000, ge=1, description="Scenes rendered for the phase; each is used many times.")
+    images: int = Field(7000, ge=1, description="Number of rendered scenes, which are used repeatedly.")
     batch_size: int = Field(16, ge=1, description="Images per step and process; for part text, phrases.")
     phrases_per_image: int = Field(32, ge=1, le=256, description="Phrases generated per image, for part text.")
     phenomena: dict[str, float] | None = Field(
@@ -122,7 +124,7 @@ class PretrainingSettings(RewordingSettings):
         None, ge=0, le=1, description="Share of images with patterned objects; null for half of difficulty."
     )
     position_weight: float = Field(
-        0.0, ge=0, description="Weight of regressing token positions, for part encoder; 0 leaves it out."
+        0.0, ge=0, description="Weight of regressing token positions, for part encoder; 0 disables it."
     )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
@@ -142,10 +144,10 @@ class PretrainingSettings(RewordingSettings):
         return self
 
     def scenes(self) -> SceneRefSettings:
-        """Return generator settings for the images, with the one phrase that every scene has.
+        """Return generator settings for the images, with one phrase per scene, the minimum.
 
         Raises:
-            ValueError: settings that cannot be rendered.
+            ValueError: invalid settings.
         """
         return SceneRefSettings(
             width=self.image_size,
@@ -158,7 +160,7 @@ class PretrainingSettings(RewordingSettings):
         )
 
     def lr_factor(self, step: int) -> float:
-        """Return the learning rate at a step, counted from 0, as a share of the peak."""
+        """Return the learning rate at a step, counted from 0, as a share of the peak learning rate."""
         left = (1 - step / self.steps) / (1 - self.decay_from)
         return min(1.0, (step + 1) / self.warmup_steps, left)
 
@@ -175,7 +177,7 @@ class SceneRefSection(Section):
 
     stages: list[StageSettings] = Field([StageSettings()], min_length=1, description="Curriculum, in order.")
     scene_sizes: list[Annotated[int, Field(ge=32, le=4096)]] = Field(
-        [128], min_length=1, description="Sides of the rendered images in pixels, in turn."
+        [128], min_length=1, description="Sides of the rendered images in pixels, used cyclically."
     )
     validation: SceneSettings = Field(
         default_factory=SceneSettings, description="Content of the validation scenes; the benchmark's by default."
@@ -183,15 +185,15 @@ class SceneRefSection(Section):
     rewording: RewordingSettings = Field(default_factory=RewordingSettings)
     objectives: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     pretraining: Annotated[list[PretrainingSettings], BeforeValidator(_as_list)] = Field(
-        [], description="Phases before the first step, in order; a single one may stand without the list."
+        [], description="Phases before the first step, in order; a list, or a single phase."
     )
     spatial_prior_from: str | None = Field(
-        None, description="Folder or Hub id of a ReferSAM model whose spatial prior to start from."
+        None, description="Folder or Hub id of a ReferSAM model that provides the initial spatial prior."
     )
 
 
 class SceneRefTrainSettings(TrainSettings):
-    """A recipe with `extension: sceneref.training`: training images are rendered, and no image repeats."""
+    """A recipe with `extension: sceneref.training`: training images are rendered without repetition."""
 
     sceneref: SceneRefSection = Field(default_factory=SceneRefSection)
 
@@ -209,7 +211,7 @@ class SceneRefTrainSettings(TrainSettings):
                 raise ValueError("the model in model.start_from has a spatial prior: leave out spatial_prior_from")
             if any(phase.part != "text" for phase in section.pretraining):
                 raise ValueError("pretraining replaces the spatial prior of spatial_prior_from: leave out one of them")
-        if section.objectives.any_of_objects and self.precision == "fp16":
+        if section.objectives.needs_objects and self.precision == "fp16":
             raise ValueError("sceneref.objectives work with precision bf16 or no, not with fp16")
         if self.sharding == "full" and (section.objectives.any or section.pretraining):
             raise ValueError("sharding: full works without sceneref.objectives and sceneref.pretraining")

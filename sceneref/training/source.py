@@ -1,4 +1,4 @@
-"""Training images of SceneRef: rendered during training, without repetition, along a curriculum."""
+"""Source of training images: scenes rendered during training, without repetition, along a curriculum."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sceneref.training.rewording import RewordingDraw, reword
 from sceneref.training.settings import SceneRefTrainSettings, StageSettings
 
 _REVIEW = 3
-"""Random stream that decides which images review the previous stage."""
+"""Random stream that selects the images of the previous stage."""
 
 
 class SceneSource(Source):
     """The training split of SceneRef.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
     """
 
     tokenizer_images = 1500
@@ -46,7 +46,7 @@ class SceneSource(Source):
         except RuntimeError as error:
             raise DataError(f"Scene {index} cannot be rendered. {error}") from error
         image = scene.to_referring_image(f"scene_{index}")
-        if section.objectives.any_of_objects:
+        if section.objectives.needs_objects:
             image = replace(image, extra=SceneLabels.of_scene(scene))
         rng = augmentation_generator(settings, index)
         image = augment(image, settings.data.augment, rng)
@@ -57,7 +57,7 @@ class SceneSource(Source):
         return image if phrases == image.phrases else replace(image, phrases=phrases)
 
     def phrases(self) -> Iterable[str]:
-        """Return phrases of simple scenes, which contain every word; see `Source`."""
+        """Return phrases of simple scenes, which cover the whole vocabulary; see `Source`."""
         scenes = SceneRefSettings(width=64, height=64, phrases_per_scene=12, difficulty=0.0)
         for index in range(self.tokenizer_images):
             for phrase in generate_scene(scenes, "train", self.settings.seed, index).phrases:
@@ -71,15 +71,15 @@ class SceneSource(Source):
         self, images: Sequence[ReferringImage], chosen: Sequence[Sequence[int]], image_size: int
     ) -> dict[str, Any]:
         """Collate the labels of the scenes for `SceneObjectives`; see `Source`."""
-        if not self.settings.sceneref.objectives.any_of_objects:
+        if not self.settings.sceneref.objectives.needs_objects:
             return {}
         return collate_labels(images, chosen, image_size)
 
     def stages_at(self, progress: float) -> tuple[StageSettings, StageSettings]:
-        """Return the current stage of the curriculum and the one before it; the first stage has none but itself.
+        """Return the current stage of the curriculum and the previous one; for the first stage, both are the same.
 
         Args:
-            progress: share of the steps that are done, in [0, 1).
+            progress: share of completed steps, in [0, 1).
         """
         stages = self.settings.sceneref.stages
         current = next((i for i, stage in enumerate(stages) if progress < stage.until), len(stages) - 1)

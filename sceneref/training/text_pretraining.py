@@ -1,10 +1,10 @@
 """Text pretraining on cached image tokens.
 
-Most of the arithmetic that a phrase costs in training concerns parts of the image that the phrase does not mention.
-Here each image is encoded once, without text, and a few tokens of its pyramid are cached: cells of every object, more
-of larger ones, and cells between objects. On these tokens the text encoder, the context tokens and the fusions learn
-what phrases mean, without the layers between the fusions. The labels come from the scene: which objects are targets,
-which objects each description fits, and where the phrase's condition holds.
+Most of the computation for a phrase concerns parts of the image that the phrase does not mention. Here each image is
+encoded once, without text, and a few tokens of its pyramid are cached: tokens on every object, more of them on larger
+objects, and background tokens. The text encoder, the context tokens and the fusions are trained on these tokens,
+without the layers between the fusions. The labels come from the scene: targets, mentioned objects, and the condition
+that the phrase states.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from sceneref.training.rewording import NUMBERS, RewordingDraw, reword
 from sceneref.training.settings import PretrainingSettings
 
 KEPT_TOKENS = (56, 20, 8)
-"""Tokens cached per image, of the strides 8, 16 and 32; all of them where a level has fewer."""
+"""Number of cached tokens per image at strides 8, 16 and 32; fewer if the level has fewer tokens."""
 CELLS_PER_OBJECT = (2, 1, 0)
-"""Least number of these per object, as far as there is room: the cells that it covers most of."""
+"""Number of tokens at strides 8, 16 and 32 that are cached first for each object: those it covers most."""
 OBJECTS_SHARE = 0.75
-"""Share of a level's cached tokens for objects. Beyond the least number they are sampled from the cells that an object
-covers half of, so that larger objects have more, as in the whole model: counting has to count objects, not cells. The
-other tokens lie between objects."""
+"""Maximum share of object tokens among a level's cached tokens. Beyond `CELLS_PER_OBJECT`, object tokens are sampled
+from the cells that objects cover at least half of. Larger objects thus have more tokens, as in the full pyramid. The
+remaining tokens are background."""
 TARGETS, FIRST_MENTION, OTHER_MENTIONS, CONDITION = range(4)
-"""Labels of a token, 1 or 0 each; -1 for a condition without a label."""
+"""Labels of a token, each 1 or 0; -1 for a condition without label."""
 _MASK_WEIGHT, _POINTING_WEIGHT = 4.0, 0.5
 
 
 @dataclass(frozen=True)
 class CachedScene:
-    """Cached tokens of a scene, T of them, with labels for n phrases.
+    """T cached tokens of a scene, with labels for n phrases.
 
     Attributes:
         features: (T, D) tokens of the pyramid before text conditioning, in half precision.
-        places: (T,) their indices in the pyramid.
+        token_indices: (T,) indices of the tokens in the pyramid.
         phrases: n phrases.
-        labels: (n, 4, T) int8, see `TARGETS` and those after it.
+        labels: (n, 4, T) int8 labels; the second axis is `TARGETS`, `FIRST_MENTION`, `OTHER_MENTIONS`, `CONDITION`.
     """
 
     features: Tensor
-    places: Tensor
+    token_indices: Tensor
     phrases: tuple[str, ...]
     labels: Tensor
 
@@ -71,16 +71,16 @@ class TokenBatch:
     """B phrases, each with the cached tokens of one image.
 
     Attributes:
-        features: (B, T, D).
-        places: (B, T) indices of the tokens in the pyramid.
-        input_ids: (B, S).
+        features: (B, T, D) tokens.
+        token_indices: (B, T) indices of the tokens in the pyramid.
+        input_ids: (B, S) token ids of the phrases.
         attention_mask: (B, S).
-        labels: (B, 4, T).
-        sample_ids: B names.
+        labels: (B, 4, T), see `CachedScene`.
+        sample_ids: names of the B images.
     """
 
     features: Tensor
-    places: Tensor
+    token_indices: Tensor
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
@@ -96,12 +96,12 @@ class CachedScenes:
 
     Args:
         settings: number and content of the scenes.
-        seed: of the scenes.
-        model: that encodes the images; unchanged.
-        processor: of the model.
-        rank: of this process; each renders its own share.
+        seed: seed of the scenes.
+        model: model that encodes the images; not changed.
+        processor: processor of the model.
+        rank: rank of this process; each process renders different scenes.
         world_size: number of processes.
-        is_stopping: asked before each image.
+        is_stopping: called before each image; True abandons the rendering.
 
     Raises:
         Stopped: `is_stopping` returned True.
@@ -130,18 +130,18 @@ class CachedScenes:
                 self.scenes.append(encode_scene(scene, phrases, encoder, processor, rng))
 
     def batch(self, number: int, size: int) -> TokenBatch:
-        """Return phrases, each with an image of the pool.
+        """Return a batch of phrases, each with its image.
 
         Args:
-            number: of the batch, which decides everything about it.
-            size: phrases.
+            number: index of the batch, from which all random numbers are derived.
+            size: number of phrases.
         """
         rng = np.random.default_rng([*self.seed, number])
         positions = rng.integers(len(self.scenes), size=size).tolist()
         scenes = [self.scenes[position] for position in positions]
         chosen = [int(rng.integers(len(scene.phrases))) for scene in scenes]
         draws = map(RewordingDraw.of_numbers, rng.random((size, NUMBERS)))
-        sentence = float(rng.random())  # for the whole batch: short phrases would be padded to the length of sentences
+        sentence = float(rng.random())  # one draw per batch, since short phrases would be padded to sentence length
         phrases = [
             reword(scene.phrases[index], self.settings, replace(draw, sentence=sentence))
             for scene, index, draw in zip(scenes, chosen, draws, strict=True)
@@ -149,11 +149,11 @@ class CachedScenes:
         text = self.processor.encode_phrases(phrases)
         return TokenBatch(
             features=torch.stack([scene.features for scene in scenes]).float(),
-            places=torch.stack([scene.places for scene in scenes]),
+            token_indices=torch.stack([scene.token_indices for scene in scenes]),
             input_ids=text["input_ids"],
             attention_mask=text["attention_mask"],
             labels=torch.stack([scene.labels[index] for scene, index in zip(scenes, chosen, strict=True)]),
-            sample_ids=tuple(f"scene {position} of the pool" for position in positions),
+            sample_ids=tuple(f"pretraining scene {position}" for position in positions),
         )
 
 
@@ -165,70 +165,86 @@ def encode_scene(
     processor: ReferSamProcessor,
     rng: np.random.Generator,
 ) -> CachedScene:
-    """Encode an image, keep some tokens of its pyramid, and label them for each phrase.
+    """Encode an image, select some tokens of its pyramid, and label them for each phrase.
 
     Args:
-        scene: with sides that are multiples of 32.
-        phrases: about the scene.
-        model: in evaluation mode.
-        processor: of the model.
-        rng: chooses the tokens.
+        scene: scene whose sides are multiples of 32.
+        phrases: phrases about the scene.
+        model: model in evaluation mode.
+        processor: processor of the model.
+        rng: random generator for selecting the tokens.
     """
     pixels = processor.image_processor.normalise(scene.image)[None].to(model.device)
     image = model.encode_image(pixels)
     masks = torch.from_numpy(scene.masks).float()
-    places, owners, start = [], [], 0
+    token_indices, instances, start = [], [], 0
     sizes = image.geometry.level_sizes
     for (height, width), kept, per_object in zip(sizes, kept_tokens(sizes), CELLS_PER_OBJECT, strict=True):
         cover = F.adaptive_avg_pool2d(masks, (height, width)).flatten(1)
-        for place, owner in _kept_cells(cover.numpy(), kept, per_object, rng):
-            places.append(start + place)
-            owners.append(owner)
+        for cell, instance in _kept_cells(cover.numpy(), kept, per_object, rng):
+            token_indices.append(start + cell)
+            instances.append(instance)
         start += height * width
-    index, owner_of = torch.tensor(places), np.array(owners)
+    index, instance_of = torch.tensor(token_indices), np.array(instances)
     centres = image.geometry.reference_points[index].cpu().numpy() * np.array(scene.image.shape[1::-1])
-    labels = np.stack([_labels(scene, phrase, owner_of, centres) for phrase in phrases])
+    labels = np.stack([_labels(scene, phrase, instance_of, centres) for phrase in phrases])
     texts = tuple(phrase.text for phrase in phrases)
     return CachedScene(image.pyramid[0, index].half().cpu(), index, texts, torch.from_numpy(labels))
 
 
 def kept_tokens(level_sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the number of tokens to keep of each level of (height, width) cells."""
+    """Return the number of cached tokens of each level, given the (height, width) of the levels in cells."""
     return [min(kept, height * width) for kept, (height, width) in zip(KEPT_TOKENS, level_sizes, strict=True)]
 
 
 def _kept_cells(cover: np.ndarray, kept: int, per_object: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Choose `kept` cells by the share (k, cells) of each that objects cover; return (cell, object or -1) of each."""
-    owner_of: dict[int, int] = {}
-    for owner, share in enumerate(cover):
+    """Select the cells of a level to cache.
+
+    Args:
+        cover: (k, cells) share of each cell covered by each object.
+        kept: number of cells to select.
+        per_object: number of cells that are selected first for each object.
+        rng: random generator.
+
+    Returns:
+        Index of each selected cell, with the index of its object, -1 for background.
+    """
+    instance_of: dict[int, int] = {}
+    for instance, share in enumerate(cover):
         for cell in np.argsort(-share, kind="stable")[:per_object]:
             if share[cell] > 0:
-                owner_of.setdefault(int(cell), owner)
+                instance_of.setdefault(int(cell), instance)
     if per_object:
-        for owner, cell in rng.permutation(np.argwhere(cover >= 0.5)):
-            if len(owner_of) >= OBJECTS_SHARE * kept:
+        for instance, cell in rng.permutation(np.argwhere(cover >= 0.5)):
+            if len(instance_of) >= OBJECTS_SHARE * kept:
                 break
-            owner_of.setdefault(int(cell), int(owner))
-    cells = list(owner_of.items())[:kept]
-    others = [int(cell) for cell in rng.permutation(cover.shape[1]) if cell not in owner_of]
-    others.sort(key=lambda cell: cover[:, cell].any())  # cells that no object touches come first
+            instance_of.setdefault(int(cell), int(instance))
+    cells = list(instance_of.items())[:kept]
+    others = [int(cell) for cell in rng.permutation(cover.shape[1]) if cell not in instance_of]
+    others.sort(key=lambda cell: cover[:, cell].any())  # cells without any object first
     return cells + [(cell, -1) for cell in others[: kept - len(cells)]]
 
 
-def _labels(scene: Scene, phrase: ScenePhrase, owner: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return (4, T) int8 labels of tokens on the objects `owner` (-1 for none) with these centres in pixels."""
+def _labels(scene: Scene, phrase: ScenePhrase, instances: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Return the (4, T) int8 labels of T tokens.
+
+    Args:
+        scene: the scene.
+        phrase: a phrase about the scene.
+        instances: (T,) index of the object at each token, -1 for background.
+        centres: (T, 2) centres (x, y) of the tokens in pixels.
+    """
     others = {index for mention in phrase.mentions[1:] for index in mention}
     sets = (phrase.targets, phrase.mentions[0], sorted(others))
-    members = (np.isin(owner, list(indices)) for indices in sets)
-    return np.stack([*members, condition_at(scene, phrase, owner, *centres.T)]).astype(np.int8)
+    members = (np.isin(instances, list(indices)) for indices in sets)
+    return np.stack([*members, condition_at(scene, phrase, instances, *centres.T)]).astype(np.int8)
 
 
 class TextTrainee(nn.Module):
-    """What reads phrases, with linear heads, which are dropped after the phase.
+    """The text-dependent parts of a model with linear heads, which are discarded after the phase.
 
     Args:
-        trained: a model with an interactor. Its text encoder, context tokens, and fusions with their positions are
-            trained.
+        trained: model with an interactor. Its text encoder, context tokens, fusions and pyramid positions are trained.
         image_size: side of the encoded images in pixels.
     """
 
@@ -247,12 +263,12 @@ class TextTrainee(nn.Module):
     def forward(self, batch: TokenBatch) -> LossTerms:
         """Compute the terms `targets`, `mentions`, `pointing`, `condition`, `total`, and `phrase accuracy`.
 
-        Losses are means over fusions. The accuracy is the share of phrases for which the last fusion classifies every
-        token correctly as part of a target or not.
+        Losses are means over fusions. The accuracy is the share of phrases for which the head after the last fusion
+        classifies all tokens correctly as target or non-target.
         """
         features, labels = batch.features, batch.labels
         geometry = PyramidGeometry.of_image(self.image_size, self.image_size, features.device)
-        positions = self.interactor.positions(geometry)[0][batch.places]
+        positions = self.interactor.positions(geometry)[0][batch.token_indices]
         lengths = kept_tokens(geometry.level_sizes)
         text = encode_text(self.trained.text_encoder, batch.input_ids, batch.attention_mask)
         context = self.interactor.context_tokens
@@ -288,11 +304,11 @@ class TextPhase(ScenePhase):
     """Pretraining of text encoder, context tokens and fusions on cached image tokens.
 
     Args:
-        settings: of the phase.
-        model: with an interactor; its weights are replaced at the end.
-        processor: of the model.
+        settings: settings of the phase.
+        model: model with an interactor; its weights are replaced at the end.
+        processor: processor of the model.
         accelerator: devices and processes.
-        seed: of the scenes and their order.
+        seed: seed of the scenes and their order.
         max_skipped: see `StepGuard`.
     """
 

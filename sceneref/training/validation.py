@@ -23,11 +23,11 @@ class SceneValidation(ValidationSet):
     """Scenes of the val split, rendered for each validation.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
     """
 
     scene_size = 256
-    """Side of the scenes in pixels: larger than the network's input, like images of users."""
+    """Side of the scenes in pixels: larger than the network's input, like typical photographs."""
     phrases_per_scene = 6
     protocol = PROTOCOLS["sceneref"]
 

@@ -25,7 +25,7 @@ from sceneref import (
     DEFAULT_PHENOMENA,
     HELD_OUT_PAIRS,
     SHAPES,
-    Place,
+    Region,
     Scene,
     SceneObject,
     ScenePhrase,
@@ -271,12 +271,12 @@ def test_places_and_negations_leave_the_targets(scenes: list[Scene]) -> None:
     for scene in scenes:
         x, y = np.array([item.centre for item in scene.objects]).T
         for phrase in scene.phrases:
-            assert phrase.place is None or phrase.spared is None, phrase
+            assert phrase.region is None or phrase.negation_matches is None, phrase
             left = set(phrase.mentions[0])
-            if phrase.place is not None:
-                left &= set(np.flatnonzero(phrase.place.holds(x, y) == 1).tolist())
-            elif phrase.spared is not None:
-                left &= set(phrase.spared)
+            if phrase.region is not None:
+                left &= set(np.flatnonzero(phrase.region.holds(x, y) == 1).tolist())
+            elif phrase.negation_matches is not None:
+                left &= set(phrase.negation_matches)
             else:
                 continue
             assert left == set(phrase.targets), phrase
@@ -287,9 +287,9 @@ def test_places_and_negations_leave_the_targets(scenes: list[Scene]) -> None:
 def test_a_place_by_hand() -> None:
     """1 inside, 0 outside, -1 within the margin of an end that there is."""
     x, y = np.array([0.0, 5.0, 9.0, 12.0, 20.0, 31.0]), np.zeros(6)
-    assert Place("x", low=10, margin=3).holds(x, y).tolist() == [0, 0, -1, -1, 1, 1]
-    assert Place("y", high=-1).holds(x, y).tolist() == [0] * 6
-    ring = Place("distance", low=2, high=13, margin=1.5, point=(0, 5))
+    assert Region("x", low=10, margin=3).holds(x, y).tolist() == [0, 0, -1, -1, 1, 1]
+    assert Region("y", high=-1).holds(x, y).tolist() == [0] * 6
+    ring = Region("distance", low=2, high=13, margin=1.5, point=(0, 5))
     assert ring.holds(x, y).tolist() == [1, 1, 1, -1, 0, 0]
     assert ring.holds(np.array(0.0), np.array(5.0)) == 0
 
@@ -307,23 +307,23 @@ def test_what_phrases_say_of_places() -> None:
     made = [build_phrase(view, name, texts) for name in names for _ in range(500)]
     phrases = [phrase for phrase in made if phrase is not None]
 
-    def said(pattern: str) -> set[tuple[Place | None, tuple[int, ...] | None]]:
+    def said(pattern: str) -> set[tuple[Region | None, tuple[int, ...] | None]]:
         form = re.compile(f"((the|an?) )?({pattern})[.]?", re.IGNORECASE)
-        return {(phrase.place, phrase.spared) for phrase in phrases if form.fullmatch(phrase.text)}
+        return {(phrase.region, phrase.negation_matches) for phrase in phrases if form.fullmatch(phrase.text)}
 
-    assert said("(second|2nd) star from (the )?right") == {(Place("x", 36, 66), None)}
-    assert said("(third|3rd) star from (the )?left") == {(Place("x", low=66), None)}
-    assert said("(second|2nd) star from (the )?top") == {(Place("y", 22.5, 50), None)}
-    assert said("(leftmost|left-most) star") == {(Place("x", high=36), None)}
-    assert said("two leftmost stars") == {(Place("x", high=66), None)}
-    below = (Place("y", low=25, margin=5), None)
+    assert said("(second|2nd) star from (the )?right") == {(Region("x", 36, 66), None)}
+    assert said("(third|3rd) star from (the )?left") == {(Region("x", low=66), None)}
+    assert said("(second|2nd) star from (the )?top") == {(Region("y", 22.5, 50), None)}
+    assert said("(leftmost|left-most) star") == {(Region("x", high=36), None)}
+    assert said("two leftmost stars") == {(Region("x", high=66), None)}
+    below = (Region("y", low=25, margin=5), None)
     assert said("(blue|large blue) (disc|disk|circle) (below|under|beneath|underneath) (the )?small red star") == {
         below
     }
     half = (math.hypot(6, 60) + math.hypot(66, 65)) / 2  # of the red stars from the circle
     to_circle = "(to |from )?(the )?(large |big )?blue (disc|disk|circle)"
-    assert said(f"red star (nearest|closest) {to_circle}") == {(Place("distance", 5, half, point=(86, 85)), None)}
-    assert said(f"red star (farthest|furthest) {to_circle}") == {(Place("distance", low=half, point=(86, 85)), None)}
+    assert said(f"red star (nearest|closest) {to_circle}") == {(Region("distance", 5, half, point=(86, 85)), None)}
+    assert said(f"red star (farthest|furthest) {to_circle}") == {(Region("distance", low=half, point=(86, 85)), None)}
     assert said("(all |all the |the )?stars that (are not|aren't) large") == {(None, (1, 2))}
     assert said("all (the )?objects except the small ones") == {(None, (0, 3))}
 

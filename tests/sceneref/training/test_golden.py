@@ -21,7 +21,7 @@ from sceneref.training.settings import SceneRefTrainSettings
 PHASE = {"images": 4, "batch_size": 2, "image_size": 64, "log_every": 1, "warmup_steps": 1}
 SCENEREF = {
     "stages": [{"until": 0.5, "max_objects": 4}, {"review": 0.5, "image_size": 96}],
-    "objectives": {"grounding": 1.0, "pointing": 1.0, "looks": 0.2, "conditions": 1.0, "positions": 0.5},
+    "objectives": {"grounding": 1.0, "pointing": 1.0, "attributes": 0.2, "conditions": 1.0, "positions": 0.5},
     "rewording": {"synonyms": 0.5, "typing_errors": 0.3, "sentences": 0.2},
     "pretraining": [
         {**PHASE, "part": "prior", "steps": 3},

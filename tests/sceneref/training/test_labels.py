@@ -12,17 +12,17 @@ import torch
 from refersam.training.augmentation import flip
 from refersam.training.building import build_processor
 from refersam.training.data import BatchStream
-from sceneref import Place, Scene, SceneObject, ScenePhrase, SceneRefSettings, generate_scene
+from sceneref import Region, Scene, SceneObject, ScenePhrase, SceneRefSettings, generate_scene
+from sceneref.training.attributes import attribute_labels
 from sceneref.training.labels import (
+    ATTRIBUTES,
     CONDITIONS,
-    LOOK_LABELS,
     MENTIONS,
     SceneLabels,
     collate_labels,
     condition_map,
     mention_mask,
 )
-from sceneref.training.looks import looks_of
 from sceneref.training.settings import SceneRefTrainSettings
 from sceneref.training.source import SceneSource
 
@@ -36,7 +36,7 @@ def test_mention_mask_by_hand() -> None:
     assert mention_mask(cells, [(), (1, 2), (2, 3)])[:, 0, 0].tolist() == [0, 0.4375]
 
 
-@pytest.mark.parametrize("name", ["grounding", "pointing", "looks", "conditions"])
+@pytest.mark.parametrize("name", ["grounding", "pointing", "attributes", "conditions"])
 def test_labels_of_a_batch(name: str, miniature: Miniature) -> None:
     """They are collated for any objective on objects, and for none else; the other tensors are the same either way."""
     settings, without = miniature(sceneref={"objectives": {name: 1.0}}), miniature()
@@ -53,7 +53,7 @@ def test_labels_of_a_batch(name: str, miniature: Miniature) -> None:
     for found, phrase in zip(batch.extra[MENTIONS], scene.phrases, strict=True):
         share = scene.masks[list(phrase.mentions[0])].mean(axis=(1, 2)).sum()
         assert float(found[0].mean()) == pytest.approx(share, abs=0.01)
-    assert {stride: labels.shape for stride, labels in batch.extra[LOOK_LABELS].items()} == {
+    assert {stride: labels.shape for stride, labels in batch.extra[ATTRIBUTES].items()} == {
         8: (1, 3, 8, 8),
         16: (1, 3, 4, 4),
     }
@@ -63,27 +63,27 @@ def test_labels_of_a_batch(name: str, miniature: Miniature) -> None:
         for stride, labels in batch.extra[CONDITIONS].items():  # 80 pixels of the image are 64 of the input
             centres = [int((cell + 0.5) * stride * 80 / 64) for cell in range(64 // stride)]
             assert labels[index].tolist() == wanted[np.ix_(centres, centres)].tolist()
-    known = set(map(tuple, looks_of(scene.objects).tolist()))
-    assert known >= set(map(tuple, batch.extra[LOOK_LABELS][16][0].flatten(1).T.tolist())) - {(-1, -1, -1)} != set()
+    known = set(map(tuple, attribute_labels(scene.objects).tolist()))
+    assert known >= set(map(tuple, batch.extra[ATTRIBUTES][16][0].flatten(1).T.tolist())) - {(-1, -1, -1)} != set()
 
 
-def scene_of(place: Place | None, spared: tuple[int, ...] | None) -> tuple[Scene, ScenePhrase]:
+def scene_of(region: Region | None, negation_matches: tuple[int, ...] | None) -> tuple[Scene, ScenePhrase]:
     """8 x 6 pixels with two objects, around x = 2 and x = 5, and a phrase."""
     masks = np.zeros((2, 6, 8), dtype=bool)
     masks[0, 1:3, 1:4] = masks[1, 3:5, 4:7] = True
     palette = (0, 0, 0)
     objects = [SceneObject("star", "red", "large", "plain", 2, (x, y), 0, 3, palette) for x, y in ((2.5, 2), (5.5, 4))]
-    phrase = ScenePhrase("x", (0,), ("relative",), ((0, 1),), place, spared)
+    phrase = ScenePhrase("x", (0,), ("relative",), ((0, 1),), region, negation_matches)
     return Scene(np.zeros((6, 8, 3), np.uint8), tuple(objects), masks, (phrase,)), phrase
 
 
 def test_an_object_is_in_a_place_as_a_whole() -> None:
     """By its centre, and left open where that is; pixels beside objects by themselves."""
-    told = condition_map(*scene_of(Place("x", high=4.5, margin=0.75), None))
+    told = condition_map(*scene_of(Region("x", high=4.5, margin=0.75), None))
     assert told[0].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
     assert told[1].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
     assert told[4].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert condition_map(*scene_of(Place("x", low=5, margin=1), None))[3].tolist() == [0, 0, 0, 0, -1, -1, -1, 1]
+    assert condition_map(*scene_of(Region("x", low=5, margin=1), None))[3].tolist() == [0, 0, 0, 0, -1, -1, -1, 1]
     assert told.dtype == np.int8
 
 
@@ -107,7 +107,7 @@ def test_labels_are_cut_and_mirrored_with_the_image() -> None:
     part = labels.cut(slice(3, 20), slice(5, 9))
     np.testing.assert_array_equal(part.masks, scene.masks[:, 3:20, 5:9])
     np.testing.assert_array_equal(part.conditions, labels.conditions[:, 3:20, 5:9])
-    assert (part.looks, part.mentions) == (labels.looks, labels.mentions)
+    assert (part.attributes, part.mentions) == (labels.attributes, labels.mentions)
 
 
 def test_images_without_labels_are_refused() -> None:

@@ -16,7 +16,7 @@ from refersam.training.building import build_model, build_processor
 from refersam.training.data import Batch
 from refersam.training.settings import SettingsError
 from refersam.training.trainer import Trainer
-from sceneref.training.labels import CONDITIONS, LOOK_LABELS, MENTIONS
+from sceneref.training.labels import ATTRIBUTES, CONDITIONS, MENTIONS
 from sceneref.training.objectives import ConditionHeads, GroundingHeads, SceneObjectives
 from sceneref.training.settings import ObjectiveSettings, SceneRefTrainSettings
 from sceneref.training.source import SceneSource
@@ -74,7 +74,7 @@ def test_the_loss_of_conditions_by_hand() -> None:
     assert heads([pyramid], empty).item() == 0
 
 
-WEIGHTS = {"grounding": 1.0, "looks": 2.0, "conditions": 3.0, "positions": 4.0, "pointing": 5.0}
+WEIGHTS = {"grounding": 1.0, "attributes": 2.0, "conditions": 3.0, "positions": 4.0, "pointing": 5.0}
 
 
 def make_batch() -> Batch:
@@ -88,7 +88,7 @@ def make_batch() -> Batch:
         target_mask=torch.zeros(2, 64, 64),
         sample_ids=("a", "b"),
         seeds=(0, 1),
-        extra={MENTIONS: torch.rand(2, 2, 8, 8), LOOK_LABELS: labels, CONDITIONS: conditions},
+        extra={MENTIONS: torch.rand(2, 2, 8, 8), ATTRIBUTES: labels, CONDITIONS: conditions},
     )
 
 
@@ -108,15 +108,17 @@ def test_objectives_of_a_model(tiny_model_folder: Path) -> None:
     assert [pyramid.shape[:2] for pyramid in features.before] == [(1, 64 + 16 + 4)]
     assert [pyramid.shape[:2] for pyramid in features.fused] == [(2, 64 + 16 + 4)] * len(objectives.grounding.heads)
     loss, terms = objectives(model, batch, output)
-    looks = terms["colour"] + terms["shape"] + terms["pattern"]
-    weighted = terms["grounding"] + 5 * terms["pointing"] + 2 * looks + 3 * terms["condition"] + 4 * terms["position"]
+    attributes = terms["colour"] + terms["shape"] + terms["pattern"]
+    weighted = (
+        terms["grounding"] + 5 * terms["pointing"] + 2 * attributes + 3 * terms["condition"] + 4 * terms["position"]
+    )
     assert loss.item() == pytest.approx(weighted.item(), rel=1e-5)
     assert terms["auxiliary"] is loss
     terms["grounding"].backward(retain_graph=True)
     for interaction in model.interactor.interactions:
         assert interaction.fusion.pyramid_ffn[0].weight.grad.abs().sum() > 0
     model.zero_grad()
-    looks.backward()
+    attributes.backward()
     assert model.interactor.spatial_prior.stem[0].weight.grad.abs().sum() > 0
     assert model.interactor.interactions[0].fusion.pyramid_ffn[0].weight.grad is None
 
@@ -141,7 +143,7 @@ def test_hooks_are_removed(tiny_model_folder: Path) -> None:
 def test_an_objective_alone(tiny_model_folder: Path, name: str) -> None:
     """Only its own terms, and no labels but its own are read."""
     model, batch = ReferSamModel.from_pretrained(tiny_model_folder), make_batch()
-    needs = {"grounding": MENTIONS, "pointing": MENTIONS, "looks": LOOK_LABELS, "conditions": CONDITIONS}
+    needs = {"grounding": MENTIONS, "pointing": MENTIONS, "attributes": ATTRIBUTES, "conditions": CONDITIONS}
     batch.extra = {key: value for key, value in batch.extra.items() if key == needs.get(name)}
     objectives = SceneObjectives(model, ObjectiveSettings(**{name: 1.0}))
     with objectives.observe(model):
@@ -149,7 +151,7 @@ def test_an_objective_alone(tiny_model_folder: Path, name: str) -> None:
     terms = {
         "grounding": {"grounding", "pointing"},
         "pointing": {"grounding", "pointing"},
-        "looks": {"colour", "shape", "pattern", "colour accuracy", "shape accuracy", "pattern accuracy"},
+        "attributes": {"colour", "shape", "pattern", "colour accuracy", "shape accuracy", "pattern accuracy"},
         "conditions": {"condition"},
         "positions": {"position"},
     }
@@ -167,15 +169,15 @@ def test_they_need_an_interactor(name: str, miniature: Miniature, small_model: d
 
 def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Miniature) -> None:
     """Heads, their moments and their learning rate are in the checkpoint; the final model has nothing of them."""
-    weights = {"grounding": 0.5, "looks": 0.25, "conditions": 0.125, "positions": 0.0625}
+    weights = {"grounding": 0.5, "attributes": 0.25, "conditions": 0.125, "positions": 0.0625}
     settings = miniature(sceneref={"objectives": weights}, steps=4, optimizer={"warmup_steps": 0})
     whole = Trainer(settings, tmp_path / "whole")
     whole.run()
     lines = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     for line in (line for line in lines if line["kind"] == "train"):
         masks = sum(line[name] for name in ("mask", "dice", "coarse_mask", "coarse_dice"))
-        looks = sum(line[name] for name in ("colour", "shape", "pattern"))
-        total = masks + 0.5 * (line["iou"] + line["object"] + line["grounding"]) + 0.25 * looks
+        attributes = sum(line[name] for name in ("colour", "shape", "pattern"))
+        total = masks + 0.5 * (line["iou"] + line["object"] + line["grounding"]) + 0.25 * attributes
         total += 0.125 * line["condition"] + 0.0625 * line["position"]
         assert line["total"] == pytest.approx(total, rel=1e-4)
     (objectives,) = whole.engine.plain_trainee.objectives
@@ -194,5 +196,5 @@ def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Mi
     assert (tmp_path / "whole" / final).read_bytes() == (tmp_path / "parts" / final).read_bytes()
     names = ReferSamModel.from_pretrained(tmp_path / "whole/model").state_dict()
     assert not any(
-        "heads" in name or name.startswith(("grounding", "looks", "condition", "positions")) for name in names
+        "heads" in name or name.startswith(("grounding", "attributes", "condition", "positions")) for name in names
     )

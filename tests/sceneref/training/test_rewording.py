@@ -15,9 +15,9 @@ from sceneref.training.rewording import (
     RewordingDraw,
     misspell,
     put_in_sentence,
+    put_noun_first,
     replace_word,
     reword,
-    turn,
 )
 from sceneref.training.settings import RewordingSettings
 from sceneref.words import _NOUNS, ADJECTIVES
@@ -120,7 +120,7 @@ def test_synonyms_come_before_typing_errors() -> None:
 )
 def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
     """The noun comes first."""
-    assert (turn(phrase, 0.0), turn(phrase, 0.999)) == (first, last)
+    assert (put_noun_first(phrase, 0.0), put_noun_first(phrase, 0.999)) == (first, last)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
 )
 def test_phrases_that_are_not_turned_round(phrase: str) -> None:
     """Plurals, what has no adjective or one that is not known, and what goes on after the noun."""
-    assert turn(phrase, 0.0) == phrase
+    assert put_noun_first(phrase, 0.0) == phrase

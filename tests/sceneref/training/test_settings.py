@@ -11,7 +11,7 @@ from refersam.training.recipe import read_settings
 from refersam.training.settings import SettingsError
 from sceneref.training.settings import SceneRefTrainSettings
 
-OBJECTIVES = ("grounding", "pointing", "looks", "conditions")
+OBJECTIVES = ("grounding", "pointing", "attributes", "conditions")
 
 
 def recipe(folder: Path, text: str) -> Path:

@@ -46,7 +46,7 @@ def test_stages_follow_the_progress(miniature: Miniature) -> None:
 
 def test_a_share_of_images_reviews_the_previous_stage(miniature: Miniature) -> None:
     """The first stage has none; which images they are depends on seed and index."""
-    section = {"stages": TWO_STAGES, "scene_sizes": [128], "objectives": {"looks": 1.0}}
+    section = {"stages": TWO_STAGES, "scene_sizes": [128], "objectives": {"attributes": 1.0}}
     source = SceneSource(miniature(sceneref=section))
 
     def objects(index: int, progress: float) -> int:

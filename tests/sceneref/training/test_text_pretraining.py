@@ -73,13 +73,13 @@ def test_the_cache_of_a_scene(model: ReferSamModel, processor: ReferSamProcessor
         phrases = phrases_about(scene.objects, settings, "train", rng, 8)
         cached = encode_scene(scene, phrases, model, processor, rng)
         assert len(cached.phrases) == len(phrases) == len(cached.labels)
-        assert len(cached.places) == len(set(cached.places.tolist())) == sum(KEPT_TOKENS)
+        assert len(cached.token_indices) == len(set(cached.token_indices.tolist())) == sum(KEPT_TOKENS)
         starts = np.cumsum([0, 16 * 16, 8 * 8, 4 * 4])
-        levels = np.searchsorted(starts, cached.places.numpy(), side="right") - 1
+        levels = np.searchsorted(starts, cached.token_indices.numpy(), side="right") - 1
         assert np.bincount(levels).tolist() == list(KEPT_TOKENS)
         with torch.inference_mode():
             pyramid = model.encode_image(processor.image_processor.normalise(scene.image)[None]).pyramid[0]
-        assert torch.equal(cached.features, pyramid[cached.places].half())
+        assert torch.equal(cached.features, pyramid[cached.token_indices].half())
         for phrase, labels in zip(phrases, cached.labels.numpy(), strict=True):
             known = condition_map(scene, phrase)
             for row, objects in enumerate((phrase.targets, phrase.mentions[0], sum(phrase.mentions[1:], ()))):
@@ -96,12 +96,12 @@ def test_the_cache_of_a_scene(model: ReferSamModel, processor: ReferSamProcessor
 
 def _on(mask: np.ndarray, cached: CachedScene) -> np.ndarray:
     """Return which tokens lie at least partly on a mask of 128 x 128 pixels."""
-    places, on = cached.places.numpy(), []
-    for place in places:
+    token_indices, on = cached.token_indices.numpy(), []
+    for region in token_indices:
         for stride, start in ((8, 0), (16, 256), (32, 320)):
             side = 128 // stride
-            if start <= place < start + side * side:
-                row, column = divmod(int(place - start), side)
+            if start <= region < start + side * side:
+                row, column = divmod(int(region - start), side)
                 cell = mask[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
                 on.append(bool(cell.any()))
     return np.array(on)
@@ -135,7 +135,7 @@ def test_sentences_around_all_phrases_of_a_batch_or_none(
     counts = set()
     for number in range(12):
         bare, other = plain.batch(number, 6), reworded.batch(number, 6)
-        for name in ("features", "places", "labels"):
+        for name in ("features", "token_indices", "labels"):
             assert torch.equal(getattr(bare, name), getattr(other, name)), name
         counts.add(sum(before != after for before, after in zip(*encoded[-2:], strict=True)))
     assert counts == {0, 6}
@@ -155,8 +155,8 @@ def test_the_loss_by_hand(model: ReferSamModel) -> None:
     labels[0, CONDITION, :4] = torch.tensor([1, 1, 1, 0])
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     features = torch.randn(2, count, model.config.vision_config.hidden_size)
-    places = torch.arange(count).expand(2, -1)
-    terms, finite = trainee(TokenBatch(features, places, ids, torch.ones_like(ids), labels, ("a", "b")))
+    token_indices = torch.arange(count).expand(2, -1)
+    terms, finite = trainee(TokenBatch(features, token_indices, ids, torch.ones_like(ids), labels, ("a", "b")))
     assert finite is None
 
     def entropy(logit: float, share: float) -> float:

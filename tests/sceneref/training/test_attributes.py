@@ -9,7 +9,7 @@ import torch
 from sceneref import SceneRefSettings, generate_scene
 from sceneref.colours import COLOURS
 from sceneref.objects import PATTERNS, SHAPES
-from sceneref.training.looks import LooksHeads, cell_labels, looks_of
+from sceneref.training.attributes import AttributeHeads, attribute_labels, cell_labels
 
 
 def test_labels_of_cells() -> None:
@@ -17,7 +17,7 @@ def test_labels_of_cells() -> None:
     scene = generate_scene(SceneRefSettings(width=96, height=64, phrases_per_scene=1), "train", 0, 3)
     labelled = 0
     for stride, least in ((8, 0.5), (16, 0.2)):
-        labels = cell_labels(torch.from_numpy(scene.masks).float(), looks_of(scene.objects), stride)
+        labels = cell_labels(torch.from_numpy(scene.masks).float(), attribute_labels(scene.objects), stride)
         assert labels.shape == (3, 64 // stride, 96 // stride)
         for row, column in np.ndindex(*labels.shape[1:]):
             cell = np.s_[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
@@ -36,7 +36,7 @@ def test_labels_of_cells() -> None:
 def test_looks_do_not_depend_on_how_images_are_distributed() -> None:
     """Images with many objects and with none: the mean of two batches is that of both together."""
     torch.manual_seed(0)
-    heads, pyramid = LooksHeads(8), torch.rand(2, 64 + 16 + 4, 8)
+    heads, pyramid = AttributeHeads(8), torch.rand(2, 64 + 16 + 4, 8)
     labels = {8: torch.randint(-1, 3, (2, 3, 8, 8)), 16: torch.randint(-1, 3, (2, 3, 4, 4))}
     for of in labels.values():
         of[:, 1:] = torch.where(of[:, :1] < 0, -1, of[:, 1:].clamp(min=0))
