@@ -1,10 +1,10 @@
-# An image that serves a model over HTTP; `docker run IMAGE segment ...` runs any other command of refersam.
+# Image of the HTTP server; `docker run IMAGE segment ...` runs other commands of refersam.
 #
 #   docker build -t refersam .
 #   docker run --rm -p 8000:8000 refersam
 #
-# torch comes from pip's own index, or from the one of TORCH_INDEX: name PyTorch's wheel index of the CPU build for a small
-# image (on x86-64 the usual build brings CUDA, several GB), or that of the CUDA version of your driver:
+# torch is installed from PyPI, or from the wheel index TORCH_INDEX. PyTorch's index of CPU builds gives a small image (the
+# default build for x86-64 includes CUDA, several GB); an index of CUDA builds matches the CUDA version of your driver:
 #
 #   docker build --build-arg TORCH_INDEX=<PyTorch's wheel index> -t refersam .
 #   docker run --rm --gpus all -p 8000:8000 refersam

@@ -1,4 +1,4 @@
-# Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
+# Every target installs what it needs: `make demo` and `make test` work on a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,50 +12,50 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## create .venv with the pinned versions of constraints.txt
 
-# Installed again only when what is to be installed has changed.
+# Reinstalled only if pyproject.toml or constraints.txt has changed.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, but $(PYTHON) is %d.%d: give another as make PYTHON=python3.12 ..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Expected Python 3.11 to 3.13, but $(PYTHON) is %d.%d. Choose another one: make PYTHON=python3.12 ..." % v)'
 	@echo "Setting up .venv (a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## segment the scenes of examples/ with the model in the box, overlays into out/
+demo: setup  ## segment the scenes of examples/ with the bundled model; write overlays to out/
 	@$(BIN)/python examples/segment_examples.py --out out
 
-test: check  ## lint, types and the tests (under ten minutes on two cores)
+test: check  ## run linters, type checks and tests (under ten minutes on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: setup  ## the tests that take minutes
+test-slow: setup  ## run the slow tests (minutes each)
 	@$(BIN)/python -m pytest -m slow
 
-test-gpu: setup  ## the tests that need a CUDA device
+test-gpu: setup  ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
-test-browser: setup  ## the web page in headless Chromium (installs gradio and playwright; says why where it skips)
+test-browser: setup  ## test the web page in headless Chromium (installs gradio and playwright; reports skipped tests)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,browser]'
 	@$(BIN)/python -m pytest -m browser -rs
 
-docs: setup  ## build the documentation into site/ (installs mkdocs-material)
+docs: setup  ## build the documentation in site/ (installs mkdocs-material)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-check: setup  ## ruff, mypy, and the layers of imports
+check: setup  ## run ruff, mypy and import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
 
-format: setup  ## let ruff rewrite what it can
+format: setup  ## format the code and apply ruff's automatic fixes
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
 
-train-gpu: setup  ## train the bundled model on a CUDA device, six million phrases, into runs/tiny_gpu (resumes; not run yet)
+train-gpu: setup  ## train the bundled model on a CUDA device, six million phrases, in runs/tiny_gpu (resumable; not run yet)
 	@$(BIN)/refersam train experiments/bundled_checkpoint/gpu.yaml --out runs/tiny_gpu --resume
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench
-bench: setup  ## measure all that docs/performance.md and serving.md show, and put the tables there
+bench: setup  ## run the benchmarks of docs/performance.md and serving.md, and update their tables
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,serve]'
 	@$(BENCH)/steps.py --table $(TABLES)/steps.md
 	@$(BENCH)/steps.py --phrases 5 --tokens 20 --table $(TABLES)/phrases.md
@@ -70,7 +70,7 @@ bench: setup  ## measure all that docs/performance.md and serving.md show, and p
 	@$(BENCH)/server.py --table $(TABLES)/server.md
 	@$(BENCH)/report.py $(TABLES) README.md docs/*.md
 
-bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu
+bench-gpu: setup  ## run the benchmarks on a CUDA device; write tables to out/bench-gpu
 	@$(BENCH)/latency.py --presets tiny base huge --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5 --repeats 30 --table $(TABLES)-gpu/latency.md
 	@$(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --compile --repeats 30 --table $(TABLES)-gpu/compiled.md
 	@REFERSAM_TRITON=1 $(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --repeats 30 --table $(TABLES)-gpu/triton.md
@@ -78,11 +78,11 @@ bench-gpu: setup  ## the same on a CUDA device, into out/bench-gpu
 	@$(BENCH)/training.py --presets base --size 448 --pictures 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
 
 SCORES := out/score
-score: setup  ## score the model in the box on SceneRef, other wordings, other drawings and by looks, and put the tables into the pages
+score: setup  ## score the bundled model (SceneRef, rephrasings, another renderer, attributes), and update the tables of the docs
 	@$(BENCH)/accuracy.py --table $(SCORES)/scores.md
 	@$(BENCH)/robustness.py --out $(SCORES)/robustness --table $(SCORES)/wordings.md
-	@$(BENCH)/other_drawings.py --table $(SCORES)/drawings.md
-	@$(BENCH)/looks.py --table $(SCORES)/looks.md
+	@$(BENCH)/other_renderer.py --table $(SCORES)/drawings.md
+	@$(BENCH)/attributes.py --table $(SCORES)/attributes.md
 	@$(BENCH)/specks.py --table $(SCORES)/specks.md
 	@$(BENCH)/report.py $(SCORES) README.md docs/models.md docs/concepts.md
 

@@ -1,10 +1,10 @@
-"""How many pictures and masks one core prepares a second: read and decode, draw the mask, resize both.
+"""Measure data loading on one core: decode images, rasterise masks, resize both.
 
-    python benchmarks/data.py                                          # SceneRef at 640 x 480, drawn for this (PNG)
+    python benchmarks/data.py                                          # rendered SceneRef scenes, 640 x 480 (PNG)
     python benchmarks/data.py --data-root DATA --dataset refcoco --split val   # photographs (JPEG)
 
-One process, one thread. A picture is decoded once for all of its phrases; a phrase needs its own mask. The files are
-read twice and the second time counts, so that the disk does not.
+One process, one thread. An image is decoded once for all of its phrases; each phrase has its own mask. All files are
+read twice, and the second pass is reported, to exclude the time of the disk.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from refersam.data import ReferringSample, open_dataset
 from refersam.image import resize_to_array
 from sceneref import SceneRefSettings, write_sceneref
 
-STEPS = ("decode the picture", "resize the picture", "draw the mask", "resize the mask")
+STEPS = ("decode the image", "resize the image", "rasterise the mask", "resize the mask")
 
 
 def measure(groups: list[tuple[ReferringSample, ...]], size: int) -> dict[str, float]:
-    """Seconds that each step took for all pictures and phrases."""
+    """Return the seconds of each step for all images and phrases."""
     seconds = dict.fromkeys(STEPS, 0.0)
     for group in groups:
         times = [time.perf_counter()]
-        picture = group[0].image.load()
+        image = group[0].image.load()
         times.append(time.perf_counter())
-        resize_to_array(picture, size, size)
+        resize_to_array(image, size, size)
         times.append(time.perf_counter())
         masks = [sample.load_mask() for sample in group]
         times.append(time.perf_counter())
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--count", type=int, default=100, help="most pictures")
+    parser.add_argument("--count", type=int, default=100, help="maximum number of images")
     parser.add_argument("--size", type=int, default=448, help="side of the network's input in pixels")
     args = parser.parse_args()
 
@@ -65,17 +65,17 @@ def main() -> None:
     phrases = sum(map(len, groups))
     total = sum(seconds.values())
     table = Table(
-        *("step", "ms", "for each"),
-        title=f"{dataset} {args.split}: {len(groups)} pictures ({groups[0][0].image.path.suffix}), {phrases} phrases, "
+        *("step", "ms", "per"),
+        title=f"{dataset} {args.split}: {len(groups)} images ({groups[0][0].image.path.suffix}), {phrases} phrases, "
         f"to {args.size} px",
     )
     for step, value in seconds.items():
-        number, what = (len(groups), "picture") if step.endswith("picture") else (phrases, "phrase")
-        table.add_row(step, f"{1000 * value / number:.2f}", what)
+        count, unit = (len(groups), "image") if step.endswith("image") else (phrases, "phrase")
+        table.add_row(step, f"{1000 * value / count:.2f}", unit)
     console = Console()
     console.print(table)
     console.print(
-        f"{len(groups) / total:.0f} pictures, {phrases / total:.0f} phrases a second and core", highlight=False
+        f"{len(groups) / total:.0f} images, {phrases / total:.0f} phrases per second and core", highlight=False
     )
 
 

@@ -1,11 +1,11 @@
-"""Can the whole path learn at all: 32 photographs with one phrase each, learned by heart.
+"""Overfit the tiny preset to 32 photographs with one phrase each, as a test of the whole training pipeline.
 
     python benchmarks/overfit.py --data-root DATA --out run             # RefCOCO's format
     python benchmarks/overfit.py --data-root DATA --dataset grefcoco --out run --set steps=300
 
-Pictures and masks are first scaled to the network's input, as own data (docs/own_data.md) in OUT/data; then the tiny
-preset trains on them from scratch, without augmentation, and is scored on the very same ones. OUT/run has the curves. A
-path that works ends at an mIoU of 90 and more.
+Images and masks are first resized to the network's input and written as own data (docs/own_data.md) to OUT/data. The
+tiny preset is then trained on them from scratch, without augmentation, and scored on the same images. OUT/run contains
+the curves. A working pipeline reaches an mIoU of at least 90.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from refersam.training.recipe import apply_change, check_settings, split_change
 from refersam.training.trainer import Trainer
 
 SMALLEST_SHARE = 0.01
-"""Of the picture's pixels, that a target must have."""
+"""Minimum area of a target as a share of the image."""
 
 
 def choose(samples: list[ReferringSample], count: int) -> list[ReferringSample]:
-    """The first sample with a large enough target of each of the first pictures."""
+    """Return the first sample with a sufficiently large target of each image, `count` in all."""
     chosen: dict[str, ReferringSample] = {}
     for sample in samples:
         if len(chosen) == count:
@@ -41,28 +41,30 @@ def choose(samples: list[ReferringSample], count: int) -> list[ReferringSample]:
 
 
 def write_own_data(samples: list[ReferringSample], folder: Path, side: int) -> None:
-    """side x side pixels: train.jsonl with its pictures and masks."""
+    """Write train.jsonl with images and masks of side x side pixels."""
     folder.mkdir(parents=True)
     lines = []
     for index, sample in enumerate(samples):
-        picture, mask = f"{index:02d}.png", f"{index:02d}_mask.png"
-        sample.image.load().resize((side, side), Image.Resampling.BILINEAR).save(folder / picture)
+        image, mask = f"{index:02d}.png", f"{index:02d}_mask.png"
+        sample.image.load().resize((side, side), Image.Resampling.BILINEAR).save(folder / image)
         target = Image.fromarray(sample.load_mask().astype(np.uint8) * 255)
         target.resize((side, side), Image.Resampling.NEAREST).save(folder / mask)
-        lines.append(json.dumps({"image": picture, "phrase": sample.phrase, "mask": mask}))
+        lines.append(json.dumps({"image": image, "phrase": sample.phrase, "mask": mask}))
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
-    """Train, score and say whether it is enough."""
+    """Train, and print the mIoU on the training images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--count", type=int, default=32, help="photographs")
+    parser.add_argument("--count", type=int, default=32, help="number of photographs")
     parser.add_argument("--size", type=int, default=64, help="side of the network's input in pixels")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--set", action="append", default=[], dest="changes", help="change a setting: steps=300")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="changes", help="change a setting, such as steps=300"
+    )
     args = parser.parse_args()
 
     samples = choose(list(open_dataset(args.data_root, args.dataset, args.split)), args.count)
@@ -89,7 +91,7 @@ def main() -> None:
     for change in args.changes:
         apply_change(content, *split_change(change))
     quiet_transformers()
-    metrics = run_with_progress(Trainer(check_settings(content, "overfit"), args.out / "run"), "learning by heart")
+    metrics = run_with_progress(Trainer(check_settings(content, "overfit"), args.out / "run"), "overfitting")
     Console().print(f"mIoU {metrics['mIoU']:.1f} on {len(samples)} photographs at {args.size} x {args.size} pixels")
 
 

@@ -1,12 +1,12 @@
-"""How well a model stands other wordings: 200 phrases written by hand about fixed drawn scenes, all shown in a report.
+"""Score the robustness to rephrasing on 200 hand-written phrases about fixed SceneRef scenes.
 
-    python benchmarks/robustness.py --out robustness       # the model in the box; open robustness/report.html
+    python benchmarks/robustness.py --out robustness       # bundled model; open robustness/report.html
     python benchmarks/robustness.py --model runs/tiny/model --out robustness
 
-The phrases are in phrases_by_hand.yaml: plain ones, synonyms, plurals, typing errors, upper case, no article,
-long-winded, and some that match nothing. OUT/data holds them as own data (docs/own_data.md); the report has a table by
-kind, and OUT/phrases.png shows every phrase with its mask. A phrase is answered well at an IoU of 0.5 and more, or
-where nothing matches and the model says so.
+The phrases are in phrases_by_hand.yaml: plain phrases, synonyms, plurals, typing errors, upper case, missing articles,
+long sentences, and no-target phrases. OUT/data contains them as own data (docs/own_data.md), the report has a table by
+kind, and OUT/phrases.png shows every phrase with its mask. A phrase counts as correct at an IoU of at least 0.5, or if
+a no-target phrase is predicted as such.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from sceneref import Scene, SceneRefSettings, generate_scene
 
 PHRASES = Path(__file__).parent / "phrases_by_hand.yaml"
 SCENES = SceneRefSettings(width=256, height=256, phrases_per_scene=4, min_objects=4, max_objects=7, difficulty=0.5)
-WELL = 0.5
+MIN_IOU = 0.5
 COLUMNS = 10
 TILE = 150
 
 
 def write_data(folder: Path) -> dict[int, Scene]:
-    """The scenes and phrases as own data: test.jsonl with its pictures and masks."""
+    """Write the scenes and phrases as own data: test.jsonl with images and masks."""
     folder.mkdir(parents=True, exist_ok=True)
     scenes, lines = {}, []
     for number, kinds in yaml.safe_load(PHRASES.read_text()).items():
@@ -60,13 +60,18 @@ def write_data(folder: Path) -> dict[int, Scene]:
 
 
 def draw_phrases(rows: list[tuple[Image.Image, np.ndarray, str, bool]], path: Path) -> None:
-    """A sheet of all answers; a red frame where it is wrong."""
+    """Draw a sheet of predicted masks with green frames for correct ones and red frames for wrong ones.
+
+    Args:
+        rows: image, (H, W) mask, phrase, and whether the mask is correct.
+        path: output file (PNG).
+    """
     height = TILE + 34
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(rows) // COLUMNS) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (picture, mask, phrase, good) in enumerate(rows):
+    for index, (image, mask, phrase, good) in enumerate(rows):
         left, top = index % COLUMNS * TILE, index // COLUMNS * height
-        overlay = draw_overlay(picture, mask) if mask.any() else picture
+        overlay = draw_overlay(image, mask) if mask.any() else image
         sheet.paste(overlay.resize((TILE - 8, TILE - 8)), (left + 4, top + 4))
         draw.rectangle(
             (left + 1, top + 1, left + TILE - 2, top + TILE - 2), outline="green" if good else "red", width=2
@@ -81,7 +86,7 @@ def draw_phrases(rows: list[tuple[Image.Image, np.ndarray, str, bool]], path: Pa
 
 
 def main() -> None:
-    """Ask, score, draw."""
+    """Segment all phrases, and write the report, the sheet and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--out", type=Path, required=True)
@@ -108,15 +113,15 @@ def main() -> None:
     by_kind: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     rows = []
     for sample, prediction, result in zip(samples, evaluation.predictions, evaluation.results, strict=True):
-        picture = sample.image.load()
-        mask = prediction.pixels(protocol, picture.height, picture.width) & result.judged_target
+        image = sample.image.load()
+        mask = prediction.pixels(protocol, image.height, image.width) & result.judged_target
         iou = (
             ratio(protocol, result)
             if result.judged_target and result.has_target
             else float(result.judged_target == result.has_target)
         )
-        by_kind[sample.tags[0]].append((iou, iou >= WELL))
-        rows.append((picture, mask, sample.phrase, iou >= WELL))
+        by_kind[sample.tags[0]].append((iou, iou >= MIN_IOU))
+        rows.append((image, mask, sample.phrase, iou >= MIN_IOU))
     draw_phrases(rows, args.out / "phrases.png")
 
     every = [pair for pairs in by_kind.values() for pair in pairs]
@@ -125,7 +130,7 @@ def main() -> None:
         ious, good = zip(*pairs, strict=True)
         table.append((kind, str(len(pairs)), f"{100 * np.mean(ious):.1f}", str(sum(good))))
     title = f"{len(samples)} phrases about {len(scenes)} scenes, {machine()}"
-    report(title, ("wording", "phrases", "mean IoU", "answered well"), table, args.table)
+    report(title, ("wording", "phrases", "mean IoU", "correct"), table, args.table)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What dropping small components of a mask removes, by `min_component_fraction`, on SceneRef.
+"""Measure the effect of removing small mask components, by `min_component_fraction`, on SceneRef.
 
-    python benchmarks/specks.py                                    # the bundled model, 300 images of val
+    python benchmarks/specks.py                                    # bundled model, 300 images of val
 
-A removed component is a speck where less than half of its pixels belong to the target. A target object counts as lost
-where the mask covered half of it before, and less afterwards.
+A removed component is a speck if less than half of its pixels belong to the target, else a part of the target. A target
+object counts as lost if the mask covers at least half of it before the removal, and less than half afterwards.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ HEADER = (
     "mIoU of boxes",
 )
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""The mask of an answer, that of the target, and those of the target's objects."""
+"""Predicted (H, W) mask, (H, W) target mask, and (k, H, W) masks of the k target objects."""
 
 
-def answer(predictor: ReferSamPredictor, scenes: Sequence[Scene]) -> Iterator[Case]:
-    """The masks of phrases that have a target and an answer, with all their components."""
+def segment(predictor: ReferSamPredictor, scenes: Sequence[Scene]) -> Iterator[Case]:
+    """Yield the masks, with all components, of phrases that have a target and a predicted mask."""
     for scene in track(scenes, "segmenting", console=Console(stderr=True)):
         texts = [phrase.text for phrase in scene.phrases]
         results = predictor.predict(scene.image, texts, min_component_fraction=0)
@@ -47,7 +47,7 @@ def answer(predictor: ReferSamPredictor, scenes: Sequence[Scene]) -> Iterator[Ca
 
 
 def fill(mask: np.ndarray) -> np.ndarray:
-    """(H, W) mask -> its bounding box as a mask."""
+    """Return the bounding box of an (H, W) mask as a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     filled = np.zeros_like(mask)
     filled[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
@@ -55,12 +55,12 @@ def fill(mask: np.ndarray) -> np.ndarray:
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two masks that are not both empty."""
+    """Return the IoU of two masks that are not both empty."""
     return float((one & other).sum() / (one | other).sum())
 
 
 def measure(cases: Sequence[Case], fraction: float) -> tuple[str, ...]:
-    """One row of the table."""
+    """Return the table row of one fraction."""
     changed = specks = parts = lost = 0
     ious, box_ious = [], []
     for mask, truth, objects in cases:
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
     parser.add_argument("--split", default="val")
-    parser.add_argument("--count", type=int, default=300, help="images")
+    parser.add_argument("--count", type=int, default=300, help="number of images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--device", default="cpu")
@@ -100,11 +100,11 @@ def main() -> None:
 
     settings = SceneSettings().scenes(args.size, 6)
     scenes = [generate_scene(settings, args.split, args.seed, index) for index in range(args.count)]
-    cases = list(answer(ReferSamPredictor.from_pretrained(args.model, device=args.device), scenes))
+    cases = list(segment(ReferSamPredictor.from_pretrained(args.model, device=args.device), scenes))
     objects = sum(2 * (mask & item).sum() >= item.sum() for mask, _, items in cases for item in items)
     report(
-        f"SceneRef {args.split}, {args.count} images of {args.size} px, {len(cases)} masks that cover {objects} target "
-        f"objects, {machine(args.device)}",
+        f"SceneRef {args.split}, {args.count} images of {args.size} px, {len(cases)} masks, {objects} target "
+        f"objects covered, {machine(args.device)}",
         HEADER,
         [measure(cases, fraction) for fraction in FRACTIONS],
         args.table,

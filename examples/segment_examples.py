@@ -1,4 +1,4 @@
-"""Segment the example scenes with the model in the box: a table on screen, overlays in a folder.
+"""Segment the example scenes with the bundled model, print a table of results, and write masks and overlays.
 
 python examples/segment_examples.py --out out
 """
@@ -22,10 +22,10 @@ EXAMPLES = Path(__file__).parent
 
 
 def main() -> None:
-    """Segment them all."""
+    """Segment all example scenes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--sheet", type=Path, help="also write one picture with the first phrase of each scene")
+    parser.add_argument("--sheet", type=Path, help="also write an overview image with the first phrase of each scene")
     args = parser.parse_args()
 
     console = Console()
@@ -34,29 +34,29 @@ def main() -> None:
         predictor = ReferSamPredictor.from_pretrained()
     table = result_table()
     examples = json.loads((EXAMPLES / "phrases.json").read_text())
-    predictor.predict(EXAMPLES / next(iter(examples)), "anything")  # the first call is slower than all others
-    first_answers: list[Segmentation] = []
-    for picture, phrases in examples.items():
+    predictor.predict(EXAMPLES / next(iter(examples)), "anything")  # warm-up, since the first call is slower
+    first_results: list[Segmentation] = []
+    for image, phrases in examples.items():
         for phrase in phrases:
             start = time.perf_counter()
-            result = predictor.predict(EXAMPLES / picture, phrase)
+            result = predictor.predict(EXAMPLES / image, phrase)
             milliseconds = 1000 * (time.perf_counter() - start)
-            save_results([result], args.out, EXAMPLES / picture)
-            add_result(table, picture, result, milliseconds)
+            save_results([result], args.out, EXAMPLES / image)
+            add_result(table, image, result, milliseconds)
             if phrase == phrases[0]:
-                first_answers.append(result)
+                first_results.append(result)
     console.print(table)
     console.print(f"Masks and overlays are in {args.out}/", highlight=False)
     say_domain(predictor.domain)
     if args.sheet:
-        write_sheet(first_answers, args.sheet)
+        write_sheet(first_results, args.sheet)
 
 
-def write_sheet(answers: list[Segmentation], path: Path) -> None:
-    """Overlays side by side, each under its phrase."""
+def write_sheet(results: list[Segmentation], path: Path) -> None:
+    """Write a contact sheet of overlays with their phrases and scores."""
     tiles = [
-        (f"{answer.phrase}: {'nothing matches' if answer.no_target else f'{answer.score:.2f}'}", answer.overlay())
-        for answer in answers
+        (f"{result.phrase}: {'nothing matches' if result.no_target else f'{result.score:.2f}'}", result.overlay())
+        for result in results
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(tiles).save(path, optimize=True)

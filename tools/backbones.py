@@ -1,9 +1,10 @@
-"""Take the SAM and the text encoder out of a trained model, as checkpoints in transformers' own formats.
+"""Export SAM and the text encoder of a trained model as checkpoints in transformers' formats.
 
-    python tools/backbones.py --out runs/backbones                       # of the model in the box
+    python tools/backbones.py --out runs/backbones                       # from the bundled checkpoint
 
-They are to small experiments what Meta's SAM and BERT are to large ones: weights that know pictures and words, on
-which a run builds an interactor and a prompter anew (`model.sam`, `model.text`), as the recipe `miniature` does.
+The exported checkpoints are pretrained backbones for small-scale experiments, as Meta's SAM and BERT are for full-size
+ones. A run that starts from them (`model.sam`, `model.text`) trains a new interactor and prompter, as the recipe
+`miniature` does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model
 
 
 def write_backbones(name: str, out: Path) -> None:
-    """Write `out`/sam and `out`/text, the latter with its tokenizer."""
+    """Write `out`/sam and `out`/text; the latter includes the tokenizer."""
     model, processor = load_model(name)
     config = model.config
     sam = SamModel(
@@ -42,13 +43,13 @@ def write_backbones(name: str, out: Path) -> None:
 
 
 def main() -> None:
-    """Read a model and write its parts."""
+    """Load a model and export its backbones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=BUNDLED_CHECKPOINT, help="folder or Hub id (default: the model in the box)")
+    parser.add_argument("--model", default=BUNDLED_CHECKPOINT, help="folder or Hub id (default: bundled checkpoint)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     write_backbones(args.model, args.out)
-    Console().print(f"{args.out / 'sam'} and {args.out / 'text'}")
+    Console().print(f"Written: {args.out / 'sam'} and {args.out / 'text'}")
 
 
 if __name__ == "__main__":

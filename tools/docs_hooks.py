@@ -1,4 +1,4 @@
-"""What mkdocs does to a page before it reads it (`hooks` in mkdocs.yml)."""
+"""Preprocessing of Markdown pages for mkdocs (`hooks` in mkdocs.yml)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SCENEREF_SETTINGS = "<!-- sceneref settings -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Rewrite the markers behind fences, which GitHub ignores and superfences refuses, and put in the settings' table.
+    """Rewrite fence markers that superfences does not support, and insert the tables of settings.
 
-    `python no-run`, which the tests compile and do not run, gets a title that says so; `json lines` becomes JSON.
+    `python no-run` marks code that tests compile but do not run; it becomes a title. `json lines` becomes `json`.
     """
 
     def rewrite(match: re.Match[str]) -> str:
@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def settings_table(section: type[BaseModel], prefix: str = "") -> str:
-    """Return every setting of a section with its default and its sentence, from their one declaration."""
+    """Return a Markdown table of the settings of a section: name, default, description."""
     rows = [
         f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
         for name, default, meaning in settings(section, prefix)
@@ -48,7 +48,10 @@ def settings_table(section: type[BaseModel], prefix: str = "") -> str:
 
 
 def settings(section: type[BaseModel], before: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted name, default as in a recipe, sentence); a part that may be none, or is a list, comes before its own."""
+    """Yield (dotted name, default as in a recipe, description) of each setting, nested sections last.
+
+    An optional nested section or a list of sections is also a setting itself.
+    """
     nested = []
     for name, field in section.model_fields.items():
         inner = next((part for part in _parts(field.annotation) if issubclass(part, BaseModel)), None)
@@ -63,7 +66,7 @@ def settings(section: type[BaseModel], before: str = "") -> Iterator[tuple[str, 
 
 
 def _parts(annotation: Any) -> Iterator[type]:
-    """The classes that a type is made of."""
+    """Yield the classes in a type annotation."""
     if isinstance(annotation, type) and not typing.get_args(annotation):
         yield annotation
     for part in typing.get_args(annotation):

@@ -48,7 +48,7 @@ def test_two_processes_train_as_one(
 ) -> None:
     """Same global batch: the same loss curve within float noise, and the same integers of validation."""
     fields = {"steps": 6, "model": {"config": without_dropout}, "validate_every": 3, "data": {"validation_images": 5}}
-    fields["sceneref"] = {"objectives": {"grounding": 1.0, "looks": 1.0}}
+    fields["sceneref"] = {"objectives": {"grounding": 1.0, "attributes": 1.0}}
     for name, processes, pictures in (("one", 1, 2), ("two", 2, 1)):
         done = launch(miniature(batch_size=pictures, **fields), tmp_path / name, processes)
         assert done.returncode == 0, done.stderr

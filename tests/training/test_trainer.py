@@ -401,7 +401,7 @@ def test_accumulated_passes_add_up(tmp_path: Path, without_dropout: dict[str, An
     for name, changes in {"one": {"batch_size": 2}, "two": {"batch_size": 1, "gradient_accumulation_steps": 2}}.items():
         fields = {
             "model": {"config": without_dropout},
-            "sceneref": {"objectives": {"grounding": 1.0, "looks": 1.0}},
+            "sceneref": {"objectives": {"grounding": 1.0, "attributes": 1.0}},
             **changes,
         }
         Trainer(miniature(steps=3, **fields), tmp_path / name).run()

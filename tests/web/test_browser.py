@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from shoot_demo import CHROMIUM, FLAGS, running_demo
+from screenshot_demo import CHROMIUM, FLAGS, running_demo
 
 from refersam import ReferSamPredictor
 from refersam.inference.labels import label_map

@@ -1,7 +1,7 @@
-"""The pictures of docs/demo.md: the web page in headless Chromium, as a visitor has it.
+"""Take the screenshots of docs/demo.md: the demo page in headless Chromium, at desktop and phone size.
 
 pip install -e '.[demo,browser]'
-python tools/shoot_demo.py
+python tools/screenshot_demo.py
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ VIEWS = {"desktop": (1200, 885), "phone": (390, 1560)}
 
 @contextmanager
 def running_demo() -> Iterator[str]:
-    """Address of `refersam demo` in a process of its own, once it answers.
+    """Start `refersam demo` in another process, and yield its URL when it is ready.
 
     Raises:
-        RuntimeError: it has ended.
+        RuntimeError: the server exited.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def running_demo() -> Iterator[str]:
                 break
             except OSError:
                 if server.poll() is not None:
-                    raise RuntimeError("the server has ended") from None
+                    raise RuntimeError("The demo server exited before it was ready.") from None
                 time.sleep(0.5)
         yield url
     finally:
@@ -59,7 +59,7 @@ def running_demo() -> Iterator[str]:
 
 
 def main() -> None:
-    """Start the page, ask, and take a picture of each size."""
+    """Segment the example phrases on the page, and save a screenshot of each size."""
     from playwright.sync_api import sync_playwright
 
     with running_demo() as url, sync_playwright() as api:
@@ -74,7 +74,7 @@ def main() -> None:
             page.click("#find")
             page.wait_for_selector("#answers .legend li")
             page.wait_for_selector("#answer img")
-            page.wait_for_timeout(1500)  # until nothing moves any more
+            page.wait_for_timeout(1500)  # until all animations have ended
             page.screenshot(path=ROOT / "docs" / "images" / f"demo_{name}.png")
         browser.close()
 
