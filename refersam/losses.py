@@ -14,22 +14,23 @@ if TYPE_CHECKING:
 
 
 class ReferSamLoss(nn.Module):
-    """Loss terms of a batch. By default `mask`, `dice`, `coarse_mask` and `coarse_dice` weigh 1, as in the paper.
+    """Loss terms of a batch. By default `mask`, `dice`, `coarse_mask` and `coarse_dice` have weight 1 (paper).
 
-    Points are drawn as PointRend draws them: from `oversample_ratio * num_points` uniform candidates the most
-    uncertain (smallest |logit|), `importance_ratio` of num_points, and the rest uniformly. The draws use torch's CPU
-    generators, so that a seed gives the same points on every device.
+    Points are sampled as in PointRend: a share `importance_ratio` of num_points are the most uncertain (smallest
+    |logit|) of `oversample_ratio * num_points` uniform candidates, and the others are uniform. Random numbers come from
+    CPU generators, so that a seed gives the same points on every device.
 
     Args:
         num_points: points per mask.
         oversample_ratio: candidates per point.
-        importance_ratio: share of points that are the most uncertain candidates.
+        importance_ratio: share of points that are selected from the candidates.
         mask_weight: weight of binary cross-entropy, of both masks.
         dice_weight: weight of dice, of both masks.
-        coarse_weight: further weight of both terms of the coarse mask. 0 leaves them out, as does a model without it.
-        iou_weight: weight of the IoU term: squared difference between predicted and real IoU of the mask (threshold 0),
-            0 for a phrase without target. 0 leaves it out.
-        object_weight: weight of the object-score term: BCE on "the phrase has a target". 0 leaves it out.
+        coarse_weight: additional weight of both terms of the coarse mask; 0 disables them. A model without coarse mask
+            has no such terms.
+        iou_weight: weight of the IoU term, the squared difference between predicted and true IoU of the mask
+            (threshold 0), 0 for a no-target phrase; a weight of 0 disables it.
+        object_weight: weight of the object-score term, BCE on "the phrase has a target"; 0 disables it.
     """
 
     def __init__(
@@ -64,22 +65,23 @@ class ReferSamLoss(nn.Module):
         """Compute the terms.
 
         Args:
-            output: of the model.
-            target_mask: (B, H, W) boolean or in [0, 1]; empty where the phrase has no target.
-            seeds: B numbers: each phrase's points then follow from its own number, whatever batch or process it is in.
-                None draws from torch's global generator.
+            output: output of the model.
+            target_mask: (B, H, W) boolean or in [0, 1]; empty for a no-target phrase.
+            seeds: B seeds, which make the points of a phrase independent of its batch and process. None uses torch's
+                global generator.
 
         Returns:
-            Scalars `mask` and `dice`, where weighted `coarse_mask` and `coarse_dice`, `iou`, `object`, and `total`. All
-            are means over the batch.
+            Scalars `mask`, `dice` and `total`, and the weighted ones of `coarse_mask`, `coarse_dice`, `iou` and
+            `object`. All are means over the batch.
 
         Raises:
-            ValueError: a target of another shape, or an object-score term without that head.
+            ValueError: a target of another shape, or an object-score term for a model without that head.
         """
         logits = output.mask_logits
         if target_mask.shape != logits.shape:
             raise ValueError(
-                f"target_mask must be {tuple(logits.shape)} as mask_logits, but is {tuple(target_mask.shape)}."
+                f"target_mask must have the shape of mask_logits, {tuple(logits.shape)}, but has "
+                f"{tuple(target_mask.shape)}."
             )
         target = target_mask.to(torch.float32)
         terms: dict[str, Tensor] = {}
@@ -112,11 +114,14 @@ class ReferSamLoss(nn.Module):
 
     @torch.no_grad()
     def sample_points(self, logits: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """(B, H, W) logits -> (B, num_points, 2) points (x, y) in [0, 1].
+        """Sample points.
 
         Args:
-            logits: of the mask.
-            generators: one for each sample; None for torch's global one.
+            logits: (B, H, W) mask logits.
+            generators: one generator per sample; None for torch's global generator.
+
+        Returns:
+            (B, num_points, 2) points (x, y) in [0, 1].
         """
         batch, count = logits.shape[0], self.num_points
         candidates = _draw(batch, int(count * self.oversample_ratio), generators).to(logits.device)
@@ -128,29 +133,38 @@ class ReferSamLoss(nn.Module):
 
 
 def _draw(batch: int, count: int, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """(batch, count, 2) in [0, 1), on the CPU."""
+    """Draw (batch, count, 2) uniform numbers in [0, 1), on the CPU."""
     if generators is None:
         return torch.rand(batch, count, 2)
     return torch.stack([torch.rand(count, 2, generator=generator) for generator in generators])
 
 
 def sample_at(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples: (B, H, W) maps at (B, N, 2) points (x, y) in [0, 1] -> (B, N); pixel centres at (i + 0.5)/n."""
+    """Sample (B, H, W) maps bilinearly at (B, N, 2) points (x, y) in [0, 1]; pixel centres are at (i + 0.5) / n.
+
+    Returns:
+        (B, N).
+    """
     grid = (2 * points - 1).unsqueeze(2)  # (B, N, 1, 2)
     return F.grid_sample(maps.unsqueeze(1), grid, align_corners=False)[:, 0, :, 0]
 
 
 def dice_term(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean over the batch of 1 - (2 sum(s y) + 1) / (sum(s) + sum(y) + 1), with (B, N) logits and truth."""
+    """Compute the mean over the batch of 1 - (2 sum(s y) + 1) / (sum(s) + sum(y) + 1).
+
+    Args:
+        logits: (B, N), s = sigmoid(logits).
+        truth: (B, N) y in [0, 1].
+    """
     probability = logits.sigmoid()
     overlap = 2 * (probability * truth).sum(dim=1) + 1
     return (1 - overlap / (probability.sum(dim=1) + truth.sum(dim=1) + 1)).mean()
 
 
 def iou_term(predicted: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the batch of the squared error of the predicted IoU (B,) against the real IoU of logits >= 0.
+    """Compute the mean over the batch of the squared error of the (B,) predicted IoU of the mask logits >= 0.
 
-    A phrase without target adds 0, but counts: so the mean over processes is that over all of their samples.
+    A no-target phrase contributes 0 to the mean, so that the mean over processes equals the mean over all samples.
     """
     with torch.no_grad():
         mask, truth = logits >= 0, target >= 0.5

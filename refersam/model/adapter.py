@@ -1,4 +1,4 @@
-"""The two ways between SAM's ViT and the pyramid (ViT-Adapter): inject into the ViT, extract from it."""
+"""Exchange between SAM's ViT and the pyramid (ViT-Adapter): injection into the ViT and extraction from it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Multi-head attention, and its variant with one softmax per pyramid level.
 
-Where one side is short, `fast.reassociation` computes the same with fewer multiplications.
+If one side is short, `fast.reassociation` computes the same result with fewer multiplications.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class AttentionProjections(nn.Module):
     """Projections of multi-head attention between streams of different widths.
 
     Args:
-        query_size: width of the queries' stream, and of the output.
-        key_size: width of the keys' and values' stream.
-        hidden_size: width inside; the scale is 1 / sqrt(hidden_size / num_heads).
+        query_size: width of the queries and of the output.
+        key_size: width of the keys and values.
+        hidden_size: width of all heads together; the scale is 1 / sqrt(hidden_size / num_heads).
         num_heads: number of heads.
 
     Attributes:
@@ -59,7 +59,7 @@ class Attention(AttentionProjections):
             query: (B, Nq, query_size).
             key: (B, Nk, key_size).
             value: (B, Nk, key_size).
-            mask: (B, Nk) boolean, True where a key may be attended to; None for everywhere.
+            mask: (B, Nk) boolean, True for keys to attend to; None for all keys.
 
         Returns:
             (B, Nq, query_size).

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: runs on CPU, CUDA and MPS, nothing to compile."""
+"""Multi-scale deformable attention in PyTorch, which runs on CPU, CUDA and MPS without compiled extensions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DeformableAttention(nn.Module):
         self._kernel = sampling.triton_kernel()
 
     def reset_parameters(self) -> None:
-        """Initialise: each head samples along its own direction, and weighs all its samples alike."""
+        """Initialise: each head samples along its own direction, with equal weights of all samples."""
         init.zeros_(self.sampling_offsets.weight)
         init.copy_(self.sampling_offsets.bias, compass_offsets(self.num_heads, self.num_levels, self.num_points))
         init.zeros_(self.attention_weights.weight)

@@ -1,4 +1,4 @@
-"""Fusion of text and pyramid: each reads the other."""
+"""Fusion of text and pyramid by attention in both directions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class FeedForward(nn.Sequential):
 
 
 class Fusion(nn.Module):
-    """Text and context tokens read the pyramid, then the pyramid reads them. Every sublayer is post-norm.
+    """Text and context tokens attend to the pyramid, then the pyramid attends to them. Every sublayer is post-norm.
 
     Args:
         text_size: width of the text stream.
         hidden_size: width of the pyramid.
-        attention_size: width inside the attention.
+        attention_size: width of all attention heads together.
         num_heads: number of heads.
         ffn_ratio: hidden width of the feed-forward networks, as a multiple of each stream's own width.
         gate_init: initial value of the gates.
@@ -87,7 +87,7 @@ class Fusion(nn.Module):
         return text, pyramid
 
     def _read_text(self, pyramid: Tensor, located: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Update (B, N, hidden_size) pyramid tokens, also given with their positions, from the text."""
+        """Update (B, N, hidden_size) pyramid tokens by attention to the text; `located` includes their positions."""
         pyramid = self.pyramid_cross_norm(
             torch.addcmul(pyramid, self.pyramid_gate, self.pyramid_to_text(located, text, text, text_mask))
         )

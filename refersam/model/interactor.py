@@ -1,4 +1,4 @@
-"""Vision-Language Interactor (VLI): runs beside SAM's image encoder, where image and text read each other."""
+"""Vision-Language Interactor (VLI): runs beside SAM's image encoder, and fuses image and text features."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class Interactor(nn.Module):
         return ImageFeatures(geometry, patches, pyramid, self.mask_features.detail(prior))
 
     def forward(self, sam: Sam, images: Tensor | ImageFeatures, text: Tensor, text_mask: Tensor) -> InteractorOutput:
-        """Let images and text read each other, group by group of SAM's layers.
+        """Fuse images and text after each group of SAM's layers.
 
         Args:
             sam: SAM's parts.
@@ -231,7 +231,7 @@ class Interactor(nn.Module):
         geometry, detail = features.geometry, features.detail
         num_phrases, num_text_tokens = text.shape[:2]
         patches, pyramid = (repeat_per_phrase(part, num_phrases) for part in (features.patches, features.pyramid))
-        del features  # the groups replace patches and pyramid; only a caller may still need the first ones
+        del features  # frees patches and pyramid after their first use, unless the caller holds them
         tokens = torch.cat([text, self.context_tokens.expand(num_phrases, -1, -1)], dim=1)
         token_mask = F.pad(text_mask, (0, self.context_tokens.shape[0]), value=True)
         positions = self.positions(geometry)
@@ -250,7 +250,7 @@ class Interactor(nn.Module):
         projected = [
             project(level) for project, level in zip(self.level_projections, geometry.split(pyramid), strict=True)
         ]
-        del pyramid, positions  # room for the stride-4 features
+        del pyramid, positions  # frees memory for the stride-4 features
         level8, level16 = (tokens_to_map(projected[i], geometry.level_sizes[i]) for i in (0, 1))
         return InteractorOutput(
             text=self.text_projection(tokens[:, :num_text_tokens]),
@@ -261,7 +261,7 @@ class Interactor(nn.Module):
         )
 
     def _checkpointed(self, module: nn.Module) -> Callable[..., Any]:
-        """Return the module, in training with gradient checkpointing if that is on."""
+        """Return the module, wrapped by gradient checkpointing if enabled in training."""
         enabled = self.gradient_checkpointing and self.training
         return partial(checkpoint, module, use_reentrant=False) if enabled else module
 

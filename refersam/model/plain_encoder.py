@@ -1,4 +1,4 @@
-"""Replacement of the interactor in ablations: SAM's image encoder alone, where image and text do not interact."""
+"""Replacement of the interactor in ablations: SAM's image encoder without interaction of image and text."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Prompter(nn.Module):
             geometry: geometry of the image size.
         """
         batch = text.shape[0]
-        # No gradient through the seed, as in the authors' model: the sentence learns through the attention to the text.
+        # No gradient through the seed, as in the authors' model: it reaches the text through the attention to the text.
         seed = text.detach()[torch.arange(batch, device=text.device), sentence_position].unsqueeze(1)
         tokens = torch.cat([seed, self.sparse_tokens.expand(batch, -1, -1)], dim=1)
         positions = self.positions(geometry)

@@ -18,7 +18,7 @@ from refersam.model.vit import VisionEncoder
 
 
 class Sam(nn.Module):
-    """SAM taken apart: patch embedding, groups of ViT layers, neck, mask prompt, mask decoder.
+    """SAM as separate steps: patch embedding, groups of ViT layers, neck, mask prompt, mask decoder.
 
     Args:
         vision_config: sizes of the image encoder (`SamVisionConfig`).

@@ -1,4 +1,4 @@
-"""Convolutional spatial prior: the fine detail that ViT patches lose."""
+"""Convolutional spatial prior: high-resolution features that complement ViT patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM's ViT, of transformers' parts and with their weights' names."""
+"""SAM's ViT, built from transformers' modules, with the same weight names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class VisionLayer(GradientCheckpointingLayer):
     this formula, with a dense bias; `fast.window_attention` computes the same with less memory.
 
     Args:
-        layer: transformers' layer, whose parts become this layer's.
+        layer: transformers' layer, whose submodules are used.
     """
 
     def __init__(self, layer: SamVisionLayer) -> None:

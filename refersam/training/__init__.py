@@ -1,4 +1,4 @@
-"""Training: the loop and everything around it, and its extension points."""
+"""Training: trainer, engine, settings, and extension points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suites: runs that differ from one recipe in one thing each, with several seeds, and what they score."""
+"""Ablation suites: runs that each differ from one recipe in a few settings, with several seeds, and their scores."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ from refersam.training.settings import ChangeError, SettingsError, TrainSettings
 from refersam.training.trainer import Trainer
 
 RunTrainer = Callable[[Trainer, str], dict[str, float]]
-"""Runs a trainer to its end, showing its progress under a name."""
+"""Function that runs a trainer and shows its progress under a name; returns the final metrics."""
 
 
 class SuiteFile(BaseModel):
-    """A suite as it is written."""
+    """Content of a suite's YAML file."""
 
     model_config = ConfigDict(extra="forbid")
 
     recipe: str = Field(
-        description="What all runs have in common: a path that starts from the suite's folder, or a recipe's name."
+        description="Common recipe of all runs: a path relative to the suite's folder, or the name of a recipe."
     )
-    budget: dict[str, Any] = Field(default_factory=dict, description="Changes of all runs, as name.of.setting: value.")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Each run is trained with each of them.")
-    runs: dict[str, dict[str, Any]] = Field(min_length=1, description="By name, what is changed in that run alone.")
+    budget: dict[str, Any] = Field(default_factory=dict, description="Changes for all runs, as name.of.setting: value.")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds that each run is trained with.")
+    runs: dict[str, dict[str, Any]] = Field(min_length=1, description="Changes of each run, by name of the run.")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite with all of its settings.
+    """A suite with the settings of all runs.
 
     Attributes:
-        runs: by name and seed, in the order of the file.
+        runs: settings by name and seed, in the order of the file.
     """
 
     runs: dict[tuple[str, int], TrainSettings]
 
     def folder(self, out: Path, name: str, seed: int) -> Path:
-        """Where a run lies."""
+        """Return the folder of a run."""
         return out / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "run") / f"seed_{seed}"
 
 
@@ -70,9 +70,9 @@ class Summary:
     """Scores of a suite.
 
     Attributes:
-        metric: by which its protocol ranks.
-        scores: by run, for each seed done so far the metrics in percent.
-        curves: by run, steps and the mean over its seeds of that metric, at steps where all of them were validated.
+        metric: metric by which the protocol ranks.
+        scores: metrics in percent for each completed seed, by run.
+        curves: (step, mean of the metric over the seeds) at the steps where all seeds were validated, by run.
     """
 
     metric: str
@@ -81,23 +81,23 @@ class Summary:
 
     @property
     def has_curves(self) -> bool:
-        """Whether runs were validated on their way, not only at their end."""
+        """Whether any run was validated before its end, too."""
         return any(len(line) > 1 for line in self.curves.values())
 
     @property
     def metrics(self) -> list[str]:
-        """Those of the protocol that every run has, but Pr@X and those of single tags."""
+        """Metrics that all runs have, without Pr@X and metrics of single tags."""
         first, *others = [each for runs in self.scores.values() for each in runs]
         names = [name for name in first if not re.search(r"[/@]|^phrases|^pixels", name)]
         return [name for name in names if all(name in other for other in others)]
 
     def values(self, name: str, metric: str) -> tuple[float, float | None]:
-        """Mean and standard deviation over a run's seeds; no deviation of a single one."""
+        """Return mean and standard deviation over the seeds of a run; None as the deviation of a single seed."""
         values = [each[metric] for each in self.scores[name]]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     def rows(self) -> list[list[str]]:
-        """Name, seeds and metrics of each run, as text."""
+        """Return the table rows: name, number of seeds and metrics of each run."""
         rows = []
         for name, runs in self.scores.items():
             cells = [self.values(name, metric) for metric in self.metrics]
@@ -106,7 +106,7 @@ class Summary:
         return rows
 
     def write(self, out: Path) -> None:
-        """ablation.md, ablation.json and ablation.png; where runs were validated on their way also curves.png."""
+        """Write ablation.md, ablation.json and ablation.png; with intermediate validations also curves.png."""
         head = ["run", "seeds", *self.metrics]
         lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *self.rows()]]
         text = "Mean and standard deviation over the seeds, in percent.\n\n" + "\n".join(lines) + "\n"
@@ -114,7 +114,7 @@ class Summary:
         raw = json.dumps({"metric": self.metric, "scores": dict(self.scores)}, indent=1)
         write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
         values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
-        title = f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}"
+        title = f"{self.metric}, %: seeds, mean, standard deviation; line: mean of {next(iter(values))}"
         chart = range_chart(title, values)
         save_png(chart, out / "ablation.png")
         if self.has_curves:
@@ -127,11 +127,11 @@ def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
 
     Args:
         suite: YAML file, or the name of a suite of the package.
-        changes: "a.b=c" for all runs, over all else.
+        changes: "a.b=c" for all runs, with the highest precedence.
 
     Raises:
-        SettingsError: no such file, or anything wrong with one of the runs.
-        ChangeError: the changes are wrong, while the suite is valid.
+        SettingsError: no such file, or invalid settings of a run.
+        ChangeError: invalid changes of a valid suite.
     """
     path = find_recipe(suite)
     try:
@@ -140,7 +140,7 @@ def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
         raise SettingsError(f"{path}: {'; '.join(map(field_problem, error.errors()))}.") from error
     wanted = [split_change(change) for change in changes]
     if any(name == "seed" for name, _ in wanted):
-        raise ChangeError(f"The seeds are those of {path}: leave out --set seed.")
+        raise ChangeError(f"The seeds are set in {path}: remove --set seed.")
     base = read_recipe(find_recipe(plan.recipe, path.parent))
     runs = {}
     for name, own in plan.runs.items():
@@ -153,25 +153,27 @@ def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
     whole = Suite(runs)
     folders = {whole.folder(Path(), *key) for key in runs}
     if len(folders) < len(runs):
-        raise SettingsError(f"{path}: two runs have names that differ in signs only, and would share a folder.")
+        raise SettingsError(
+            f"{path}: two runs have names that differ only in punctuation or case, and would share a folder."
+        )
     return whole
 
 
 def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
-    """Train what is not trained yet; table and plot are written anew after each run.
+    """Train the runs that are not finished yet; table and plot are updated after each run.
 
     Args:
-        suite: all runs.
+        suite: settings of all runs.
         out: folder of the suite.
-        run: trains one.
+        run: function that trains one run.
 
     Returns:
-        None where a signal ended it early.
+        The summary, or None if a signal stopped the suite.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, with a checkpoint.
         TrainingError: a finished run in the folder had other settings.
-        DataError: another process is at work in the folder.
+        DataError: another process is writing to the folder.
     """
     lock = WriteLock(out)
     if int(os.environ.get("RANK", "0")) == 0:  # of torchrun's processes
@@ -206,17 +208,17 @@ def _is_finished(folder: Path, settings: TrainSettings) -> bool:
     changes = changes_since(folder / "settings.yaml", settings)
     if changes:
         raise TrainingError(
-            f"{folder} holds a finished run with other settings ({'; '.join(changes)}): give another --out, or remove "
-            "the folder."
+            f"{folder} holds a finished run with other settings ({'; '.join(changes)}): choose another --out, or "
+            "remove the folder."
         )
     return True
 
 
 def summarise_suite(suite: Suite, out: Path) -> Summary:
-    """Scores of the runs that are finished; at least one.
+    """Summarise the scores of the finished runs.
 
     Raises:
-        TrainingError: none is.
+        TrainingError: no run is finished.
     """
     metric = ""
     scores: dict[str, list[dict[str, float]]] = defaultdict(list)

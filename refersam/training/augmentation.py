@@ -1,4 +1,4 @@
-"""Random changes of an image, its masks and its phrases together that keep every phrase true."""
+"""Joint augmentation of an image, its masks and its phrases, which keeps all phrases valid."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from refersam.training.settings import AugmentSettings
 
 
 def augment(image: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
-    """Crop, flip and recolour an image by chance; resizing to the network's input comes later.
+    """Crop, flip and recolour an image at random, before it is resized to the network's input.
 
-    The number of random draws does not depend on the settings, so that each setting changes only its own effect.
+    The number of random draws is independent of the settings, so that each setting changes only its own effect.
 
     Args:
-        image: with its phrases.
-        settings: chances and strengths.
-        rng: of this image.
+        image: image with its phrases and masks.
+        settings: probabilities and strengths.
+        rng: random generator of this image.
     """
     chances, places = rng.random(3), rng.random(4)
     brightness, contrast = 1 + settings.colour * rng.uniform(-1, 1, 2)
@@ -40,7 +40,7 @@ def augment(image: ReferringImage, settings: AugmentSettings, rng: np.random.Gen
 
 
 class CropPlace(NamedTuple):
-    """Random numbers in [0, 1) that decide a crop.
+    """Random numbers in [0, 1) for a crop.
 
     Attributes:
         height, width: size of the window, from the smallest to the whole image.
@@ -54,13 +54,13 @@ class CropPlace(NamedTuple):
 
 
 def crop(image: ReferringImage, smallest: float, place: CropPlace) -> ReferringImage:
-    """Crop an image so that no target loses a pixel and no phrase mentions a side that would move.
+    """Crop an image such that all target pixels stay, and sides that phrases mention are not cropped.
 
-    The image stays whole if a phrase may mention something beside its target, because its position is unknown.
+    The image is returned unchanged if a phrase may mention other objects than its target, whose positions are unknown.
 
     Args:
-        image: with its phrases.
-        smallest: least share of each side to keep.
+        image: image with its phrases and masks.
+        smallest: minimum share of each side to keep.
         place: size and position of the window.
     """
     if any(map(mentions_another, image.phrases)):
@@ -74,7 +74,7 @@ def crop(image: ReferringImage, smallest: float, place: CropPlace) -> ReferringI
 
 
 def _window(used: np.ndarray, whole: bool, smallest: float, size: float, place: float) -> slice:
-    """Return a part of a side of n pixels that contains all used ones."""
+    """Return the part of a side to keep, which contains all used pixels; the whole side if `whole`."""
     length = used.size
     if whole:
         return slice(0, length)

@@ -1,4 +1,4 @@
-"""The model and processor that a run starts with."""
+"""Construction of the initial model and processor of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from refersam.training.sources import Source
 
 
 def build_processor(settings: TrainSettings, source: Source) -> ReferSamProcessor:
-    """The processor of a run: with the tokenizer of what it starts from, or from scratch one of the data's own words.
+    """Build the processor of a run.
+
+    The tokenizer is that of the initial weights; without them, it is trained on the phrases of the data.
 
     Raises:
-        CheckpointError: no tokenizer where one is named.
+        CheckpointError: the named checkpoint has no tokenizer.
     """
     if settings.model.start_from is not None:
         with _naming_the_setting(settings.model):
@@ -39,11 +41,11 @@ def build_processor(settings: TrainSettings, source: Source) -> ReferSamProcesso
 
 
 def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
-    """The model of a run: from scratch, on the weights of SAM and a text encoder, or a trained one.
+    """Build the model of a run: from scratch, from SAM and a text encoder, or from a trained model.
 
     Raises:
         CheckpointError: weights that are missing, unsafe or of another model.
-        SettingsError: sizes that do not fit together.
+        SettingsError: incompatible sizes.
     """
     asked = settings.model
     try:
@@ -56,7 +58,8 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
     room = model.config.text_config.max_position_embeddings
     if settings.data.max_text_tokens > room:
         raise SettingsError(
-            f"data.max_text_tokens is {settings.data.max_text_tokens}, but the text encoder has room for {room}."
+            f"data.max_text_tokens must be at most {room}, the limit of the text encoder, but is "
+            f"{settings.data.max_text_tokens}."
         )
     prior = spatial_prior_of(model)
     if prior is not None and settings.optimizer.spatial_prior_lr_scale == 0:
@@ -77,7 +80,7 @@ def _start_model(asked: ModelSettings, processor: ReferSamProcessor) -> ReferSam
 
 @contextmanager
 def _naming_the_setting(asked: ModelSettings) -> Iterator[None]:
-    """Begin the error about a missing download with the setting that the Hub id comes from."""
+    """Add the name of the setting with the Hub id to errors about missing downloads."""
     try:
         yield
     except DownloadError as error:
@@ -87,5 +90,5 @@ def _naming_the_setting(asked: ModelSettings) -> Iterator[None]:
 
 
 def spatial_prior_of(model: ReferSamModel) -> SpatialPrior | None:
-    """The model's spatial prior; None for an ablation without interactor."""
+    """Return the model's spatial prior; None for an ablation without interactor."""
     return cast("SpatialPrior | None", getattr(model.interactor, "spatial_prior", None))

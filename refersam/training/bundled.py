@@ -1,4 +1,4 @@
-"""Recipes and suites that come with the package, found by name: "smoke", "refcoco/base", "ablations/tiny"."""
+"""Recipes and suites of the package, by name: "smoke", "refcoco/base", "ablations/tiny"."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BundledRecipe:
 
     @property
     def description(self) -> str:
-        """First sentence of the comment that begins the file; empty without one."""
+        """First sentence of the comment at the start of the file; empty without comment."""
         lines: list[str] = []
         for line in self.text.splitlines():
             if not line.startswith("#"):
@@ -43,11 +43,11 @@ class BundledRecipe:
 
     @property
     def is_suite(self) -> bool:
-        """Whether it is for `refersam ablate`, not for `refersam train`."""
+        """Whether the file is a suite for `refersam ablate`, not a recipe for `refersam train`."""
         return re.search(r"^runs:", self.text, re.MULTILINE) is not None
 
     def to_copy(self) -> str:
-        """Return the content for a file in another folder: other recipes of the package are referred to by name."""
+        """Return the content for a copy in another folder, with references to other recipes by name."""
 
         def by_name(match: re.Match[str]) -> str:
             target = Path(os.path.normpath(self.path.parent / match[3].strip("'\"")))
@@ -68,8 +68,8 @@ def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
     """Find the file of a recipe or suite.
 
     Args:
-        recipe: path of a YAML file, or the name of a recipe of the package. A file of that path comes first.
-        folder: where a relative path starts from.
+        recipe: path of a YAML file, or the name of a recipe of the package; an existing file has precedence.
+        folder: base folder of relative paths.
 
     Returns:
         An existing file, or a path that ends in .yaml or .yml and does not exist.
@@ -85,7 +85,7 @@ def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
     if name in known:
         return known[name].path
     if path.is_dir():
-        raise SettingsError(f"{path} is a folder: name a YAML file.")
+        raise SettingsError(f"Expected a YAML file, but {path} is a folder.")
     if path.suffix in (SUFFIX, ".yml"):
         bare = path.with_suffix("").as_posix()
         near = max((each for each in known if f"/{bare}".endswith(f"/{each}")), key=len, default=None)

@@ -1,4 +1,4 @@
-"""Plain charts, drawn with Pillow alone."""
+"""Line charts and range charts, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Point = tuple[float, float]
 
 
 def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image:
-    """Lines over a common x axis, their names above it, in as many rows as they need.
+    """Draw lines over a common x axis, with a legend above.
 
     Args:
-        title: of the chart.
-        series: points (x, y) by name, x ascending; at least one point in all.
+        title: title of the chart.
+        series: points (x, y) by name, x ascending; at least one finite point in all.
     """
     places = _flow(list(series))
     top = _TOP + places[-1][1]
@@ -70,7 +70,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]]) -> Image.Image
 
 
 def _flow(names: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each name goes, one after the other, in pixels across the chart and below the first row."""
+    """Return the (x, y) offset in pixels of each name in a legend with line breaks."""
     places = []
     across, down = _LEFT, 0
     for name in names:
@@ -83,13 +83,11 @@ def _flow(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def range_chart(title: str, rows: Mapping[str, Sequence[float]]) -> Image.Image:
-    """For each row its values as rings, their mean as a dot, one deviation on each side as a bar, and both in figures.
-
-    A line goes down from the mean of the first row, which the others are compared to.
+    """Draw the values, mean and standard deviation of each row, with a vertical line at the mean of the first row.
 
     Args:
-        title: of the chart.
-        rows: values by name; at least one of each.
+        title: title of the chart.
+        rows: values by name; at least one value per row.
     """
     means = {name: statistics.fmean(values) for name, values in rows.items()}
     spreads = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in rows.items()}
@@ -123,12 +121,12 @@ def range_chart(title: str, rows: Mapping[str, Sequence[float]]) -> Image.Image:
 
 
 def _width(text: str) -> int:
-    """Of a label, in pixels."""
+    """Return the width of a label in pixels."""
     return int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text, font_size=_FONT))
 
 
 def grid(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:
-    """Charts side by side, in cells of the largest one's size."""
+    """Arrange charts in a grid, in cells of the largest chart's size."""
     columns = min(columns, len(charts))
     width, height = (max(sizes) for sizes in zip(*(chart.size for chart in charts), strict=True))
     sheet = Image.new("RGB", (columns * width, -(-len(charts) // columns) * height), "white")
@@ -138,7 +136,7 @@ def grid(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:
 
 
 def ticks(values: Sequence[float]) -> list[float]:
-    """Three to seven round numbers, of which the first and the last enclose all values."""
+    """Return three to seven round numbers, whose range contains all values."""
     low, high = min(values), max(values)
     span = high - low or abs(high) or 1.0
     step = 10.0 ** math.floor(math.log10(span / 4))

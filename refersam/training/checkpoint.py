@@ -1,4 +1,4 @@
-"""Checkpoints: complete, atomic, safe to read. A kill leaves the old one or the new one, never half of one."""
+"""Checkpoints of a run: complete, written atomically, and read without executing code."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ _NAME = re.compile(r"step_(\d+)\.pt")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """The file of a step's checkpoint."""
+    """Return the path of a step's checkpoint."""
     return folder / f"step_{step:07d}.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, also: Collection[int] = ()) -> Path:
-    """Write `state`; drop all but the newest `keep` and those of the steps `also`.
+    """Write a checkpoint, and delete all others but the newest `keep` and those of the steps `also`.
 
     Args:
-        folder: made if missing.
-        step: optimizer steps done.
-        state: of tensors and plain containers.
-        keep: newest checkpoints to keep.
-        also: steps whose checkpoints stay.
+        folder: folder of the checkpoints; created if missing.
+        step: number of completed optimizer steps.
+        state: tensors and plain containers.
+        keep: number of newest checkpoints to keep.
+        also: steps of further checkpoints to keep.
+
+    Returns:
+        The path of the checkpoint.
 
     Raises:
-        OSError: a full disk, say; what was there before stays.
+        OSError: the file cannot be written, for example because the disk is full; older checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
@@ -49,7 +52,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, a
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    # Newer ones could not be read, or the run would not be here: they do not count.
+    # Checkpoints of later steps do not count: they were unreadable, or the run would have resumed from them.
     for old in [other for other in _complete(folder) if _number(other) <= step][:-keep]:
         if _number(old) not in also:
             old.unlink(missing_ok=True)
@@ -63,38 +66,38 @@ def _write(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except RuntimeError as error:
-        if isinstance(error.__context__, KeyboardInterrupt | OSError):  # torch's writer hides Ctrl-C and a full disk
+        if isinstance(error.__context__, KeyboardInterrupt | OSError):  # torch's writer replaces these errors
             raise error.__context__ from None
         raise
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None where there is none.
+    """Return the newest readable checkpoint; None if there are no checkpoints.
 
     Raises:
-        CheckpointError: checkpoints are there, but none can be read.
+        CheckpointError: there are checkpoints, but none is readable.
     """
     candidates = _complete(folder)
     for path in reversed(candidates):
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
-            logger.warning("%s It is passed over.", error)
+            logger.warning("%s It is skipped.", error)
     if candidates:
         raise CheckpointError(f"None of the {len(candidates)} checkpoints in {folder} can be read.")
     return None
 
 
 def newest_step(folder: Path) -> int:
-    """Step of the newest checkpoint, whether it can be read or not; 0 where there is none."""
+    """Return the step of the newest checkpoint, readable or not; 0 if there is none."""
     return max(map(_number, _complete(folder)), default=0)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU.
+    """Read a checkpoint of `save_checkpoint` to the CPU.
 
     Raises:
-        CheckpointError: missing or broken.
+        CheckpointError: the file is missing or broken.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,13 +107,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a killed write left behind."""
+    """Remove temporary files of interrupted writes."""
     for leftover in folder.glob("*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a finished folder in the place of another."""
+    """Replace a folder by a complete temporary one."""
     old = final.with_name(final.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -128,7 +131,7 @@ def _number(path: Path) -> int:
 
 
 def random_state() -> dict[str, Any]:
-    """Of all generators of this process, in tensors and plain containers."""
+    """Return the states of all random generators of this process, as tensors and plain containers."""
     version, keys, gauss = random.getstate()
     numpy_state: Any = np.random.get_state()
     return {
@@ -140,7 +143,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

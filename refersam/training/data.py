@@ -1,4 +1,4 @@
-"""The training stream: images become batches in worker processes."""
+"""Data loading of training: images are collated to batches in worker processes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Batch:
         input_ids: (B, S).
         attention_mask: (B, S).
         target_mask: (B, H, W) in [0, 1], resized with antialiasing.
-        sample_ids: B names.
+        sample_ids: names of the B samples.
         seeds: B seeds for the points that the loss samples.
-        extra: what the source collated for objectives (`Source.collate_extra`).
+        extra: tensors for objectives (`Source.collate_extra`).
     """
 
     pixel_values: Tensor
@@ -49,17 +49,17 @@ class Batch:
 
 
 class BatchStream(IterableDataset["Batch | ReferSamError"]):
-    """Batches first, first + 1, ... of a run; each depends on the settings and its index only.
+    """Batches first, first + 1, ... of a run; each depends only on the settings and its index.
 
-    Broken data yield the error instead of raising it, because an exception of a worker loses its type.
+    Errors of broken data are yielded, not raised, because exceptions of worker processes lose their type.
 
     Args:
-        settings: of the run.
-        source: of its images.
-        processor: of the model.
-        count: batches of the whole run.
-        first: index of the first batch; a resumed run continues where it stopped.
-        rank: of this process; processes share the images.
+        settings: settings of the run.
+        source: source of the images.
+        processor: processor of the model.
+        count: number of batches of the whole run.
+        first: index of the first batch, for resumed runs.
+        rank: rank of this process; processes load different images.
         world_size: number of processes.
     """
 
@@ -89,7 +89,7 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
         """Prepare batch `number` of this process.
 
         Raises:
-            DataError: an image, mask or phrase that cannot be used.
+            DataError: an invalid image, mask or phrase.
         """
         settings, data, size = self.settings, self.settings.data, self.settings.batch_size
         each = settings.gradient_accumulation_steps
@@ -113,11 +113,11 @@ def collate(
     """Stack images, phrases and masks, resized to squares of image_size pixels.
 
     Args:
-        images: decoded.
-        chosen: for each image the indices of its phrases in the batch, the same number for each.
-        processor: of the model.
-        image_size: side in pixels.
-        seed: the run's, and the index of the first image.
+        images: decoded images.
+        chosen: for each image, the indices of its phrases in the batch; equally many for each.
+        processor: processor of the model.
+        image_size: side of the network's input in pixels.
+        seed: seed of the run, and index of the first image.
 
     Raises:
         DataError: a phrase that the tokenizer cannot read.
@@ -149,7 +149,7 @@ def collate(
 
 
 def resize_masks(masks: np.ndarray, side: int) -> np.ndarray:
-    """(n, H, W) bool -> (n, side, side) uint8, the covered share of each pixel, of 255."""
+    """Resize (n, H, W) bool masks to (n, side, side) uint8, the covered share of each pixel times 255."""
     return np.stack([resize_to_array(mask.astype(np.uint8) * 255, side, side) for mask in masks])
 
 
@@ -157,7 +157,7 @@ def training_batches(stream: BatchStream) -> Iterator[Batch]:
     """Yield batches in order, prepared ahead by worker processes.
 
     Raises:
-        DataError: data of a batch that cannot be used.
+        DataError: invalid data of a batch.
     """
     settings = stream.settings
     yield from load_in_workers(stream, settings.data.workers, seed=settings.seed)

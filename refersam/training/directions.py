@@ -1,4 +1,4 @@
-"""What a phrase says about places, colours and order: what a change of its picture must respect."""
+"""Detection of positions, order and colours in phrases, which limit the augmentation of their image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAIRS = {
 _MIRRORED = _PAIRS | {right: left for left, right in _PAIRS.items()}
 _SIDE = re.compile(rf"\b({'|'.join(_MIRRORED)})\b", re.IGNORECASE)
 
-# "Right" that is no side; sides too short to be told from other words; what a mirror turns without swapping a word.
+# "Right" in other senses; ambiguous abbreviations of sides; properties that mirroring changes without changing a word.
 _UNSURE = re.compile(
     r"\b(l|r|lt|rt|(all|just) right|right[- ]side[- ]up|rights? angle|(counter)?clockwise|o'?clock"
     r"|right (in|on|at|by|next|behind|above|below|beside|under|over|up|away|here|there|now)"
@@ -53,9 +53,9 @@ _COLOURS = re.compile(
 
 
 def mirror_phrase(phrase: str) -> str | None:
-    """What a phrase says of its picture after a flip; None where that is not sure, and the picture must stay.
+    """Return the phrase for the mirrored image; None if it is uncertain, and the image must not be mirrored.
 
-    "The cat left of the dog" becomes "the cat right of the dog"; "the cup right next to it" is not touched.
+    "The cat left of the dog" becomes "the cat right of the dog"; None for "the cup right next to it".
     """
     return None if _UNSURE.search(phrase) else _SIDE.sub(lambda match: _swap(match.group()), phrase)
 
@@ -68,25 +68,25 @@ def _swap(word: str) -> str:
 
 
 def is_side(word: str) -> bool:
-    """Whether one word speaks of a place or an order: with a typing error it would no longer be known as such."""
+    """Return whether a word expresses a position or an order, so that it must not be misspelt."""
     return mentions_horizontal(word) or mentions_vertical(word)
 
 
 def mentions_horizontal(phrase: str) -> bool:
-    """Whether it speaks of left, right, the middle or an order: the picture must keep both of these sides."""
+    """Return whether a phrase mentions left, right, the middle or an order: the image must keep its width."""
     return _HORIZONTAL.search(phrase) is not None
 
 
 def mentions_vertical(phrase: str) -> bool:
-    """Whether it speaks of top, bottom, front, the middle or an order: the picture must keep both of these sides."""
+    """Return whether a phrase mentions top, bottom, front, the middle or an order: the image must keep its height."""
     return _VERTICAL.search(phrase) is not None
 
 
 def mentions_another(phrase: str) -> bool:
-    """Whether it may speak of something beside its target, which the picture must keep."""
+    """Return whether a phrase may mention another object than its target, which the image must keep."""
     return _ANOTHER.search(phrase) is not None
 
 
 def mentions_colour(phrase: str) -> bool:
-    """Whether it speaks of a colour or of light: the picture's must stay."""
+    """Return whether a phrase mentions a colour or brightness: the image must keep its colours."""
     return _COLOURS.search(phrase) is not None

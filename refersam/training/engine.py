@@ -1,4 +1,4 @@
-"""One optimizer step on any devices: forward, backward, clipping, averaged weights, the guard against bad losses."""
+"""Optimizer steps on any devices: forward, backward, clipping, weight averaging, and the guard against bad losses."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class StepResult:
     """Result of a step.
 
     Attributes:
-        terms: of the loss, means over the step and all processes, and "grad norm"; empty if the step was skipped.
-        stop: a process was asked to stop.
+        terms: loss terms, means over the step and all processes, and "grad norm"; empty if the step was skipped.
+        stop: whether any process received a stop signal.
     """
 
     terms: dict[str, float]
@@ -40,10 +40,10 @@ class StepResult:
 
 
 def build_accelerator(settings: TrainSettings) -> Accelerator:
-    """Return devices, processes and mixed precision as the launcher and the recipe set them.
+    """Return the accelerator: devices and processes of the launcher, mixed precision of the recipe.
 
     Raises:
-        TrainingError: a kind of distributed training that is not supported, or a precision that the device lacks.
+        TrainingError: a kind of distributed training or a precision that is not supported.
     """
     # Several processes use CPUs only where there is no accelerator; a single process finds its own device.
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
@@ -56,7 +56,7 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in known:
         raise TrainingError(
-            f"The launcher asks for {accelerator.distributed_type.value}, but training runs as multi-GPU or multi-CPU: "
+            f"The launcher requests {accelerator.distributed_type.value}, but training runs as multi-GPU or multi-CPU: "
             "choose that in `accelerate config`, or use torchrun. To shard the model, set sharding: full."
         )
     if settings.precision == "bf16":
@@ -69,12 +69,12 @@ class Engine:
 
     Args:
         trainee: module from a batch to `LossTerms`.
-        optimizers: of its parameters.
-        accelerator: of this process.
-        guard: decides which steps are skipped.
+        optimizers: optimizers of its parameters.
+        accelerator: accelerator of this process.
+        guard: guard that decides which steps are skipped.
         clipped: part of the trainee whose gradient is clipped.
-        max_grad_norm: norm to which it is clipped.
-        is_sharded: the processes share the trainee's weights already.
+        max_grad_norm: maximum norm of the gradient.
+        is_sharded: whether the trainee's weights are already sharded over the processes.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Engine:
         """Run forward and backward passes and step the optimizers, unless the loss is bad.
 
         Args:
-            batches: whose gradients are accumulated.
-            step: its number.
+            batches: batches whose gradients are accumulated.
+            step: index of the step.
             lr_factor: learning rates as a share of their peaks.
-            stop: this process was asked to stop.
+            stop: whether this process received a stop signal.
 
         Raises:
             TrainingError: too many bad steps.
@@ -124,12 +124,12 @@ class Engine:
         gathered = torch.stack([*sums.values(), torch.full_like(sums["total"], float(stop))])
         *values, stopping = self.accelerator.reduce(gathered, reduction="mean").tolist()
         means = dict(zip(sums, values, strict=True))
-        # fp16 has a scaler of its own, which skips a step whose gradients overflow, and lowers its scale.
+        # The gradient scaler of fp16 skips steps with overflowing gradients itself, and lowers its scale.
         is_fp16 = self.accelerator.mixed_precision == "fp16"
         if self.guard.is_bad(means["total"], 0.0 if is_fp16 else norm):
             self._zero_gradients()
             if self.accelerator.scaler is not None:
-                self.accelerator.scaler.update()  # else it would refuse the next step's gradients
+                self.accelerator.scaler.update()  # required before the next step
             self.guard.skip(step, means["total"], norm, self._names(suspects, batches))
             return StepResult({}, stopping > 0)
         self.guard.accept(means["total"])
@@ -149,7 +149,7 @@ class Engine:
         return result.terms
 
     def _after_step(self) -> None:
-        """Update what follows the weights."""
+        """Update state that depends on the weights, after each step."""
 
     def _set_rates(self, lr_factor: float) -> None:
         for optimizer, rates in zip(self.optimizers, self.peak_rates, strict=True):
@@ -161,14 +161,14 @@ class Engine:
             optimizer.zero_grad()
 
     def _names(self, suspects: list[str], batches: Sequence[TrainingBatch]) -> list[str]:
-        """Return the samples with non-finite masks, of all processes; all samples where there are none."""
+        """Return the names of samples with non-finite masks in all processes; of all samples if there are none."""
         everything = [name for batch in batches for name in batch.sample_ids]
         several = self.accelerator.num_processes > 1
         found = gather_object(suspects) if several else suspects
         return list(dict.fromkeys(found or (gather_object(everything) if several else everything)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that further steps depend on, except random states; all processes must call it."""
+        """Return the full state except random generators; all processes must call it."""
         scaler = self.accelerator.scaler
         state = {
             **self._weights(),
@@ -183,7 +183,7 @@ class Engine:
         """Restore the result of `state_dict`, with or without sharding.
 
         Raises:
-            KeyError, ValueError, RuntimeError: of another trainee.
+            KeyError, ValueError, RuntimeError: state of another trainee.
         """
         self._load_weights(state)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -203,10 +203,10 @@ class ReferSamEngine(Engine):
     """Take optimizer steps on a ReferSAM model, and average its weights.
 
     Args:
-        model: to be trained.
-        settings: of the run.
-        accelerator: of this process.
-        objectives: whose losses are added to the model's own.
+        model: model to train.
+        settings: settings of the run.
+        accelerator: accelerator of this process.
+        objectives: objectives whose losses are added to the model's.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class ReferSamEngine(Engine):
         if groups:
             trainee.objectives.to(accelerator.device)
             optimizers.append(torch.optim.AdamW(groups, weight_decay=0.0))
-        model.train()  # freezes again what loading made trainable, before DDP counts gradients to wait for
+        model.train()  # restores frozen parameters after loading, before DDP registers the trainable ones
         super().__init__(
             trainee,
             optimizers,
@@ -247,7 +247,7 @@ class ReferSamEngine(Engine):
 
     @contextmanager
     def averaged_model(self) -> Iterator[ReferSamModel]:
-        """Provide the model with averaged weights; all processes enter, since a sharded model is gathered for it."""
+        """Provide the model with averaged weights; all processes must enter, since sharded weights are gathered."""
         if self._hollow is None:
             yield cast(ReferSamModel, self._average.module)
             return

@@ -1,4 +1,4 @@
-"""What a run ran on, for whoever wants to repeat it."""
+"""Description of a run's environment, for reproducing the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors",
 
 
 def describe_environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """Time, command, versions, state of the source, machine."""
+    """Return time, command, versions, state of the source code, device and processes."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -34,7 +34,7 @@ def describe_environment(device: torch.device, processes: int) -> dict[str, Any]
 
 
 def device_name(device: torch.device) -> str:
-    """What a CUDA device or the processor is called: "AMD EPYC 7R13 Processor"; its kind where that is not told."""
+    """Return the name of a CUDA device or of the processor, such as "AMD EPYC 7R13 Processor", or its architecture."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -46,8 +46,8 @@ def device_name(device: torch.device) -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that the folder is tracked in, and whether files differ from it; None outside of one."""
-    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:  # installed below somebody else's checkout
+    """Return the commit of the folder's checkout, and whether it has changes; None if the folder is not tracked."""
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:  # installed inside another checkout
         return None
     commit = _git(folder, "rev-parse", "HEAD")
     return None if commit is None else {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain"))}

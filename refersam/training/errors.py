@@ -1,7 +1,7 @@
-"""What training can end in."""
+"""Errors of training."""
 
 from refersam.errors import ReferSamError
 
 
 class TrainingError(ReferSamError, RuntimeError):
-    """A run that cannot start or go on."""
+    """A run cannot start or continue."""

@@ -1,4 +1,4 @@
-"""Extensions of training: a recipe names a module, which adds settings, a source of images, objectives and phases."""
+"""Extensions of training: modules named by recipes, which add settings, a source of images, objectives and phases."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class Extension:
-    """What a run consists of beside the model; the base class trains on a data set.
+    """Components of a run other than the model; the base class trains on a data set.
 
-    A module named by a recipe's `extension` has an instance of a subclass, called `extension`. Override what differs.
+    The module named by a recipe's `extension` contains an instance of a subclass, called `extension`. Subclasses
+    override the methods that differ.
     """
 
     settings_type: ClassVar[type[TrainSettings]] = TrainSettings
@@ -33,37 +34,37 @@ class Extension:
         """Return the training images of a run; by default the data set of `data.root`.
 
         Raises:
-            DataError: no such data set, or data that cannot be used.
-            SettingsError: settings that do not fit the data.
+            DataError: no such data set, or invalid data.
+            SettingsError: settings that do not match the data.
         """
         data = settings.data
         if data.root is None:
-            raise SettingsError("data.root is needed, the folder of the data sets (docs/datasets.md).")
+            raise SettingsError("data.root is missing: set it to the folder of the data sets (docs/datasets.md).")
         return DatasetSource(open_dataset(data.root, data.dataset, data.split, data.split_by), settings)
 
     def open_validation(self, settings: TrainSettings) -> ValidationSet:
-        """Return what validation runs on; by default the data set of `data.validation_dataset`.
+        """Return the validation set; by default the data set of `data.validation_dataset`.
 
         Raises:
-            DataError: no such data set, or data that cannot be used.
+            DataError: no such data set, or invalid data.
         """
         from refersam.training.validation import DatasetValidation
 
         return DatasetValidation(settings)
 
     def prepare_model(self, model: ReferSamModel, settings: TrainSettings) -> None:
-        """Change a new model before training, in place; by default not at all.
+        """Modify a new model in place before training; by default no change.
 
         Raises:
-            SettingsError: settings that do not fit the model.
-            CheckpointError: weights that cannot be read.
+            SettingsError: settings that do not match the model.
+            CheckpointError: unreadable weights.
         """
 
     def build_objectives(self, model: ReferSamModel, settings: TrainSettings) -> Sequence[Objective]:  # noqa: ARG002
-        """Return objectives beside the model's own loss; by default none.
+        """Return objectives in addition to the model's loss; by default none.
 
         Raises:
-            SettingsError: settings that do not fit the model.
+            SettingsError: settings that do not match the model.
         """
         return ()
 

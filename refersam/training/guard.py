@@ -1,4 +1,4 @@
-"""Which steps are taken: one whose loss is no number, or explodes, is skipped, and too many of them end the run."""
+"""Guard against bad steps: steps with a NaN or exploding loss are skipped; too many of them end the run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from refersam.training.errors import TrainingError
 logger = logging.getLogger(__name__)
 
 WINDOW = 100
-"""Steps within which skipped ones are counted."""
+"""Number of recent steps in which skipped steps are counted."""
 EXPLOSION = 20.0
-"""A loss of this many times the recent mean is exploding."""
-_FIRST_MEAN = 20  # steps until the recent mean says something
+"""Multiple of the recent mean loss from which a loss counts as exploding."""
+_FIRST_MEAN = 20  # number of steps after which the mean is used
 _MOMENTUM = 0.98
 _MOST_NAMES = 8
 
 
 class StepGuard:
-    """Remembers recent losses and skipped steps.
+    """Record of recent losses and skipped steps.
 
     Args:
-        max_skipped: skipped steps in any 100; one more ends the run.
-        explosion: a loss of this many times the recent mean is exploding.
+        max_skipped: maximum number of skipped steps among the last 100.
+        explosion: multiple of the recent mean loss from which a loss counts as exploding.
     """
 
     def __init__(self, max_skipped: int, explosion: float = EXPLOSION) -> None:
@@ -34,42 +34,42 @@ class StepGuard:
         self.skipped: list[int] = []
 
     def is_bad(self, loss: float, norm: float) -> bool:
-        """Whether a step must be skipped.
+        """Return whether a step must be skipped.
 
         Args:
-            loss: mean over the whole step, of all processes.
-            norm: of the gradient, likewise.
+            loss: mean loss of the step over all processes.
+            norm: norm of the gradient over all processes.
         """
         exploded = self.count >= _FIRST_MEAN and loss > self.explosion * self.mean
         return exploded or not math.isfinite(loss) or not math.isfinite(norm)
 
     def accept(self, loss: float) -> None:
-        """A step that was taken."""
+        """Record a step that was taken."""
         self.count += 1
         momentum = min(_MOMENTUM, 1 - 1 / self.count)
         self.mean = momentum * self.mean + (1 - momentum) * loss
 
     def skip(self, step: int, loss: float, norm: float, samples: Sequence[str]) -> None:
-        """A step that was not.
+        """Record a skipped step.
 
         Raises:
-            TrainingError: one too many; it names the samples.
+            TrainingError: too many skipped steps; the message names the samples.
         """
         self.skipped = [old for old in self.skipped if old > step - WINDOW] + [step]
         names = first_of(samples, _MOST_NAMES)
         what = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, at step {step}, with the samples {names}"
         if len(self.skipped) <= self.max_skipped:
-            logger.warning("A step is skipped: %s.", what)
+            logger.warning("Skipping a step: %s.", what)
             return
         raise TrainingError(
-            f"{what[0].upper()}{what[1:]}; {len(self.skipped)} steps of the last {WINDOW} were of that kind: look at "
-            "these samples, or lower optimizer.learning_rate."
+            f"Too many bad steps: {what}; {len(self.skipped)} of the last {WINDOW} steps had a NaN or exploding loss. "
+            "Check these samples, or lower optimizer.learning_rate."
         )
 
     def state_dict(self) -> dict[str, float | int | list[int]]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"mean": self.mean, "count": self.count, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict) -> None:
-        """From a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.mean, self.count, self.skipped = state["mean"], state["count"], list(state["skipped"])

@@ -1,4 +1,4 @@
-"""What a run writes down: settings, environment, log, pictures, curves; and the trackers that read along."""
+"""Files that a run writes (settings, environment, log, images, curves), and its experiment trackers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _PANELS = {
     "further terms of the loss": ("iou", "object"),
     "learning rate": ("learning rate",),
     "norm of the gradient, before clipping": ("grad norm",),
-    "samples a second": ("samples/s",),
+    "samples per second": ("samples/s",),
 }
 
 LOG = "log.jsonl"
 
 
 class Journal:
-    """Writes into a run's folder; used by the main process only.
+    """Writer of a run's files; used by the main process only.
 
     Args:
-        folder: of the run.
-        settings: of the run.
+        folder: folder of the run.
+        settings: settings of the run.
     """
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
@@ -44,12 +44,12 @@ class Journal:
         self._trackers: list[Tracker] = []
 
     def begin(self, step: int, environment: dict[str, Any], pretrained: int = 0) -> None:
-        """Write settings and environment; drop what a killed run logged after its last checkpoint.
+        """Write settings and environment; remove log lines after the last checkpoint.
 
         Args:
-            step: that the run goes on from; 0 for a new one.
-            environment: of this start.
-            pretrained: steps before the first one that are done.
+            step: step of the checkpoint that the run resumes from; 0 for a new run.
+            environment: environment of this start.
+            pretrained: number of completed pretraining steps.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False).encode()
@@ -65,13 +65,13 @@ class Journal:
         self._trackers = open_trackers(self.folder, step, self.settings)
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, float]) -> None:
-        """A line of log.jsonl, and the same to the trackers.
+        """Write a line of log.jsonl, and log the same values with the trackers.
 
         Args:
-            kind: "train" or "validation".
-            step: steps done.
-            samples: phrases seen.
-            values: by name.
+            kind: "train", "validation" or "pretraining".
+            step: number of completed steps.
+            samples: number of phrases processed.
+            values: values by name.
         """
         rounded = {name: round(value, 5) for name, value in values.items()}
         line = {"kind": kind, "step": step, "samples": samples, "time": time.time()} | rounded
@@ -81,14 +81,14 @@ class Journal:
             tracker.log({f"{kind}/{name}": value for name, value in values.items()}, step)
 
     def show(self, step: int, sheet: Image.Image) -> None:
-        """A sheet of validation samples, into pictures/ and to the trackers."""
-        path = self.folder / "pictures" / f"step_{step:07d}.png"
+        """Write a sheet of validation samples to images/, and log it with the trackers."""
+        path = self.folder / "images" / f"step_{step:07d}.png"
         save_png(sheet, path)
         for tracker in self._trackers:
             tracker.show("validation", np.asarray(sheet), step)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """What the finished run came to, as result.json."""
+        """Write the result of the finished run to result.json."""
         text = json.dumps(result, indent=1)
         write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))
 
@@ -100,7 +100,7 @@ class Journal:
         self._trackers = []
 
     def draw_curves(self) -> None:
-        """curves.png of all that was logged; nothing where nothing was."""
+        """Draw curves.png from the log; an empty log gives no file."""
         lines = read_log(self.log_path)
         train, validation = lines["train"], lines["validation"]
         panels = {title: {name: train[name] for name in names if name in train} for title, names in _PANELS.items()}
@@ -113,7 +113,7 @@ class Journal:
 
 
 def read_log(path: Path, over: Literal["step", "samples"] = "step") -> dict[str, dict[str, list[Point]]]:
-    """What a run logged: by kind and name, steps or samples, and values; nothing where there is no such file."""
+    """Read a run's log: (step or samples, value) points by kind and name; empty if there is no such file."""
     lines: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     for text in path.read_text().splitlines() if path.exists() else []:
         line = json.loads(text)
@@ -128,9 +128,9 @@ def _has_numbers(series: dict[str, list[Point]]) -> bool:
 
 
 def _is_kept(line: bytes, step: int, pretrained: int) -> bool:
-    """Whether a line is whole, and of a step that a checkpoint holds."""
+    """Return whether a line is complete, and of a step up to the checkpoint."""
     try:
         content = json.loads(line) if line.endswith(b"\n") else {}
-    except ValueError:  # what a power cut leaves of it
+    except ValueError:  # truncated by a power failure
         return False
     return content.get("step", step + 1) <= step and content.get("pretraining steps", 0) <= pretrained

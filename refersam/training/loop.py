@@ -1,4 +1,4 @@
-"""The training loop: steps, means for the log, and what happens between steps."""
+"""Training loop: optimizer steps, means for the log, and callbacks between steps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class LogLine:
     """Means since the previous log line.
 
     Attributes:
-        terms: of the loss, over the steps that were taken.
+        terms: mean loss terms over the steps that were taken.
         lr_factor: learning rates of the last step as a share of their peaks.
-        steps_per_second: without the time that `after_step` took.
-        skipped: steps that were skipped.
+        steps_per_second: speed without the time of `after_step`.
+        skipped: number of skipped steps.
     """
 
     terms: dict[str, float]
@@ -43,19 +43,19 @@ def run_steps(
     """Take the steps of a run, or of a phase of it.
 
     Args:
-        engine: that takes them.
-        batches: of each step from `first` on.
-        first: steps that are done.
-        steps: of the whole run or phase.
-        log_every: steps between log lines.
-        lr_factor: from a step to the learning rates as a share of their peaks.
-        is_stopping: whether this process was asked to stop.
-        on_step: called after every step with the steps done; with a log line where one is due.
-        after_step: called then with the steps done and whether to stop. It validates and writes checkpoints, and
-            returns whether to stop.
+        engine: engine that takes the steps.
+        batches: batches of each step, from `first` on.
+        first: number of completed steps.
+        steps: number of steps of the whole run or phase.
+        log_every: number of steps between log lines.
+        lr_factor: schedule, from the step to the learning rates as a share of their peaks.
+        is_stopping: returns whether this process received a stop signal.
+        on_step: called after every step with the number of completed steps, and with a log line if one is due.
+        after_step: called after `on_step` with the number of completed steps and whether to stop. It validates, writes
+            checkpoints, and returns whether to stop.
 
     Returns:
-        Whether all steps are done; False after a stop.
+        Whether all steps are completed; False after a stop.
     """
     sums: dict[str, float] = defaultdict(float)
     taken = seen = 0

@@ -1,4 +1,4 @@
-"""How much memory a run takes, and what to say when there is not enough."""
+"""Peak memory of a run, and errors about insufficient memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refersam.training.errors import TrainingError
 
 
 def peak_memory(device: torch.device) -> float:
-    """Highest use of the GPU's memory so far, or of the process's on a CPU; in GiB."""
+    """Return the peak memory so far in GiB: allocated memory of a CUDA device, else memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:
@@ -27,10 +27,10 @@ def peak_memory(device: torch.device) -> float:
 
 @contextmanager
 def explained_out_of_memory() -> Iterator[None]:
-    """Within it a lack of memory is an error that says what to change.
+    """Replace out-of-memory errors by an error that names the settings to change.
 
     Raises:
-        TrainingError: in place of torch's error.
+        TrainingError: out of memory.
     """
     try:
         yield
@@ -41,5 +41,5 @@ def explained_out_of_memory() -> Iterator[None]:
         raise TrainingError(
             f"The {'machine' if on_cpu else 'GPU'} is out of memory: lower batch_size (and raise "
             "gradient_accumulation_steps as much) or data.image_size, set gradient_checkpointing: true or precision: "
-            "bf16, or with several GPUs sharding: full; then go on with --resume."
+            "bf16, or with several GPUs sharding: full; then continue with --resume."
         ) from error

@@ -1,4 +1,4 @@
-"""Extension point: further objectives beside the model's own loss."""
+"""Extension point: objectives in addition to the model's loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ObjectiveOutput(NamedTuple):
     """Result of an objective for one batch.
 
     Attributes:
-        loss: scalar, weighted; added to the total loss.
+        loss: weighted scalar, added to the total loss.
         terms: scalars by name, for the log.
     """
 
@@ -26,24 +26,24 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(nn.Module):
-    """A loss beside the model's own; subclass it and return it from `Extension.build_objectives`.
+    """An additional loss; subclasses are returned by `Extension.build_objectives`.
 
-    Parameters of an objective are trained with it by AdamW, kept in checkpoints, and not part of the final model.
+    The parameters of an objective are trained by AdamW and stored in checkpoints, but are not part of the final model.
     """
 
     learning_rate: ClassVar[float] = 2e-3
     """Peak learning rate of the objective's own parameters."""
 
     def observe(self, model: ReferSamModel) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Return a context that is entered around the model's forward pass, for hooks that keep its features."""
+        """Return a context manager around the model's forward pass, for hooks that record its features."""
         return nullcontext()
 
     def forward(self, model: ReferSamModel, batch: Batch, output: ReferSamOutput) -> ObjectiveOutput:
         """Compute the loss of a batch.
 
         Args:
-            model: that produced `output`.
-            batch: on the model's device; `batch.extra` has what the source collated for objectives.
-            output: of the model for this batch.
+            model: the model that produced `output`.
+            batch: batch on the model's device; `batch.extra` contains the source's tensors for objectives.
+            output: output of the model for this batch.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Optimizers, what each parameter's rate is, and the rate's schedule."""
+"""Optimizers, learning rates of parameters, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VIT_LAYER = re.compile(r"sam\.vision_encoder\.layers\.(\d+)\.")
 
 
 class _CpuStaysFloat32(TorchFunctionMode):
-    """Tensors of a CPU are copied where they would be rounded to bfloat16."""
+    """Replace the conversion of CPU tensors to bfloat16 by a copy."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.bfloat16 and args[0].device.type == "cpu":
@@ -25,22 +25,22 @@ class _CpuStaysFloat32(TorchFunctionMode):
 
 
 class CpuMuon(Muon):
-    """torch's Muon; on a CPU its matrix products are in the gradient's own format.
+    """torch's Muon, which on a CPU computes its matrix products in the gradient's dtype.
 
-    torch rounds them to bfloat16. A CPU without instructions for it multiplies such matrices tens of times slower.
+    torch converts them to bfloat16, in which CPUs without bfloat16 instructions are tens of times slower.
     """
 
     def step(self, closure: Any = None) -> Any:
-        """As torch's."""
+        """Take a step, as `Muon.step`."""
         with _CpuStaysFloat32():
             return super().step(closure)
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
-    """AdamW, and Muon before it where `muon_learning_rate` asks for it.
+    """Build AdamW, preceded by Muon if `muon_learning_rate` is set.
 
-    Muon takes the matrices of linear layers; kernels, norms, biases, gates, tokens and embeddings are AdamW's. Weight
-    decay is only on matrices and kernels. Groups are one for each rate, with and without decay.
+    Muon trains the matrices of linear layers; AdamW trains kernels, norms, biases, gates, tokens and embeddings. Weight
+    decay applies to matrices and kernels only. There is one parameter group per learning rate and weight decay.
     """
     weights = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
     depth = sum(name.endswith("layer_norm1.weight") for name, _ in model.named_parameters() if _VIT_LAYER.match(name))
@@ -68,13 +68,13 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Opti
 
 
 def lr_scale(name: str, depth: int, settings: OptimizerSettings) -> float:
-    """Share of the highest rate that a parameter gets.
+    """Return the scale of a parameter's learning rate, relative to the peak learning rate.
 
     Args:
-        name: of the parameter.
-        depth: layers of SAM's ViT; the neck has the full rate, the last layer one factor of `layer_decay`, and so on
-            down to the patch embedding.
-        settings: factors.
+        name: name of the parameter.
+        depth: number of layers of SAM's ViT. The neck has no layer decay, the last layer one factor of `layer_decay`,
+            and so on down to the patch embedding.
+        settings: scales.
     """
     if name.startswith("text_encoder."):
         return settings.text_encoder_lr_scale
@@ -90,7 +90,7 @@ def lr_scale(name: str, depth: int, settings: OptimizerSettings) -> float:
 
 
 def lr_factor(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Share of the highest rate at a step: linear warm-up, constant, polynomial decay to zero at the end."""
+    """Return the learning rate at a step as a share of the peak: linear warm-up, constant, polynomial decay to zero."""
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     warm = settings.warmup_from + (1 - settings.warmup_from) * warm
     start = settings.decay_from * steps

@@ -1,4 +1,4 @@
-"""Extension point: pretraining phases, which train a part of the model before the first step."""
+"""Extension point: pretraining phases, which train a part of the model before the first training step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from refersam.training.trainee import TrainingBatch
 
 
 class Phase(ABC):
-    """Training before the first step of a run, with a module, batches and a schedule of its own.
+    """Pretraining before the first step of a run, with its own module, batches and schedule.
 
     Args:
-        steps: optimizer steps.
-        log_every: steps between log lines.
-        checkpoint_every: steps between checkpoints.
+        steps: number of optimizer steps.
+        log_every: number of steps between log lines.
+        checkpoint_every: number of steps between checkpoints.
     """
 
     def __init__(self, steps: int, log_every: int, checkpoint_every: int) -> None:
@@ -23,14 +23,14 @@ class Phase(ABC):
 
     @abstractmethod
     def build_engine(self) -> Engine:
-        """Return the engine of the phase, with a copy of what it trains; called once, when the phase begins."""
+        """Return the engine, with a copy of the trained parts; called once, at the start of the phase."""
 
     @abstractmethod
     def prepare(self, is_stopping: Callable[[], bool]) -> None:
-        """Prepare what the batches are made of; called if there are steps to take.
+        """Prepare the data of the batches; called if there are steps left.
 
         Args:
-            is_stopping: asked again and again whether to stop.
+            is_stopping: called repeatedly; True stops the preparation.
 
         Raises:
             Stopped: `is_stopping` returned True.
@@ -46,4 +46,4 @@ class Phase(ABC):
 
     @abstractmethod
     def finish(self, engine: Engine) -> None:
-        """Load what was trained into the model."""
+        """Load the trained weights into the model."""

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with settings, that may extend one another, changed by `--set a.b=c`."""
+"""Recipes: YAML files with settings, which may extend other recipes, and changes by `--set a.b=c`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def read_settings(recipe: str | Path, changes: Sequence[str] = ()) -> TrainSetti
     """Read a recipe.
 
     Args:
-        recipe: YAML file, or the name of a recipe of the package. `extends: other.yaml` in it takes what it does not
-            set from another one: a path that starts from its folder, or the name of a recipe of the package.
-        changes: "a.b=c", c in YAML.
+        recipe: YAML file, or the name of a recipe of the package. With `extends: other.yaml`, it inherits settings from
+            another recipe, given by a path relative to its folder or by the name of a recipe of the package.
+        changes: "a.b=c", with c in YAML.
 
     Raises:
-        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
-        ChangeError: the same of `changes` to a recipe that is valid; or steps of a recipe that counts epochs.
+        SettingsError: no such file, invalid YAML, unknown settings (with the nearest known name) or invalid values; all
+            problems are reported at once.
+        ChangeError: invalid changes of a valid recipe, or `steps` for a recipe with `epochs`.
     """
     wanted = [split_change(change) for change in changes]
     path = find_recipe(recipe)
@@ -38,17 +39,17 @@ def read_settings(recipe: str | Path, changes: Sequence[str] = ()) -> TrainSetti
 def change_settings(
     content: dict[str, Any], changes: Sequence[tuple[str, Any]], where: str, changed: Iterable[str] = ()
 ) -> TrainSettings:
-    """Put changes into settings, and check them.
+    """Apply changes to settings, and validate the result.
 
     Args:
-        content: all that is set; changed in place.
+        content: settings; changed in place.
         changes: names and values of `split_change`.
-        where: begins the error's sentence.
-        changed: names of settings that were put over those of a recipe before.
+        where: start of the error message.
+        changed: names of settings that already replaced those of a recipe.
 
     Raises:
-        SettingsError: the settings are wrong without the changes.
-        ChangeError: the changes are wrong.
+        SettingsError: the settings are invalid without the changes.
+        ChangeError: the changes are invalid.
     """
     before = set(_problems(content)) if changes else set()
     try:
@@ -63,17 +64,17 @@ def change_settings(
 
 
 def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's own settings over those of the recipe that it `extends`, not yet checked.
+    """Read a recipe's settings, merged with those of the recipe that it `extends`, without validation.
 
     Args:
         path: YAML file.
-        below: recipes that extend it.
+        below: recipes that extend this one.
 
     Raises:
-        SettingsError: no such file, not YAML, or a circle of recipes.
+        SettingsError: no such file, invalid YAML, or circular `extends`.
     """
     if path.resolve() in below:
-        raise SettingsError(f"{path} extends itself, by way of other recipes.")
+        raise SettingsError(f"{path} extends itself, directly or through other recipes.")
     content = read_yaml(path)
     if "extends" not in content:
         return content
@@ -84,10 +85,10 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads words and numbers as YAML 1.2 does, and refuses a setting that is given twice.
+    """YAML loader with the scalars of YAML 1.2, which rejects duplicate settings.
 
-    PyYAML follows YAML 1.1, where `no`, `off`, `on` and `yes` are truth values, 1e-6 is text, and a word such as
-    2024-05-01 is a date. Of a setting given twice it would take the last.
+    PyYAML follows YAML 1.1, in which `no`, `off`, `on` and `yes` are booleans, 1e-6 is a string and 2024-05-01 a date,
+    and uses the last of duplicate settings.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -109,17 +110,17 @@ _Loader.add_implicit_resolver(
 )
 
 _MOST_BYTES = 1 << 20
-"""Of a YAML file of settings: a video or a checkpoint given by mistake is not read whole."""
+"""Maximum size of a YAML file of settings, so that other large files are not read completely."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file with a mapping.
 
     Raises:
-        SettingsError: no such file, or not that.
+        SettingsError: no such file, or no YAML mapping.
     """
     if path.is_dir():
-        raise SettingsError(f"{path} is a folder: name a YAML file.")
+        raise SettingsError(f"Expected a YAML file, but {path} is a folder.")
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
@@ -144,15 +145,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_settings(content: dict[str, Any], where: str, changed: Container[str] = ()) -> TrainSettings:
-    """Settings with their types.
+    """Validate settings, and return them as their typed class.
 
     Args:
-        content: all that is set.
-        where: begins the error's sentence.
-        changed: names of the settings that were put over those of a recipe.
+        content: settings.
+        where: start of the error message.
+        changed: names of the settings that replaced those of a recipe.
 
     Raises:
-        SettingsError: unknown keys or wrong values, all at once; or steps put over a recipe that counts epochs.
+        SettingsError: unknown settings or invalid values, all at once; or `steps` for a recipe with `epochs`.
     """
     try:
         kind = _settings_type(content)
@@ -163,28 +164,28 @@ def check_settings(content: dict[str, Any], where: str, changed: Container[str] 
     except ValidationError as error:
         raise SettingsError(f"{where}: " + "; ".join(_explain(detail, kind) for detail in error.errors())) from error
     if settings.epochs is not None and "steps" in changed:
-        raise SettingsError(f"{where} counts epochs, not steps: add --set epochs=null, or set epochs instead.")
+        raise SettingsError(f"{where} has epochs, which override steps: add --set epochs=null, or set epochs instead.")
     return settings
 
 
 def changes_since(path: Path, settings: TrainSettings) -> list[str]:
-    """What differs from the settings.yaml of a run, which an older version may have written without a newer setting.
+    """Return the differences from the settings.yaml of a run, which an older version may have written.
 
     Args:
-        path: of settings.yaml.
-        settings: the present ones.
+        path: path of settings.yaml.
+        settings: current settings.
 
     Raises:
-        SettingsError: it cannot be read.
+        SettingsError: the file cannot be read.
     """
     before = read_yaml(path)
-    with suppress(ValidationError):  # a setting that is no more: then it is one of the changes
+    with suppress(ValidationError):  # a removed setting is reported as a change
         before = type(settings).model_validate(before).model_dump(mode="json")
     return changed_settings(before, settings.model_dump(mode="json"))
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs, in the order of the new settings, as "optimizer.learning_rate: 0.1 -> 0.2"."""
+    """Return the differences in the order of the new settings, as "optimizer.learning_rate: 0.1 -> 0.2"."""
     changes = []
     for name in dict.fromkeys([*new, *old]):
         before, after = old.get(name), new.get(name)
@@ -204,14 +205,14 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def split_change(change: str) -> tuple[str, Any]:
-    """Name and value of "a.b=c".
+    """Return name and value of "a.b=c".
 
     Raises:
-        ChangeError: it does not look like that, or c is not YAML.
+        ChangeError: another form, or c is not YAML.
     """
     name, separator, value = change.partition("=")
     if not separator or not name.strip().split(".")[-1]:
-        raise ChangeError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
+        raise ChangeError(f"Expected a change such as optimizer.learning_rate=0.001, but got {change!r}.")
     try:
         return name.strip(), yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -219,23 +220,23 @@ def split_change(change: str) -> tuple[str, Any]:
 
 
 def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
-    """Put a value at "a.b" into nested settings.
+    """Set a value with the name "a.b" in nested settings.
 
     Raises:
-        SettingsError: a part of the name is no section.
+        SettingsError: a part of the name is not a section.
     """
     *parents, last = name.split(".")
     section: Any = content
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            problem = "a list here: give it as a whole" if isinstance(section, list) else "not a section"
+            problem = "a list: set the whole list" if isinstance(section, list) else "not a section"
             raise SettingsError(f"{name}={value}: {parent!r} is {problem}.")
     section[last] = value
 
 
 def _settings_type(content: dict[str, Any]) -> type[TrainSettings]:
-    """Return the settings of the extension that a recipe names."""
+    """Return the settings class of the extension that a recipe names."""
     from refersam.training.extension import load_extension
 
     name = content.get("extension")
@@ -261,7 +262,7 @@ def _explain(detail: Any, kind: type[TrainSettings]) -> str:
         return field_problem(detail)
     *parents, unknown = map(str, detail["loc"])
     sections: list[type[BaseModel]] = [kind]
-    for part in parents:  # indices of lists and keys of dictionaries are no fields, and stay in the section
+    for part in parents:  # list indices and dictionary keys are not fields, and do not change the section
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]
         sections = [inner for field in fields for inner in _sections_in(field.annotation)] or sections
     known = [name for section in sections for name in section.model_fields]

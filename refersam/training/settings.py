@@ -1,4 +1,4 @@
-"""Settings of a training run: one typed declaration. `recipe` reads them."""
+"""Settings of a training run: typed declarations with defaults and descriptions. `recipe` reads them from YAML."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from refersam.fields import StrictModel
 
 
 class SettingsError(ReferSamError, ValueError):
-    """A recipe that cannot be used."""
+    """A recipe is invalid."""
 
 
 class ChangeError(SettingsError):
-    """A `--set` that cannot be used, with a recipe that can."""
+    """A `--set` is invalid, while the recipe is valid."""
 
     exit_code = 2
 
 
 class Section(StrictModel):
-    """A section of a recipe: unknown names, wrong types, NaN and infinity are refused."""
+    """A section of a recipe, which rejects unknown names, wrong types, NaN and infinity."""
 
     model_config = ConfigDict(validate_default=True)
 
@@ -34,11 +34,11 @@ WEIGHTLESS = frozenset({"domain", "drop_path", "guided_filter_radius", "guided_f
 class ModelSettings(Section):
     """The model to train, and the weights to start from."""
 
-    preset: Literal["tiny", "base", "large", "huge"] = Field("tiny", description="Sizes of a model from scratch.")
-    text_encoder: Literal["bert", "clip"] = Field("bert", description="Kind of text encoder of a model from scratch.")
-    sam: str | None = Field(None, description="Weights of SAM to start from: Hub id, folder or one of Meta's files.")
-    text: str | None = Field(None, description="Weights of BERT or CLIP to start from, with sam: Hub id or folder.")
-    start_from: str | None = Field(None, description="Folder or Hub id of a whole ReferSAM model to start from.")
+    preset: Literal["tiny", "base", "large", "huge"] = Field("tiny", description="Sizes of a new model.")
+    text_encoder: Literal["bert", "clip"] = Field("bert", description="Text encoder of a new model.")
+    sam: str | None = Field(None, description="Initial weights of SAM: Hub id, folder, or file by Meta.")
+    text: str | None = Field(None, description="Initial weights of BERT or CLIP, with sam: Hub id or folder.")
+    start_from: str | None = Field(None, description="Folder or Hub id of a trained ReferSAM model to start from.")
     config: dict[str, Any] = Field(default_factory=dict, description="Other fields of ReferSamConfig.")
 
     @field_validator("config")
@@ -56,33 +56,33 @@ class ModelSettings(Section):
         if (self.sam is None) != (self.text is None):
             raise ValueError("sam and text belong together: give both, or neither for a model from scratch")
         if self.sam is not None and self.start_from is not None:
-            raise ValueError("a run starts from sam and text, or from start_from, not from both")
+            raise ValueError("a run starts either from sam and text, or from start_from")
         if self.start_from is not None and not set(self.config) <= WEIGHTLESS:
             raise ValueError(
-                "config is that of the model in start_from; only fields without weights can be changed: "
+                "the configuration comes from start_from; config may only change fields without weights: "
                 f"{', '.join(sorted(WEIGHTLESS))}"
             )
         return self
 
 
 class AugmentSettings(Section):
-    """Augmentations that keep phrases true; shares of the images."""
+    """Augmentations that keep phrases valid, as shares of the images."""
 
-    flip: float = Field(0.0, ge=0, le=1, description="Share that is mirrored, with left and right swapped in phrases.")
-    crop: float = Field(0.0, ge=0, le=1, description="Share that is cropped; targets and mentioned sides stay.")
-    smallest_crop: float = Field(0.6, gt=0, le=1, description="Least share of a side that a crop keeps.")
+    flip: float = Field(0.0, ge=0, le=1, description="Share of mirrored images; left and right are swapped in phrases.")
+    crop: float = Field(0.0, ge=0, le=1, description="Share of cropped images; targets and mentioned sides are kept.")
+    smallest_crop: float = Field(0.6, gt=0, le=1, description="Minimum share of a side that a crop keeps.")
     colour: float = Field(
-        0.0, ge=0, lt=1, description="Largest change of brightness and contrast; none if a phrase mentions a colour."
+        0.0, ge=0, lt=1, description="Maximum change of brightness and contrast; 0 for phrases that mention a colour."
     )
 
 
 class DataSettings(Section):
     """Training and validation data."""
 
-    root: str | None = Field(None, description="Folder of the data sets; an extension may need none.")
+    root: str | None = Field(None, description="Folder of the data sets; not needed by some extensions.")
     dataset: str = Field("refcoco", description="Name of the data set.")
     split: str = Field("train", description="Split to train on.")
-    split_by: str | None = Field(None, description="Published partition of the data set; null for the usual one.")
+    split_by: str | None = Field(None, description="Published partition of the data set; null for the default one.")
     validation_dataset: str | None = Field(None, description="Data set for validation; null for dataset.")
     validation_split: str = Field("val", description="Split for validation.")
     validation_images: int | None = Field(100, ge=1, description="Images for validation; null for the whole split.")
@@ -92,9 +92,11 @@ class DataSettings(Section):
         None, ge=0, lt=1, description="Share of phrases without target; null for the share in the data."
     )
     augment: AugmentSettings = Field(default_factory=AugmentSettings)
-    max_text_tokens: int = Field(20, ge=3, description="Longer phrases are cut.")
-    vocab_size: int = Field(1024, ge=256, description="Largest vocabulary of a tokenizer trained here.")
-    workers: int = Field(1, ge=0, description="Processes that prepare batches.")
+    max_text_tokens: int = Field(
+        20, ge=3, description="Maximum length of a phrase in tokens; longer phrases are truncated."
+    )
+    vocab_size: int = Field(1024, ge=256, description="Maximum vocabulary size of a tokenizer trained from scratch.")
+    workers: int = Field(1, ge=0, description="Number of worker processes for data loading.")
 
     @field_validator("dataset", "validation_dataset")
     @classmethod
@@ -106,7 +108,7 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _fit_together(self) -> DataSettings:
         if self.dataset == "mixed" and self.validation_dataset is None:
-            raise ValueError("mixed has no val split: give validation_dataset, such as refcoco")
+            raise ValueError("mixed has no val split: set validation_dataset, for example to refcoco")
         return self
 
 
@@ -122,26 +124,30 @@ class OptimizerSettings(Section):
     spatial_prior_lr_scale: float = Field(
         1.0, ge=0, description="Scales the learning rates of the spatial prior; 0 freezes it."
     )
-    layer_decay: float = Field(1.0, gt=0, le=1, description="Further scale per ViT layer, from the last to the first.")
-    weight_decay: float = Field(0.01, ge=0, description="On matrices and kernels; not on norms, biases, tokens.")
-    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Learning rate scale per ViT layer, from the last to the first."
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, description="Weight decay of matrices and kernels; 0 for norms, biases and tokens."
+    )
+    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's decay rate of the second moment.")
     warmup_steps: int = Field(200, ge=0, description="Steps of linear warm-up.")
-    warmup_from: float = Field(0.0, ge=0, lt=1, description="Share of the peak at which the warm-up starts.")
+    warmup_from: float = Field(0.0, ge=0, lt=1, description="Initial share of the peak learning rate in the warm-up.")
     decay_from: float = Field(0.5, ge=0, lt=1, description="Share of the steps at which the decay starts.")
-    decay_power: float = Field(1.0, gt=0, description="Power of the decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights, which become the model.")
+    decay_power: float = Field(1.0, gt=0, description="Exponent of the polynomial decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Maximum gradient norm.")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the exponential moving average of the weights.")
 
 
 class LossSettings(Section):
     """Terms of the loss."""
 
-    num_points: int = Field(3136, ge=16, description="Points per mask; 12,544 in the paper.")
-    mask_weight: float = Field(1.0, ge=0, description="Weight of binary cross-entropy.")
-    dice_weight: float = Field(1.0, ge=0, description="Weight of dice.")
-    coarse_weight: float = Field(1.0, ge=0, description="Weight of both terms on the coarse mask.")
-    iou_weight: float = Field(0.5, ge=0, description="Weight of the predicted IoU.")
-    object_weight: float = Field(0.5, ge=0, description="Weight of the object score.")
+    num_points: int = Field(3136, ge=16, description="Sampled points per mask; 12,544 in the paper.")
+    mask_weight: float = Field(1.0, ge=0, description="Weight of the binary cross-entropy.")
+    dice_weight: float = Field(1.0, ge=0, description="Weight of the dice loss.")
+    coarse_weight: float = Field(1.0, ge=0, description="Weight of both terms for the coarse mask.")
+    iou_weight: float = Field(0.5, ge=0, description="Weight of the loss of the predicted IoU.")
+    object_weight: float = Field(0.5, ge=0, description="Weight of the loss of the object score.")
 
 
 class TrainSettings(Section):
@@ -155,23 +161,23 @@ class TrainSettings(Section):
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     steps: int = Field(10_000, ge=1, description="Optimizer steps.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the data set, instead of steps.")
+    epochs: float | None = Field(None, gt=0, description="Epochs over the data set, instead of steps.")
     batch_size: int = Field(4, ge=1, description="Images per forward pass and process.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes per optimizer step.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Of weights, sampled points and images.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Random seed of weights, sampled points and images.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision.")
     sharding: Literal["none", "full"] = Field(
-        "none", description="Whether processes shard one model (FSDP), or hold a whole one each."
+        "none", description="full: shard the model over processes (FSDP); none: one full model per process."
     )
-    gradient_checkpointing: bool = Field(False, description="Save memory by computing layers twice.")
-    max_skipped: int = Field(5, ge=0, description="Most steps in 100 that are skipped for a NaN or exploding loss.")
+    gradient_checkpointing: bool = Field(False, description="Recompute layers in the backward pass, to save memory.")
+    max_skipped: int = Field(5, ge=0, description="Maximum skipped steps (NaN or exploding loss) in 100 steps.")
     log_every: int = Field(50, ge=1, description="Steps between log lines.")
     validate_every: int = Field(1000, ge=1, description="Steps between validations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
-    keep_best: int = Field(1, ge=0, description="Best checkpoints that are kept too, by validation.")
-    final_model: Literal["last", "best"] = Field("last", description="Which averaged weights become the final model.")
-    trackers: list[Literal["wandb", "trackio"]] = Field([], description="Trackers beside TensorBoard.")
+    keep_checkpoints: int = Field(2, ge=1, description="Number of newest checkpoints to keep.")
+    keep_best: int = Field(1, ge=0, description="Number of best checkpoints to keep in addition, by validation.")
+    final_model: Literal["last", "best"] = Field("last", description="Averaged weights to use as the final model.")
+    trackers: list[Literal["wandb", "trackio"]] = Field([], description="Trackers in addition to TensorBoard.")
 
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
@@ -179,7 +185,7 @@ class TrainSettings(Section):
         if self.precision == "fp16" and has_muon:
             raise ValueError("optimizer.muon_learning_rate works with precision bf16 or no, not with fp16")
         if self.sharding == "full" and has_muon:
-            raise ValueError("sharding: full works without optimizer.muon_learning_rate: Muon needs whole matrices")
+            raise ValueError("sharding: full works without optimizer.muon_learning_rate: Muon needs full matrices")
         if self.sharding == "full" and self.precision == "fp16":
             raise ValueError("sharding: full works with precision bf16 or no, not with fp16")
         if self.final_model == "best" and not self.keep_best:

@@ -1,7 +1,7 @@
-"""A model whose weights, gradients, moments and averages are shared out between the processes: torch's FSDP.
+"""Sharding of a model's weights, gradients, optimizer states and averages over processes with torch's FSDP.
 
-Each process holds a part of every tensor. A layer is put together where it runs, and taken apart again behind it.
-Checkpoints hold whole tensors, so that a run can go on with another number of processes, or unsharded.
+Each process stores a shard of every tensor. A layer's weights are gathered before it runs and freed afterwards.
+Checkpoints contain full tensors, so that a run can resume with another number of processes, or without sharding.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from refersam.model.adapter import Extractor, Injector
 from refersam.model.fusion import Fusion
 
 _UNITS = (GradientCheckpointingLayer, Injector, Extractor, Fusion)
-"""What is put together and taken apart by itself: layers of SAM's ViT (so named in transformers) and of the text
-encoder, and the interactor's parts beside them. All else stays together through a step's forward and backward pass."""
+"""Modules that are gathered and freed separately: layers of SAM's ViT and of the text encoder, which are subclasses of
+`GradientCheckpointingLayer`, and the interactor's parts. All other weights stay gathered during a step."""
 
 
 def shard(model: nn.Module, device: torch.device, processes: int) -> None:
-    """Keep but this process's part of a model, on its device, in place.
+    """Shard a model over processes in place, with this process's shards on its device.
 
     Args:
-        model: the same in all processes.
-        device: of this process.
-        processes: that share it.
+        model: model with the same weights in all processes.
+        device: device of this process.
+        processes: number of processes.
     """
-    # The model's masks are views, which only a change in place would harm: the loss makes none.
+    # The model returns views, which must not be changed in place; the loss does not do that.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .FSDPReferSamModel. returned a view")
     mesh = init_device_mesh(device.type, (processes,))
     for module in [module for module in model.modules() if isinstance(module, _UNITS)]:
@@ -44,11 +44,11 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
 
 
 def whole(value: Any, keep: bool = True) -> Any:
-    """Nested containers with whole tensors, on the CPU, in place of sharded ones; all processes must ask for it.
+    """Gather the sharded tensors of nested containers to the CPU; all processes must call it.
 
     Args:
-        value: a state dict, say.
-        keep: this process wants them; else it only sends its parts, and gets empty tensors.
+        value: nested containers, such as a state dict.
+        keep: whether this process keeps the full tensors; otherwise it gets empty tensors.
     """
     if isinstance(value, DTensor):
         full = cast(DTensor, value.detach()).full_tensor()
@@ -59,27 +59,27 @@ def whole(value: Any, keep: bool = True) -> Any:
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, where `like` is sharded and of the same shape; else the tensor itself."""
+    """Return this process's shard of a full tensor if `like` is sharded and has its shape; else the tensor itself."""
     if not isinstance(like, DTensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def load_model(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """`load_state_dict` of whole tensors.
+    """Load a state dict of full tensors into a model, sharded or not.
 
     Raises:
-        RuntimeError: of another model.
+        RuntimeError: state dict of another model.
     """
     own = model.state_dict()
     model.load_state_dict({name: part_of(value, own.get(name, value)) for name, value in state.items()})
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict` of whole tensors.
+    """Load a state dict of full tensors into an optimizer, sharded or not.
 
     Raises:
-        ValueError: of another model.
+        ValueError: state dict of another model.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
@@ -90,11 +90,11 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     options = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict({**state, "state": moments})
     for group, own in zip(optimizer.param_groups, options, strict=True):
-        group.update(own)  # weight decay and the like are the recipe's, which may have changed
+        group.update(own)  # options such as weight decay come from the recipe, which may have changed
 
 
 def hollow(model: nn.Module) -> nn.Module:
-    """A copy without weights, to which `fill` gives some."""
+    """Return a copy of a model without weights, for `fill`."""
     known: dict[int, Any] = {
         id(each): nn.Parameter(each.detach().new_empty(0), requires_grad=False) for each in model.parameters()
     }
@@ -102,13 +102,13 @@ def hollow(model: nn.Module) -> nn.Module:
 
 
 def fill(model: nn.Module, parameters: Iterable[Tensor]) -> None:
-    """Give a `hollow` model whole tensors of sharded ones; all processes must do so."""
+    """Gather sharded weights into a `hollow` model; all processes must call it."""
     for target, source in zip(model.parameters(), parameters, strict=True):
         plain = source.detach()
         target.data = plain.full_tensor() if isinstance(plain, DTensor) else plain
 
 
 def empty(model: nn.Module) -> None:
-    """Take a `hollow` model's weights away again."""
+    """Free the weights of a `hollow` model."""
     for parameter in model.parameters():
         parameter.data = parameter.detach().new_empty(0)

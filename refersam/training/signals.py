@@ -1,4 +1,4 @@
-"""Signals that end a run early, with a checkpoint: a cluster's time limit, or Ctrl-C."""
+"""Signals that stop a run early with a checkpoint, such as a cluster's time limit or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ INTERRUPT = signal.SIGINT.name
 
 
 class Stopped(Exception):
-    """Work was abandoned because a signal asked to stop."""
+    """Work was abandoned because of a stop signal."""
 
 
 class StopSignals:
-    """Within its context SIGTERM, SIGUSR1 and the first SIGINT end no process, but are remembered.
+    """Context in which SIGTERM, SIGUSR1 and the first SIGINT are recorded instead of ending the process.
 
     A SIGINT after any other signal raises KeyboardInterrupt. A SIGINT that is ignored on entry stays ignored.
 
     Args:
-        grace: seconds after a SIGINT in which another one is the same request; a launcher forwards to its processes
-            what the terminal sent them already.
+        grace: seconds after a SIGINT in which a second one is ignored, since launchers forward the terminal's SIGINT to
+            processes that already received it.
 
     Attributes:
-        received: name of the first one; None so far.
+        received: name of the first signal; None if there was none.
     """
 
     def __init__(self, grace: float = 0.0) -> None:
@@ -46,7 +46,7 @@ class StopSignals:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             for number in STOP_SIGNALS:
                 if number.name != INTERRUPT or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._remember)
@@ -59,7 +59,7 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def is_set(self) -> bool:
-        """Return whether a signal came."""
+        """Return whether a signal was received."""
         return self.received is not None
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
@@ -67,13 +67,15 @@ class StopSignals:
         if self.received is None:
             self.received, self._received_at = name, time.monotonic()
             if name == INTERRUPT:
-                logger.warning("Stopping with a checkpoint after the present step; Ctrl-C again ends at once.")
+                logger.warning(
+                    "Stopping after the current step, with a checkpoint. Press Ctrl-C again to stop at once."
+                )
         elif name == INTERRUPT and time.monotonic() - self._received_at >= self.grace:
             raise KeyboardInterrupt
 
 
 def never() -> bool:
-    """Return False: nothing asks to stop."""
+    """Return False, for work that cannot be stopped."""
     return False
 
 
@@ -90,7 +92,7 @@ def until_stopped(items: Iterable[Item], is_stopping: Callable[[], bool]) -> Ite
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Return whether the flag is set in any process; all must call."""
+    """Return whether the flag is set in any process; all processes must call it."""
     if accelerator.num_processes == 1:
         return flag
     total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")

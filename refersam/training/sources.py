@@ -1,4 +1,4 @@
-"""Extension point: where training images come from; and the source that reads a data set."""
+"""Extension point: sources of training images, and the source that reads a data set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from refersam.training.augmentation import augment
 from refersam.training.settings import SettingsError, TrainSettings
 
 _AUGMENTATION, _ORDER = 1, 2
-"""Random streams of a run; extensions take higher numbers."""
+"""Random streams of a run; extensions use higher numbers."""
 
 
 class Source(ABC):
-    """Training images by index; index, progress and settings decide everything about an image.
+    """Training images by index; an image depends only on index, progress and settings.
 
     Worker processes receive a pickled copy.
     """
@@ -31,8 +31,8 @@ class Source(ABC):
         """Return an image with at most `data.phrases_per_image` phrases and their masks.
 
         Args:
-            index: of the image in the run, from 0.
-            progress: share of the steps that are done, in [0, 1).
+            index: index of the image in the run, from 0.
+            progress: share of completed steps, in [0, 1).
 
         Raises:
             DataError: an image or mask that cannot be read.
@@ -56,24 +56,24 @@ class Source(ABC):
         chosen: Sequence[Sequence[int]],  # noqa: ARG002
         image_size: int,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Return `Batch.extra`: tensors by name, nested if need be, that only objectives read.
+        """Return `Batch.extra`: possibly nested tensors by name, which only objectives read.
 
         Args:
-            images: of the batch, as `load` returned them.
-            chosen: for each image the indices of its phrases in the batch, which may repeat.
+            images: images of the batch, as returned by `load`.
+            chosen: for each image, the indices of its phrases in the batch, which may repeat.
             image_size: side of the network's input in pixels.
         """
         return {}
 
 
 class DatasetSource(Source):
-    """Passes over a data set, each in a new order.
+    """Epochs over a data set, each in a new order.
 
-    Every phrase occurs once per pass; some occur twice to fill up an image.
+    Every phrase occurs once per epoch; some occur twice to complete the phrases of an image.
 
     Args:
-        samples: of the training split.
-        settings: of the run.
+        samples: samples of the training split.
+        settings: settings of the run.
 
     Raises:
         SettingsError: data.no_target_share is set, and all samples have a target or none has.
@@ -88,7 +88,7 @@ class DatasetSource(Source):
             kind = "target" if self.with_target.size == 0 else "missing target"
             raise SettingsError(
                 f"data.no_target_share is {share}, but no phrase of {settings.data.dataset}, {settings.data.split}, "
-                f"has a {kind}: leave it out."
+                f"has a {kind}: remove the setting."
             )
         self._pass: tuple[int, list[tuple[int, ...]]] = (-1, [])
         first = self.order(0)
@@ -97,7 +97,7 @@ class DatasetSource(Source):
     def load(self, index: int, progress: float) -> ReferringImage:  # noqa: ARG002
         """Return an image of the data set, augmented; see `Source`."""
         length = self.length or 1
-        # With no_target_share, passes differ slightly in length: all are made as long as the first.
+        # With no_target_share, epochs differ slightly in length: all are given the length of the first.
         order = self.order(index // length)
         image = ReferringImage.load([self.samples[position] for position in order[index % length % len(order)]])
         return augment(image, self.settings.data.augment, augmentation_generator(self.settings, index))
@@ -107,7 +107,7 @@ class DatasetSource(Source):
         return (sample.phrase for sample in self.samples)
 
     def order(self, number: int) -> list[tuple[int, ...]]:
-        """Return the order of a pass: for each image the positions of its samples. The last pass is cached."""
+        """Return the order of an epoch: for each image, the indices of its samples. The last epoch is cached."""
         if self._pass[0] != number:
             rng = np.random.default_rng([self.settings.seed, _ORDER, number])
             by_image: dict[str, list[int]] = defaultdict(list)
@@ -118,7 +118,7 @@ class DatasetSource(Source):
         return self._pass[1]
 
     def _chosen(self, rng: np.random.Generator) -> np.ndarray:
-        """Return positions of the samples in a pass; samples without target repeat until they have their share."""
+        """Return the indices of an epoch's samples; no-target samples are repeated to reach `no_target_share`."""
         share = self.settings.data.no_target_share
         if share is None:
             return np.arange(len(self.samples))
@@ -127,7 +127,7 @@ class DatasetSource(Source):
         return np.concatenate([self.with_target, *rounds])[: self.with_target.size + wanted]
 
     def _parts(self, indices: list[int]) -> list[tuple[int, ...]]:
-        """Split the samples of an image into as few and as even parts of `phrases_per_image` as possible."""
+        """Split the samples of an image evenly into the minimum number of parts of at most `phrases_per_image`."""
         count = -(-len(indices) // self.settings.data.phrases_per_image)
         return [tuple(part.tolist()) for part in np.array_split(np.array(indices), count)]
 

@@ -1,4 +1,4 @@
-"""Who reads along: TensorBoard always, Weights & Biases or trackio where a recipe names them."""
+"""Experiment trackers: TensorBoard, and Weights & Biases or trackio if a recipe names them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes numbers and pictures."""
+    """Tracker of values and images."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of a step, by name."""
+        """Log the values of a step by name."""
 
     def show(self, name: str, image: np.ndarray, step: int) -> None:
-        """A picture, (H, W, 3) uint8."""
+        """Log an (H, W, 3) uint8 image."""
 
     def finish(self) -> None:
-        """Nothing comes after this."""
+        """Close the tracker."""
 
 
 class TensorBoard:
-    """Event files in a folder; those of later steps than a resumed run's first are disregarded.
+    """Writer of TensorBoard event files; earlier events after the resumed step are purged.
 
     Args:
-        folder: for the files.
-        step: that the run goes on from.
+        folder: folder of the event files.
+        step: step that the run resumes from.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -58,12 +58,12 @@ class TensorBoard:
 
 
 class WebTracker:
-    """Weights & Biases or trackio, which are called alike.
+    """Weights & Biases or trackio, which have the same interface.
 
     Args:
-        module: its name.
+        module: name of the module.
         run: name of the run.
-        settings: of the run.
+        settings: settings of the run.
     """
 
     def __init__(self, module: str, run: str, settings: dict[str, Any]) -> None:
@@ -84,29 +84,31 @@ class WebTracker:
 
 
 def check_trackers(settings: TrainSettings) -> None:
-    """Before anything else starts.
+    """Check that all trackers of a recipe are installed.
 
     Raises:
-        SettingsError: a tracker that is not installed.
+        SettingsError: a tracker is not installed.
     """
     for name in settings.trackers:
         if find_spec(name) is None:
-            raise SettingsError(f"trackers: {name} is not installed: pip install {name}, or leave it out.")
+            raise SettingsError(f"trackers: {name} is not installed: pip install {name}, or remove it.")
 
 
 def open_trackers(folder: Path, step: int, settings: TrainSettings) -> list[Tracker]:
-    """All of a run.
+    """Open all trackers of a run.
 
     Args:
-        folder: of the run.
-        step: that it goes on from.
-        settings: of the run.
+        folder: folder of the run.
+        step: step that the run resumes from.
+        settings: settings of the run.
     """
     trackers: list[Tracker] = []
     try:
         trackers.append(TensorBoard(folder / "tensorboard", step))
     except ImportError:
-        logger.warning("TensorBoard is not installed, so nothing is written for it: %s.", how_to_install("train"))
+        logger.warning(
+            "TensorBoard is not installed; no event files are written. To enable it: %s.", how_to_install("train")
+        )
     for name in settings.trackers:
         trackers.append(WebTracker(name, folder.resolve().name, settings.model_dump(mode="json")))
     return trackers

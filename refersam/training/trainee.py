@@ -1,4 +1,4 @@
-"""What an optimizer step trains: a module from a batch to loss terms."""
+"""Trainee: a module from a batch to loss terms, which the optimizer steps train."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refersam.training.settings import LossSettings
 
 
 class TrainingBatch(Protocol):
-    """What an engine needs of a batch."""
+    """Interface of a batch for an engine."""
 
     @property
     def sample_ids(self) -> Sequence[str]:
@@ -33,7 +33,7 @@ class LossTerms(NamedTuple):
 
     Attributes:
         terms: scalars by name; "total" is minimised, the others are logged.
-        finite: for each of `sample_ids` whether the model's output is finite; None if it is not known.
+        finite: (B,) whether the model's output for each sample is finite; None if unknown.
     """
 
     terms: dict[str, Tensor]
@@ -41,12 +41,12 @@ class LossTerms(NamedTuple):
 
 
 class ReferSamTrainee(nn.Module):
-    """The model with its loss and further objectives.
+    """The model with its loss and additional objectives.
 
     Args:
-        model: to be trained.
-        loss: of the model's output.
-        objectives: whose losses are added.
+        model: model to train.
+        loss: loss of the model's output.
+        objectives: objectives whose losses are added.
     """
 
     def __init__(self, model: ReferSamModel, loss: ReferSamLoss, objectives: Sequence[Objective] = ()) -> None:
@@ -55,7 +55,7 @@ class ReferSamTrainee(nn.Module):
         self.objectives = nn.ModuleList(objectives)
 
     def forward(self, batch: Batch) -> LossTerms:
-        """Compute all loss terms of a batch; those of the loss in float32, whatever the precision."""
+        """Compute all loss terms of a batch; `loss` is computed in float32 independent of the precision."""
         objectives = [cast(Objective, module) for module in self.objectives]
         with ExitStack() as stack:
             for objective in objectives:

@@ -1,4 +1,4 @@
-"""The training loop: short, resumable, on any number of devices."""
+"""Trainer: one resumable run on any number of devices."""
 
 from __future__ import annotations
 
@@ -37,41 +37,41 @@ logger = logging.getLogger(__name__)
 
 ANOTHER = "a signal to another process"
 PRETRAINING = "pretraining"
-"""Folder of the checkpoints before the first step, in one folder for each phase."""
+"""Folder of the pretraining checkpoints, with one folder per phase."""
 
 RUN_FILES = ("settings.yaml", "checkpoints", PRETRAINING)
-"""A run has one of them from its first moment on."""
+"""Files of which every run has at least one."""
 
 _FORWARDED_SECONDS = 2.0
-"""Within them a SIGINT is the one that the terminal sent already, forwarded by the launcher of several processes."""
+"""Seconds in which a second SIGINT is ignored: the launcher of several processes forwards the terminal's SIGINT."""
 
 Progress = Callable[[int, dict[str, float]], None]
-"""Called with the steps done and the values of a log line."""
+"""Callback with the number of completed steps and the values of a log line."""
 OnStep = Callable[[int, int], object]
-"""Called after every step with the steps of the pretraining and of the training that are done."""
+"""Callback after every step with the numbers of completed pretraining steps and training steps."""
 
 
 def _ignore(_pretrained: int, _done: int) -> None:
-    """Show no steps."""
+    """Do nothing; the default `OnStep`."""
 
 
 class Trainer:
-    """One run in one folder.
+    """One run in one output folder.
 
     Args:
-        settings: the recipe.
+        settings: settings of the run.
         out: folder for checkpoints, log and final model.
-        resume: go on from the newest checkpoint; without one the run starts afresh.
+        resume: whether to resume from the newest checkpoint; without a checkpoint, the run starts from the beginning.
 
     Raises:
-        TrainingError: the folder holds a run, and resume is not set; or its checkpoint is of another model.
-        SettingsError: settings that do not fit together, or the data.
-        DataError: data that cannot be used, or another process at work in the folder.
-        CheckpointError: weights to start from, or checkpoints, that cannot be read.
+        TrainingError: the folder contains a run and resume is False, or its checkpoint is of another model.
+        SettingsError: inconsistent settings, or settings that do not match the data.
+        DataError: invalid data, or another process is writing to the folder.
+        CheckpointError: unreadable initial weights or checkpoints.
     """
 
     def __init__(self, settings: TrainSettings, out: Path, resume: bool = False) -> None:
-        # Gradients of a mask that is all but certain are so small that CPUs compute them a hundred times slower.
+        # CPUs are a hundred times slower on denormal numbers, which occur in the gradients of confident masks.
         torch.set_flush_denormal(True)
         self.settings, self.out, self.checkpoints = settings, out, out / "checkpoints"
         check_folder_for_run(out, resume)
@@ -89,7 +89,7 @@ class Trainer:
     def _prepare(self, resume: bool) -> None:
         settings, out = self.settings, self.out
         if self.accelerator.is_main_process:
-            check_folder_for_run(out, resume)  # again: another run may have ended in it just before
+            check_folder_for_run(out, resume)  # again, with the lock: another run may have just ended
         set_seed(settings.seed)
         extension = load_extension(settings.extension)
         self.source = extension.open_source(settings)
@@ -105,7 +105,7 @@ class Trainer:
             objectives = extension.build_objectives(model, settings)
             self.engine = ReferSamEngine(model, settings, self.accelerator, objectives)
         self.phases = extension.build_phases(model, self.processor, settings, self.accelerator)
-        set_seed(settings.seed, device_specific=True)  # from here on every process draws numbers of its own
+        set_seed(settings.seed, device_specific=True)  # from here on, each process has its own random numbers
         self.journal = Journal(out, settings)
         self.step = 0
         self.validations: dict[int, dict[str, float]] = {}
@@ -114,7 +114,7 @@ class Trainer:
         if resume:
             with explained_out_of_memory():
                 self._resume()
-        self.accelerator.wait_for_everyone()  # no process may find what another one writes, and refuse the folder
+        self.accelerator.wait_for_everyone()  # all processes must check the folder before the first writes to it
         if self.accelerator.is_main_process:
             for folder in (self.checkpoints, *self._phase_folders):
                 checkpoint.clear(folder)
@@ -122,21 +122,21 @@ class Trainer:
             self.journal.begin(self.step, describe_environment(self.accelerator.device, processes.count), pretrained)
 
     def run(self, progress: Progress | None = None, on_step: OnStep = _ignore) -> dict[str, float]:
-        """Train to the last step, keep the final model in `out/model`, return its validation metrics.
+        """Train to the last step, save the final model to `out/model`, and return its validation metrics.
 
-        On SIGTERM or SIGUSR1 it writes a checkpoint after the step and returns early, with `stopped_by` set; on SIGINT
-        (Ctrl-C), too, and raises KeyboardInterrupt. A validation is abandoned; the resumed run makes up for it. Several
-        processes finish it together.
+        On SIGTERM, SIGUSR1 or SIGINT (Ctrl-C), a checkpoint is written after the current step, and `stopped_by` is set.
+        The method then returns an empty dictionary, or raises KeyboardInterrupt after SIGINT. A running validation is
+        abandoned and repeated by the resumed run; several processes complete it first.
 
         Args:
             progress: called at each log line.
-            on_step: called after every step; it costs no reading from the device.
+            on_step: called after every step, without synchronising the device.
 
         Raises:
-            KeyboardInterrupt: after a SIGINT, with a checkpoint; after a second one at once.
-            TrainingError: too many steps whose loss is no number, or explodes; or the device is out of memory.
-            DataError: pictures or masks that cannot be read.
-            OSError: the disk is full; the last good checkpoint stays.
+            KeyboardInterrupt: after a SIGINT, with a checkpoint; after a second one without.
+            TrainingError: too many steps with a NaN or exploding loss, or the device is out of memory.
+            DataError: unreadable images or masks.
+            OSError: the disk is full; the last complete checkpoint stays.
         """
         grace = _FORWARDED_SECONDS if self.accelerator.num_processes > 1 else 0.0
         try:
@@ -156,19 +156,19 @@ class Trainer:
 
     @property
     def pretraining_steps(self) -> int:
-        """Steps of all pretraining phases."""
+        """Number of steps of all pretraining phases."""
         return sum(phase.steps for phase in self.phases)
 
     @property
     def _phase_folders(self) -> list[Path]:
-        """Folders of the phases' checkpoints."""
+        """Checkpoint folders of the phases."""
         return [self.out / PRETRAINING / str(number) for number, _ in enumerate(self.phases, 1)]
 
     def _pretrain(self, signals: StopSignals, progress: Progress | None, show_step: OnStep) -> bool:
-        """Run the phases before the first step, or what is left of them.
+        """Run the remaining pretraining phases.
 
         Returns:
-            Whether training can begin; False after a signal.
+            Whether training can start; False after a signal.
         """
         if self.step or not self.phases:
             return True
@@ -177,7 +177,7 @@ class Trainer:
             if not self._run_phase(phase, folder, before, signals, progress, show_step):
                 return False
             before += phase.steps
-        set_seed(self.settings.seed, device_specific=True)  # the same however often a phase was stopped
+        set_seed(self.settings.seed, device_specific=True)  # independent of interruptions of the phases
         return True
 
     def _run_phase(
@@ -235,7 +235,7 @@ class Trainer:
         """Take the remaining steps.
 
         Returns:
-            Whether all are done and the last one is validated; False after a signal, with a checkpoint.
+            Whether all steps are completed and the last one is validated; False after a signal, with a checkpoint.
         """
         settings = self.settings
         if self._is_validation_due() and not self._validate(signals):  # the run was stopped in this validation
@@ -274,7 +274,7 @@ class Trainer:
         )
 
     def _batches(self) -> Iterator[Sequence[Batch]]:
-        """The batches of each step from here on."""
+        """Yield the batches of each remaining step."""
         each, place = self.settings.gradient_accumulation_steps, self.accelerator
         stream = BatchStream(
             self.settings,
@@ -290,23 +290,24 @@ class Trainer:
 
     @property
     def _samples_per_step(self) -> int:
-        pictures = self.settings.batch_size * self.settings.gradient_accumulation_steps * self.accelerator.num_processes
-        return pictures * self.settings.data.phrases_per_image
+        images = self.settings.batch_size * self.settings.gradient_accumulation_steps * self.accelerator.num_processes
+        return images * self.settings.data.phrases_per_image
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             self.journal.write(kind, self.step, self.step * self._samples_per_step, values)
 
     def _is_validation_due(self) -> bool:
-        """Whether this step is to be validated, and is not yet."""
+        """Return whether the current step must be validated and is not validated yet."""
         is_due = self.step % self.settings.validate_every == 0 or self.step >= self.steps
         return is_due and self.step > 0 and self.step not in self.validations
 
     def _validate(self, signals: StopSignals) -> bool:
-        """Validate this step.
+        """Validate the current step.
 
         Returns:
-            Whether the run can go on; False after a signal to any process. One process alone abandons the validation.
+            Whether the run can continue; False after a signal to any process. Only a single process abandons the
+            validation; several processes complete it.
         """
         is_stopping = signals.is_set if self.accelerator.num_processes == 1 else never
         with self.engine.averaged_model() as model:
@@ -321,7 +322,7 @@ class Trainer:
         return not any_process(signals.is_set(), self.accelerator)
 
     def _best_steps(self) -> list[int]:
-        """Steps of the best validations, best first, earlier ones first among equals."""
+        """Return the steps of the best validations, best first; of equal ones the earlier first."""
         metric = self.validator.metric
         ranked = sorted(self.validations, key=lambda step: (-self.validations[step].get(metric, 0.0), step))
         return ranked[: self.settings.keep_best]
@@ -343,11 +344,11 @@ class Trainer:
         state = checkpoint.load_newest(self.checkpoints)
         if state is None:
             if any(map(checkpoint.newest_step, self._phase_folders)):
-                logger.info("The run goes on in its pretraining.")
+                logger.info("Resuming in the pretraining.")
             else:
-                logger.warning("No complete checkpoint in %s: the run starts afresh.", self.checkpoints)
+                logger.warning("No complete checkpoint in %s: the run starts from the beginning.", self.checkpoints)
             return
-        self._tell_changes()
+        self._log_changes()
         try:
             self.engine.load_state_dict(state)
             self.step = state["step"]
@@ -357,30 +358,30 @@ class Trainer:
             raise
         except (KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
-                f"The checkpoint in {self.checkpoints} is of another model than the recipe's, or of other groups of "
-                "parameters (learning rates of optimizer, objectives): resume with the recipe that the run "
-                f"began with ({self.out / 'settings.yaml'})."
+                f"The checkpoint in {self.checkpoints} does not match the model or the parameter groups of the recipe "
+                "(learning rates of optimizer, objectives): resume with the recipe that the run started with "
+                f"({self.out / 'settings.yaml'})."
             ) from error
         if len(randoms) == self.accelerator.num_processes:
             checkpoint.restore_random_state(randoms[self.accelerator.process_index])
         else:
             logger.warning(
-                "The run goes on with %d processes instead of %d: what it draws from here on is not what it would have "
-                "drawn.",
+                "Resuming with %d processes instead of %d: the random numbers differ from those of an uninterrupted "
+                "run.",
                 self.accelerator.num_processes,
                 len(randoms),
             )
         logger.info("Resumed after step %d.", self.step)
 
-    def _tell_changes(self) -> None:
+    def _log_changes(self) -> None:
         path = self.out / "settings.yaml"
         if path.exists():
             changes = changes_since(path, self.settings)
             if changes:
-                logger.warning("The run goes on with changed settings: %s.", "; ".join(changes))
+                logger.warning("Resuming with changed settings: %s.", "; ".join(changes))
 
     def _finish(self) -> dict[str, float]:
-        """Write the final model and what it scores."""
+        """Write the final model and its metrics."""
         step = self.step
         if self.settings.final_model == "best":
             step = self._best_steps()[0]
@@ -395,7 +396,7 @@ class Trainer:
         return self.validations[step]
 
     def _save_model(self, model: ReferSamModel) -> None:
-        """Write a model and the processor to `out/model`, at once."""
+        """Write a model and the processor to `out/model`, atomically."""
         final, temporary = self.out / "model", self.out / "model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -408,24 +409,24 @@ class Trainer:
 
 
 def check_folder_for_run(out: Path, resume: bool) -> None:
-    """Refuse a folder that is none, or that something else is in.
+    """Validate the output folder: it must be empty, or contain a run when resuming.
 
     Raises:
-        TrainingError: it says what to do.
+        TrainingError: not a folder, or a folder with other content.
     """
     if out.exists() and not out.is_dir():
-        raise TrainingError(f"{out} is a file: give a folder.")
+        raise TrainingError(f"Expected an output folder, but {out} is a file.")
     if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return
     if not resume:
-        raise TrainingError(f"{out} already holds files: give another folder, or --resume to go on with its run.")
+        raise TrainingError(f"{out} already holds files: choose another folder, or add --resume to continue its run.")
     if not any((out / name).exists() for name in RUN_FILES):
-        raise TrainingError(f"{out} holds files, but no run to go on with: give another folder.")
+        raise TrainingError(f"{out} holds files, but no run to resume: choose another folder.")
 
 
 def total_steps(settings: TrainSettings, source: Source, processes: int) -> int:
-    """Optimizer steps of the run, by steps or by passes over the data."""
+    """Return the number of optimizer steps of the run, from `steps` or `epochs`."""
     if settings.epochs is None or source.length is None:
         return settings.steps
-    pictures = settings.batch_size * settings.gradient_accumulation_steps * processes
-    return max(1, round(settings.epochs * source.length / pictures))
+    images_per_step = settings.batch_size * settings.gradient_accumulation_steps * processes
+    return max(1, round(settings.epochs * source.length / images_per_step))

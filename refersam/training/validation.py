@@ -29,10 +29,10 @@ _TRUTH_COLOUR = (30, 200, 90)
 
 
 class ValidationSet(ABC):
-    """Extension point: what validation runs on.
+    """Extension point: data and scoring of validation.
 
     Attributes:
-        protocol: to score by; its first metric ranks checkpoints, higher is better.
+        protocol: evaluation protocol; its first metric ranks checkpoints, higher is better.
     """
 
     protocol: Protocol
@@ -44,12 +44,12 @@ class ValidationSet(ABC):
         """Score a model.
 
         Args:
-            predictor: with the model.
-            processes: that share the work.
-            is_stopping: asked after each image or batch whether to abandon the validation.
+            predictor: predictor of the model.
+            processes: processes that share the work.
+            is_stopping: called after each image or batch; True abandons the validation.
 
         Returns:
-            Counted samples, and metrics in percent.
+            Results of the samples, and metrics in percent.
 
         Raises:
             Stopped: `is_stopping` returned True.
@@ -59,17 +59,17 @@ class ValidationSet(ABC):
 
     @abstractmethod
     def examples(self) -> Iterator[ReferringImage]:
-        """Return images to look at, the same each time."""
+        """Return example images for display, the same at each call."""
 
 
 class DatasetValidation(ValidationSet):
     """A split of a data set.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
-        DataError: no such data set, or data that cannot be used.
+        DataError: no such data set, or invalid data.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -101,12 +101,12 @@ class DatasetValidation(ValidationSet):
 
 
 class Validator:
-    """Scores a model and draws its masks.
+    """Score a model and draw its masks.
 
     Args:
         validation: data and protocol.
-        processor: of the model.
-        processes: that share the work.
+        processor: processor of the model.
+        processes: processes that share the work.
     """
 
     def __init__(self, validation: ValidationSet, processor: ReferSamProcessor, processes: Processes) -> None:
@@ -118,12 +118,12 @@ class Validator:
         return self.validation.protocol.metrics[0]
 
     def score(self, model: ReferSamModel, is_stopping: Callable[[], bool] = never) -> dict[str, float]:
-        """Return the metrics in percent, and the integers of pixels behind them.
+        """Return the metrics in percent, with the pixel counts of intersection and union.
 
         Args:
-            model: to validate.
-            is_stopping: asked after each image or batch whether to abandon the validation; with several processes, none
-                may do so alone.
+            model: model to validate.
+            is_stopping: called after each image or batch; True abandons the validation. With several processes, it must
+                return the same value in all of them.
 
         Raises:
             Stopped: `is_stopping` returned True.

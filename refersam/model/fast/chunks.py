@@ -21,9 +21,9 @@ def in_chunks(
     width: int,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Compute `function(*tokens, *per_sample)`, in inference for one chunk of tokens after the other.
+    """Compute `function(*tokens, *per_sample)`, in inference for one chunk of tokens after another.
 
-    The result of a token must not depend on other tokens. The plain twin is the call of `function` itself.
+    The result of a token must not depend on other tokens. The reference implementation is the call of `function`.
 
     Args:
         function: maps tensors as below to (B, N, D).
@@ -36,7 +36,7 @@ def in_chunks(
     Returns:
         (B, N, D): `out` or a new tensor.
     """
-    if not is_inference():  # before the sizes are read: a graph may leave them open
+    if not is_inference():  # before the sizes are read, which may be dynamic in a graph
         return function(*tokens, *per_sample)
     batch, length = tokens[0].shape[:2]
     max_tokens = max(1, CHUNK_VALUES.get(tokens[0].device.type, DEFAULT_CHUNK_VALUES) // width)

@@ -1,4 +1,4 @@
-"""Operations on maps and per-image features that depend on whether a graph with open sizes is exported."""
+"""Operations on maps and per-image features that depend on whether a graph with dynamic sizes is exported."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def resize(maps: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
 def normalise(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
     """Compute `nn.GroupNorm.forward` of a norm with one group.
 
-    ONNX Runtime's operator adds up all values of a map one by one and loses digits. Exported graphs average one axis
-    after the other instead.
+    ONNX Runtime's operator adds up all values of a map sequentially, which is inaccurate. Exported graphs average one
+    axis after another instead.
     """
     if not is_exporting():
         return nn.GroupNorm.forward(norm, maps)
@@ -30,7 +30,7 @@ def normalise(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
 
 
 def _mean_of_map(values: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, 1, 1)."""
+    """Compute the means of (B, C, H, W) maps: (B, 1, 1, 1)."""
     return values.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""How the current forward pass runs: for inference, or recorded into a graph for export."""
+"""Mode of the current forward pass: inference, or recording of a graph for export."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def is_inference() -> bool:
 
 
 def is_exporting() -> bool:
-    """Return whether `torch.export` records a graph, whose batch and image sizes may be open."""
+    """Return whether `torch.export` records a graph, whose batch and image sizes may be dynamic."""
     return torch.compiler.is_exporting()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from refersam.model.fast.mode import is_exporting, is_inference
 
 MAX_COST_RATIO = 0.8
-"""A reassociated form is used if it needs at most this share of the plain form's multiplications; 0 for never."""
+"""Maximum share of the plain form's multiplications for using a reassociated form; 0 disables these forms."""
 
 ReassociatedForm = Literal["few_queries", "few_keys"]
 
@@ -33,7 +33,7 @@ class Projections(Protocol):
         scale: factor of the scores.
         q_proj: projection of the queries; k_proj, v_proj and out_proj likewise.
         reassociated_form: the form that replaces the plain one.
-        reassociated_in_export: whether graphs of `torch.export`, whose sizes may be open, use that form.
+        reassociated_in_export: whether graphs of `torch.export`, whose sizes may be dynamic, use that form.
     """
 
     num_heads: int
@@ -50,14 +50,14 @@ class Projections(Protocol):
 
 
 class LevelProjections(Projections, Protocol):
-    """The same, with the mixing of pyramid levels."""
+    """Weights and sizes of `LevelAttention`."""
 
     def mixing_weights(self, query: Tensor) -> Tensor:
         """Return the (B, heads, Nq, levels) weights of the levels."""
 
 
 class Costs(NamedTuple):
-    """Multiplications per sample of each form; lower-order terms are left out."""
+    """Multiplications per sample of each form, without lower-order terms."""
 
     plain: int
     few_queries: int
@@ -96,7 +96,7 @@ def attend_to_few_keys(
         query: (B, Nq, query_size).
         key: (B, Nk, key_size).
         value: (B, Nk, key_size).
-        mask: (B, Nk) boolean, True where a key may be attended to; None for everywhere.
+        mask: (B, Nk) boolean, True for keys to attend to; None for all keys.
 
     Returns:
         (B, Nq, query_size).

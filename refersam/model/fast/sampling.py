@@ -1,7 +1,7 @@
-"""The fastest exact way to sample maps bilinearly for deformable attention, by device.
+"""Bilinear sampling of maps for deformable attention, in the fastest exact form for the device.
 
 On a CPU in inference, samples are gathered as embedding bags. On CUDA, the environment variable `REFERSAM_TRITON=1`
-selects a Triton kernel of deformops (extra `gpu`). All else runs the plain formula.
+selects a Triton kernel of deformops (extra `gpu`). All other cases run the plain formula.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from refersam.model.fast.mode import is_exporting, is_inference
 from refersam.optional import require
 
 TRITON_SWITCH = "REFERSAM_TRITON"
-"""Environment variable, read where a model is built: 1 for deformops' kernel on CUDA, 0 or empty for PyTorch alone."""
+"""Environment variable, read when a model is built: 1 for deformops' kernel on CUDA, 0 or empty for PyTorch only."""
 
 LevelSizes = tuple[tuple[int, int], ...]
 
@@ -52,7 +52,7 @@ def sample(
         weights: (B, N, heads, levels, points).
         level_sizes: (height, width) of each level.
         plain: the plain formula, `sample_maps` of `refersam.model.deformable_attention`.
-        kernel: as `triton_kernel` returns it.
+        kernel: result of `triton_kernel`.
         width: width of a query.
 
     Returns:
@@ -82,17 +82,17 @@ def triton_kernel() -> Callable[..., Tensor] | None:
 def run_kernel(
     kernel: Callable[..., Tensor], values: Tensor, locations: Tensor, weights: Tensor, level_sizes: LevelSizes
 ) -> Tensor:
-    """Sample with a kernel that takes level sizes and first cells as tensors; arguments as of `sample`."""
+    """Sample with a kernel that takes level sizes and first cells as tensors; arguments as in `sample`."""
     sizes = torch.tensor(level_sizes, device=values.device)
     cells = sizes.prod(dim=1)
     return kernel(values, sizes, cells.cumsum(0) - cells, locations, weights)
 
 
 def gather(values: Tensor, locations: Tensor, weights: Tensor, level_sizes: LevelSizes) -> Tensor:
-    """Sample by an embedding-bag gather; arguments as of `sample`.
+    """Sample by an embedding-bag gather; arguments as in `sample`.
 
-    Each query and head is one weighted sum over the four cells around each of its points. Each level is padded with
-    empty cells, one on the near and two on the far sides, so that points outside need no other treatment.
+    The result of each query and head is one weighted sum over the four cells around each of its points. Each level is
+    padded with zero cells, one before and two after each axis, so that points outside need no special case.
     """
     batch, length, heads = locations.shape[:3]
     device = values.device

@@ -1,8 +1,8 @@
 """Attention of SAM's ViT layers without a dense bias, and without projecting the padding of windows.
 
-transformers' `SamVisionLayer`, the plain twin, adds the decomposed relative positions as a dense bias, N x N per head,
-and projects the zeros that pad windows. Here relative positions are further channels of queries and keys, and only real
-tokens are projected: the projection of a padded token is the projection's bias.
+transformers' `SamVisionLayer`, the reference implementation, adds the decomposed relative positions as a dense bias,
+N x N per head, and projects the zeros that pad windows. Here, relative positions are additional channels of queries and
+keys, and only real tokens are projected: the projection of a padded token is the projection's bias.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from refersam.model.fast.maps import resize
 from refersam.model.fast.mode import is_exporting, is_inference
 
 MAX_HEAD_TOKENS = 16384
-"""Tokens of an image times heads that a CPU attends to at once in inference. At 1024 px, queries, keys and values of
-all heads with the further channels would need more memory than the rest of the pass."""
+"""Maximum number of tokens times heads in one attention on a CPU in inference. At 1024 px, queries, keys and values of
+all heads with the additional channels would need more memory than the rest of the forward pass."""
 
 
 def attend(attention: SamVisionAttention, tokens: Tensor, window: int) -> Tensor:
@@ -32,10 +32,10 @@ def attend(attention: SamVisionAttention, tokens: Tensor, window: int) -> Tensor
         (B, h, w, D).
     """
     size = tokens.shape[1:3]
-    # Windows per axis, rounded up without negative numbers, which ONNX rounds towards zero; the last is padded.
+    # Windows per axis, rounded up without negative numbers, which ONNX rounds towards zero; the last one is padded.
     grid = [(side + window - 1) // window if window else 1 for side in size]
     padding = [count * window - side if window else 0 for count, side in zip(grid, size, strict=True)]
-    # An exported graph serves all sizes, so it always pads, if need be by nothing.
+    # An exported graph is for all sizes and therefore always pads, possibly by 0.
     if (window and is_exporting()) or any(padding):
         projected = F.pad(F.linear(tokens, attention.qkv.weight), (0, 0, 0, padding[1], 0, padding[0]))
         if attention.qkv.bias is not None:
@@ -82,7 +82,7 @@ def _attend(attention: SamVisionAttention, tokens: Tensor, height: int, width: i
     """Attend with relative positions as channels.
 
     The bias of a score is one term for the pair of rows and one for the pair of columns. Queries get the terms for all
-    rows and columns as further channels. Each key gets a 1 in the channels of its own row and its own column.
+    rows and columns as additional channels. Each key gets a 1 in the channels of its own row and its own column.
 
     Args:
         attention: relative positions.
