@@ -1,4 +1,4 @@
-"""Fixtures of all tests. Nothing here touches the network, and every test starts from the same seed."""
+"""Fixtures of all tests. No test accesses the network, and all tests use the same seed."""
 
 from __future__ import annotations
 
@@ -66,25 +66,25 @@ SMALL_MODEL = {
     "num_extra_fusions": 0,
     "prompter_num_heads": 4,
 }
-"""The tiny preset, smaller still: a checkpoint of half a megabyte."""
+"""Fields of a model smaller than the tiny preset: a checkpoint of half a megabyte."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Small tensors are fastest, and sums always the same, on one thread."""
+    """One thread: fastest for small tensors, with reproducible sums."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Every test draws the same numbers and computes alike, whatever ran before it: training flushes denormals."""
+    """Every test has the same random numbers and floating-point mode; training changes the flush of denormals."""
     torch.set_flush_denormal(False)
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def spawned() -> Iterator[None]:
-    """Start worker processes by `spawn`, the default on macOS and Windows: whatever they get is pickled."""
+    """Start worker processes by `spawn`, the default on macOS and Windows, so that all of their inputs are pickled."""
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     yield
@@ -93,7 +93,7 @@ def spawned() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised tiny ReferSAM with its processor (64 x 64 pixels), as `save_pretrained` writes them."""
+    """A randomly initialised tiny ReferSAM with its processor (64 x 64 pixels), saved by `save_pretrained`."""
     from refersam import ReferSamConfig, ReferSamImageProcessor, ReferSamModel, ReferSamProcessor
     from refersam.tokenizer import train_tokenizer
 
@@ -110,7 +110,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., Any]:
-    """Call with a text encoder and other fields: the smallest configuration, whose random outputs are lively."""
+    """Call with a text encoder and other fields for the smallest configuration, with outputs of large variance."""
     from transformers import BertConfig, CLIPTextConfig
 
     from refersam.config import ReferSamConfig, sam_vision_config
@@ -159,7 +159,7 @@ def parity_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def load_parity() -> Callable[[str], SimpleNamespace]:
-    """Call with "bert_tiny" or "clip_tiny": sizes, the authors' weights, and a fresh model that holds them."""
+    """Call with "bert_tiny" or "clip_tiny" for sizes, the authors' weights, and a new model with these weights."""
     from refersam import ReferSamModel
     from refersam.checkpoints.keys import authors_state_dict
     from refersam.checkpoints.official import config_from_authors
@@ -177,7 +177,7 @@ def load_parity() -> Callable[[str], SimpleNamespace]:
 
 @pytest.fixture(scope="session")
 def load_case() -> Callable[[str, int], tuple[dict[str, torch.Tensor], dict[str, float | None]]]:
-    """Call with a model's name and a case's number: its tensors, and the gradient norm of every parameter."""
+    """Call with a model's name and the index of a case for its tensors and the gradient norm of every parameter."""
 
     def load(name: str, number: int) -> tuple[dict[str, torch.Tensor], dict[str, float | None]]:
         folder = PARITY_FOLDER / name
@@ -191,7 +191,7 @@ def load_case() -> Callable[[str, int], tuple[dict[str, torch.Tensor], dict[str,
 def run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., SimpleNamespace]:
-    """Calls `refersam ARGUMENTS...` in this process, in an empty folder; gives exit code, output and error output."""
+    """Run `refersam ARGUMENTS...` in this process, in an empty folder; return exit code, output and error output."""
     from refersam import cli
     from refersam.cli import console
 
@@ -223,14 +223,14 @@ def small_model() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def without_dropout(small_model: dict[str, Any]) -> dict[str, Any]:
-    """The same fields with dropout off."""
+    """The same fields without dropout."""
     text = {**small_model["text_config"], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return {**small_model, "text_config": text}
 
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokenizer is trained on the phrases of thirty scenes, and validation renders small ones."""
+    """Train the tokenizer on the phrases of thirty scenes, and render small scenes for validation."""
     from sceneref.training.source import SceneSource
     from sceneref.training.validation import SceneValidation
 

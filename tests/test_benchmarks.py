@@ -1,4 +1,4 @@
-"""Every benchmark and tool can be started; what they measure is in their own output."""
+"""Every benchmark and tool can be imported."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ for path in sorted(folder.glob("*.py")):
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tools"])
 def test_every_script_finds_what_it_imports(folder: str) -> None:
-    """Nothing else runs them, so a name that moved would go unseen."""
+    """No other test runs them, so that outdated names would not be noticed."""
     done = subprocess.run([sys.executable, "-c", START, ROOT / folder], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

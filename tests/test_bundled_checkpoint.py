@@ -24,7 +24,7 @@ def predictor() -> ReferSamPredictor:
 
 
 def test_size_and_switches(predictor):
-    """25 MB at the most, with confidence and no-target decision, never a pickle."""
+    """At most 25 MB, with confidence and no-target decision, without pickles."""
     files = [path for path in BUNDLED_CHECKPOINT.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25e6
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors"}
@@ -33,13 +33,13 @@ def test_size_and_switches(predictor):
 
 
 def test_reads_any_word(predictor):
-    """Words that were never seen are read by their characters."""
+    """Unknown words are tokenized by their characters."""
     ids = predictor.processor(text="the xylophone, zebra's 42 q!")["input_ids"][0]
     assert predictor.processor.tokenizer.unk_token_id not in ids.tolist()
 
 
 ABSENT = {"the blue circle", "the yellow ring", "the green heart"}
-"""Phrases of the examples that name nothing in their image."""
+"""Phrases of the examples without a target in their image."""
 POINTS = {
     "scene_1.png": {"the orange star": (82, 40), "the white diamond": (100, 198)},
     "scene_2.png": {"the black triangle": (172, 109), "the large red object": (93, 154)},
@@ -53,12 +53,12 @@ POINTS = {
     "scene_7.png": {"the large purple heart": (97, 119), "the leftmost cyan heart": (56, 222)},
     "scene_8.png": {"the large green hexagon": (64, 137), "the brown hexagon": (172, 152)},
 }
-"""Pixels (x, y) in the middle of the one object that a phrase of the examples names."""
+"""Pixels (x, y) in the middle of the only target of each phrase."""
 
 
 @pytest.fixture(scope="module")
 def answers(predictor):
-    """All examples with their answers, by image and phrase."""
+    """Return all examples with their results, by image and phrase."""
     examples = json.loads((EXAMPLES / "phrases.json").read_text())
     assert {path.name for path in EXAMPLES.glob("scene_*.png")} == set(examples)
     return {
@@ -68,7 +68,7 @@ def answers(predictor):
 
 
 def test_examples_are_answered(answers):
-    """What is there gets a mask within the image and a high score; what is not there gets none."""
+    """Targets get a mask within the image and a high score; absent objects get none."""
     absent = set()
     for name, found in answers.items():
         with Image.open(EXAMPLES / name) as image:
@@ -90,7 +90,7 @@ def test_examples_are_answered(answers):
 
 
 def test_examples_are_answered_by_the_object_that_is_named(answers):
-    """The mask of each phrase has the pixel in its object, and none in the objects of the other phrases."""
+    """The mask of each phrase contains the pixel of its target, and none of the other phrases' targets."""
     for name, points in POINTS.items():
         for phrase in points:
             mask = answers[name][phrase].mask
@@ -98,7 +98,7 @@ def test_examples_are_answered_by_the_object_that_is_named(answers):
 
 
 def test_answers_depend_on_the_phrase(predictor):
-    """Over fresh test scenes the model beats what a phrase-blind guess could score on the same phrases."""
+    """On unused test scenes, the model is better than the best phrase-blind mask for the same phrases."""
     settings = SceneRefSettings(width=128, height=128, phrases_per_scene=6)
     scenes = [generate_scene(settings, "test", 0, index) for index in range(10)]
     images = [scene.to_referring_image(str(index)) for index, scene in enumerate(scenes)]
@@ -106,7 +106,7 @@ def test_answers_depend_on_the_phrase(predictor):
     metrics = sceneref_metrics(results)
     shuffled = []
     for item in images:
-        # The same answers, each compared with the truth of the next phrase of the picture.
+        # The same masks, each compared with the target of the next phrase of the image.
         rolled = np.roll(np.arange(len(item.phrases)), 1)
         shuffled.append(
             type(item)(

@@ -1,4 +1,4 @@
-"""Numbers that callers pass: finite, and in their range."""
+"""Numeric arguments: finite and in range."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE = Image.new("RGB", (4, 4))
 
 
 def test_check_number() -> None:
-    """Numbers of Python and numpy pass, ends of the range too; the sentence says what is expected and found."""
+    """Numbers of Python and numpy are accepted, with both ends; the error has the expected and the found value."""
     for value in (0, 1, 0.5, np.float32(0.25), np.int64(1)):
         check_number("share", value, 0, 1)
     for value in (*NO_NUMBERS, -0.1, 1.1, 10**400):
@@ -54,7 +54,7 @@ def test_python_refuses_them(tiny_model_folder: Path, value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "much"])
 def test_the_command_line_refuses_them(run: Callable[..., SimpleNamespace], value: str) -> None:
-    """Of every command with such an option, in a sentence that names the value."""
+    """Every command with such an option reports the value in one sentence."""
     for command, option, limits in (
         (["segment", "x.png", "star"], "--threshold", "0 to 1"),
         (["segment-many", "--phrases", "star", "--out", "out"], "--no-target-threshold", "0 to 1"),

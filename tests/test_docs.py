@@ -250,7 +250,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_links_lead_somewhere() -> None:
-    """Pages, headings and pictures of the repository; pages of docs/ stay in docs/, which is the site."""
+    """Pages, headings and images of the repository; pages of docs/ stay in docs/, which is the site."""
     broken = []
     for page in PAGES:
         text = BLOCK.sub("", page.read_text())
@@ -294,7 +294,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 @pytest.mark.slow
 def test_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """Built strictly, as `make docs` does; no script, style, font or picture has an address outside."""
+    """Built strictly, as `make docs` does; no script, style, font or image is loaded from another host."""
     pytest.importorskip("mkdocs")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Overlays and sheets, pixel by pixel where it matters."""
+"""Overlays and contact sheets, tested by pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refersam.drawing import OVERLAY_COLOUR, contact_sheet, draw_overlay
 
 
 def test_overlay() -> None:
-    """Outside as it was, inside mixed, the outline in full colour; the picture that is given stays."""
+    """Unchanged outside, blended inside, the outline in full colour; the input image is not changed."""
     image = Image.new("RGB", (8, 6), (100, 100, 100))
     mask = np.zeros((6, 8), bool)
     mask[1:5, 1:6] = True
@@ -21,8 +21,8 @@ def test_overlay() -> None:
     assert np.asarray(image)[2, 2].tolist() == [100, 100, 100]
 
 
-def test_outline_is_as_wide_as_the_picture_is_large() -> None:
-    """A 200th of the longer side, so that it is seen on a photograph, too; all of it within the mask."""
+def test_outline_is_as_wide_as_the_image_is_large() -> None:
+    """A 200th of the longer side, so that it is visible on photographs; the outline is inside the mask."""
     image = Image.new("RGB", (600, 40), (100, 100, 100))
     mask = np.zeros((40, 600), bool)
     mask[10:30, 100:200] = True
@@ -32,15 +32,15 @@ def test_outline_is_as_wide_as_the_picture_is_large() -> None:
     assert (row[103:197] == (150, 50, 75)).all()
 
 
-def test_overlay_of_nothing_is_the_picture() -> None:
-    """As for a phrase without a target."""
+def test_overlay_of_nothing_is_the_image() -> None:
+    """As for a no-target phrase."""
     image = Image.new("RGB", (8, 6), (1, 2, 3))
     np.testing.assert_array_equal(np.asarray(draw_overlay(image, np.zeros((6, 8), bool))), np.asarray(image))
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 4, 1), (5, 4, 2), (9, 4, 3)])
 def test_sheet_has_room_for_all(count: int, columns: int, rows: int) -> None:
-    """Four in a row, each under its caption."""
+    """Four per row, each with its caption."""
     tiles = [("phrase", Image.new("RGB", (20, 20), (255, 0, 0)))] * count
     sheet = contact_sheet(tiles, side=50)
     assert sheet.size == (columns * 50, rows * (50 + 24))
@@ -50,7 +50,7 @@ def test_sheet_has_room_for_all(count: int, columns: int, rows: int) -> None:
 
 
 def test_sheet_keeps_proportions_and_wraps_captions() -> None:
-    """A wide picture stays wide; a long caption takes more lines for all, and ends in dots at last."""
+    """Aspect ratios are kept; long captions are wrapped and finally truncated."""
     wide = Image.new("RGB", (200, 50), (255, 0, 0))
     short, long = contact_sheet([("a", wide)], side=100), contact_sheet([("word " * 15, wide), ("b", wide)], side=100)
     red = (np.asarray(short) == (255, 0, 0)).all(axis=2)
@@ -60,7 +60,7 @@ def test_sheet_keeps_proportions_and_wraps_captions() -> None:
 
 
 @pytest.mark.timeout(10)
-def test_the_outline_of_a_very_long_picture() -> None:
-    """A line of pixels is all outline, drawn at once whatever its length."""
+def test_the_outline_of_a_very_long_image() -> None:
+    """A line of pixels is all outline, drawn in constant time."""
     drawn = draw_overlay(Image.new("RGB", (3_000_000, 1)), np.ones((1, 3_000_000), dtype=bool))
     assert drawn.getextrema() == tuple((value, value) for value in OVERLAY_COLOUR)

@@ -1,4 +1,4 @@
-"""What other libraries' errors become in sentences of ours."""
+"""Errors of other libraries are converted to one sentence."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ TOKENIZER = (
     ],
 )  # fmt: skip
 def test_one_line(error: Exception, line: str) -> None:
-    """All that was said, on one line; advice about another library's code becomes what it means."""
+    """The whole message on one line; advice about the other library's code is replaced."""
     assert one_line(error) == line
 
 
 def test_one_line_is_short() -> None:
-    """Cut between words, and marked as cut."""
+    """Truncated between words, with a mark."""
     line = one_line(ValueError("word " * 1000))
     assert len(line) <= 300
     assert line.startswith("word word")
@@ -42,7 +42,7 @@ def test_one_line_is_short() -> None:
 
 @pytest.mark.parametrize("content", [None, '{"a": 1}', '{"a":', ""])
 def test_a_model_without_tokenizer(tiny_model_folder: Path, tmp_path: Path, content: str | None) -> None:
-    """Missing or damaged: the file is named, in a whole sentence."""
+    """Missing or damaged: the error names the file."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder, folder)
     (folder / "tokenizer.json").unlink()

@@ -1,4 +1,4 @@
-"""Files that cannot be written: known before long work, and named in the error."""
+"""Files that cannot be written: detected before long work, and named in the error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = "No space left on device"
 def test_space_is_checked_before_the_work(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sentence names the file, and says what is needed and what is there; an export does not begin."""
+    """The error has the file, the required and the available space; the export does not start."""
     check_space(tmp_path / "new" / "file", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1_000_000))
     with pytest.raises(OSError, match="3 MB are needed, but 1 MB are free") as caught:
@@ -44,14 +44,14 @@ def test_space_is_checked_before_the_work(
     ],
 )
 def test_errors_name_the_file(error: Exception) -> None:
-    """Not a file that stands in for it, and whichever library reports a full disk."""
+    """Not the temporary file; for full-disk errors of all libraries."""
     with pytest.raises(OSError, match=FULL) as caught, errors_named(Path("model"), "/tmp/stand-in"):
         raise error
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "model")
 
 
 def test_other_errors_stay_as_they_are() -> None:
-    """Of another file, or no error of the operating system."""
+    """Errors about other files, and other kinds of errors."""
     for error in (OSError(errno.EACCES, "Permission denied", "other"), SafetensorError("broken"), ValueError("x")):
         with pytest.raises(type(error)) as caught, errors_named(Path("model")):
             raise error
@@ -59,7 +59,7 @@ def test_other_errors_stay_as_they_are() -> None:
 
 
 def test_long_writers_name_their_file(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exported model and a checkpoint; nothing half done stays."""
+    """An exported model and a checkpoint; no incomplete file remains."""
 
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, FULL)

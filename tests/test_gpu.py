@@ -1,4 +1,4 @@
-"""What needs a CUDA device: `make test-gpu`."""
+"""Tests that need a CUDA device: `make test-gpu`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_the_authors_numbers(load_parity: Callable, load_case: Callable, name: s
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.999), ("bfloat16", 0.95), ("float16", 0.95)])
-def test_the_box_says_the_same_as_on_a_cpu(dtype: str, least: float) -> None:
-    """Masks overlap; no answer is lost to a number format."""
+def test_the_bundled_model_agrees_with_a_cpu(dtype: str, least: float) -> None:
+    """Masks overlap, and no result is lost in another dtype."""
     here = ReferSamPredictor.from_pretrained(device="cpu")
     there = ReferSamPredictor.from_pretrained(device="cuda", dtype=dtype)
     overlaps = []
@@ -50,7 +50,7 @@ def test_the_box_says_the_same_as_on_a_cpu(dtype: str, least: float) -> None:
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_training_goes_down(precision: str, tmp_path: Path) -> None:
-    """The smoke recipe's miniature, in each number format; its model answers on a CPU."""
+    """Small-scale smoke recipe in each precision; the model runs on a CPU."""
     settings = SceneRefTrainSettings.model_validate(
         {
             "extension": "sceneref.training",
@@ -72,7 +72,7 @@ def test_training_goes_down(precision: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_triton_kernel(dtype: torch.dtype) -> None:
-    """deformops gives the samples and gradients of the plain path."""
+    """deformops gives the samples and gradients of the reference implementation."""
     registry = pytest.importorskip("deformops.registry", reason="deformops is missing: pip install '.[gpu]'")
     sizes = ((28, 28), (14, 14), (7, 7))
     torch.manual_seed(0)

@@ -183,7 +183,7 @@ def test_a_run_names_the_setting(
         start()
 
 
-def test_missing_data_are_told_before_a_missing_model(offline: Path, tmp_path: Path) -> None:
+def test_missing_data_are_reported_before_a_missing_model(offline: Path, tmp_path: Path) -> None:
     """Nothing is downloaded for data that are not there."""
     settings = TrainSettings.model_validate(
         {"model": {"sam": NAME, "text": NAME}, "data": {"root": str(tmp_path / "data"), "dataset": "refcoco"}}

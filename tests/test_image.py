@@ -1,4 +1,4 @@
-"""Reading pictures: every mode and shape as people see it, and one clear sentence for everything else."""
+"""Reading images: every mode and shape as displayed, and one sentence for every error."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ RED, BLUE = (200, 10, 20), (10, 20, 200)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """The bytes of a picture file."""
+    """Return the bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def two_halves() -> Image.Image:
-    """4 x 2 pixels: the left half red, the right half blue."""
+    """Return 4 x 2 pixels: the left half red, the right half blue."""
     image = Image.new("RGB", (4, 2), RED)
     image.paste(BLUE, (2, 0, 4, 2))
     return image
 
 
 def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
-    """One pixel of an RGB picture."""
+    """Return one pixel of an RGB image."""
     assert image.mode == "RGB"
     return tuple(int(value) for value in np.asarray(image)[y, x])
 
@@ -43,7 +43,7 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------------------------- where it comes from
 
 
-def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
+def test_every_source_gives_the_same_image(tmp_path: Path) -> None:
     """Path, str, bytes, PIL image and array."""
     image = two_halves()
     path = tmp_path / "a picture with spaces.png"
@@ -54,7 +54,7 @@ def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
 
 
 def test_the_callers_image_is_left_alone() -> None:
-    """A PIL image that is given is not changed."""
+    """A given PIL image is not changed."""
     image = Image.new("RGBA", (3, 2), (*RED, 100))
     load_image(image)
     assert (image.mode, image.getpixel((0, 0))) == ("RGBA", (*RED, 100))
@@ -68,7 +68,7 @@ def test_odd_sizes(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("BMP", {})])
 def test_common_formats(kind: str, options: dict[str, object]) -> None:
-    """What cameras, browsers and scanners write; JPEG is off by a little."""
+    """Formats of cameras, browsers and scanners; JPEG within a tolerance."""
     read = np.asarray(load_image(encoded(Image.new("RGB", (16, 16), RED), kind, **options))).astype(int)
     assert np.abs(read - RED).max() <= 3
 
@@ -86,14 +86,14 @@ def test_grey_modes() -> None:
 
 
 def test_floating_point_tiff_in_zero_to_one_is_not_black() -> None:
-    """Of floating-point pictures 1 is white, and NaN is black."""
+    """1 is white in floating-point images, and NaN is black."""
     values = np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32)
     read = load_image(encoded(Image.fromarray(values), "TIFF"))
     assert [pixel(read, x)[0] for x in range(4)] == [0, 128, 255, 0]
 
 
 def test_transparency_lies_over_white() -> None:
-    """RGBA, grey with alpha, and both kinds of alpha multiplied in before."""
+    """RGBA, gray with alpha, and both kinds of premultiplied alpha."""
     clear = Image.new("RGBA", (2, 2), (*RED, 0))
     assert pixel(load_image(encoded(clear))) == (255, 255, 255)
     assert pixel(load_image(Image.new("RGBA", (2, 2), (*RED, 255)))) == RED
@@ -104,7 +104,7 @@ def test_transparency_lies_over_white() -> None:
 
 
 def test_palette_with_and_without_transparency() -> None:
-    """Entry 1 red; declared transparent it is white."""
+    """Entry 1 is red; declared as transparent it is white."""
     image = Image.new("P", (2, 2), 1)
     image.putpalette([0, 0, 0, *RED])
     assert pixel(load_image(encoded(image))) == RED
@@ -126,7 +126,7 @@ def test_cmyk() -> None:
 
 
 def test_exif_rotation_on_and_off() -> None:
-    """Orientation 6: the camera was turned, to be shown a quarter turn clockwise. Left becomes top."""
+    """Orientation 6 is displayed with a rotation by 90 degrees clockwise: left becomes top."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(two_halves(), exif=exif)
@@ -142,7 +142,7 @@ def test_exif_rotation_on_and_off() -> None:
 
 
 def test_arrays_of_all_accepted_shapes() -> None:
-    """(H, W), (H, W, 1), RGB, RGBA; uint8 or float in [0, 1]; of any memory layout."""
+    """(H, W), (H, W, 1), RGB, RGBA; uint8 or float in [0, 1]; any memory layout."""
     grey = np.full((2, 3), 100, np.uint8)
     assert pixel(load_image(grey)) == (100, 100, 100)
     assert pixel(load_image(grey[:, :, None])) == (100, 100, 100)
@@ -155,7 +155,7 @@ def test_arrays_of_all_accepted_shapes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "message"),
     [
         (np.full((2, 2, 3), 1.5), r"finite values in \[0, 1\]"),
         (np.full((2, 2, 3), -0.1, np.float32), r"finite values in \[0, 1\]"),
@@ -174,14 +174,14 @@ def test_arrays_of_all_accepted_shapes() -> None:
         (np.array(3, np.uint8), r"\(H, W, 3\).*\(\)"),
     ],
 )
-def test_arrays_that_are_refused(array: np.ndarray, told: str) -> None:
-    """The sentence says what was expected and what came."""
-    with pytest.raises(ImageError, match=told):
+def test_arrays_that_are_refused(array: np.ndarray, message: str) -> None:
+    """The error has the expected and the found value."""
+    with pytest.raises(ImageError, match=message):
         load_image(array)
 
 
 def test_an_array_with_too_many_pixels_is_refused() -> None:
-    """The limit is on arrays, too: 100 of no more than 99."""
+    """The limit applies to arrays, too: 100 pixels with a limit of 99."""
     with pytest.raises(ImageError, match="20 x 5 pixels"):
         load_image(np.zeros((5, 20), np.uint8), max_pixels=99)
     assert load_image(np.zeros((5, 20), np.uint8), max_pixels=100).size == (20, 5)
@@ -189,7 +189,7 @@ def test_an_array_with_too_many_pixels_is_refused() -> None:
 
 @pytest.mark.parametrize("source", [None, 3, ["a.png"], bytearray(b"x")])
 def test_other_things_are_refused(source: object) -> None:
-    """The sentence names what may be given."""
+    """The error lists the accepted types."""
     with pytest.raises(ImageError, match=f"path, bytes, a PIL image or a numpy array.*{type(source).__name__}"):
         load_image(source)  # type: ignore[arg-type]
 
@@ -200,7 +200,7 @@ def test_other_things_are_refused(source: object) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:
-    """Cut in the header or in the pixels: an ImageError that names the file, not half a picture."""
+    """Truncated in the header or in the pixels: an ImageError with the file name, not a partial image."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
     data = encoded(noise, kind)
     path = tmp_path / f"cut.{kind.lower()}"
@@ -210,8 +210,8 @@ def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text\n" * 50, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a"])
-def test_files_that_are_no_pictures(content: bytes, tmp_path: Path) -> None:
-    """Empty, text, and nothing but a signature."""
+def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
+    """Empty, text, and only a signature."""
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"picture\.png is not a picture that can be read \(PNG, JPEG"):
@@ -221,7 +221,7 @@ def test_files_that_are_no_pictures(content: bytes, tmp_path: Path) -> None:
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
-    """Two sentences, so that the user knows which."""
+    """Two different messages."""
     with pytest.raises(ImageError, match=r"No such file: .*missing\.png"):
         load_image(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="is not a file"):
@@ -237,7 +237,7 @@ def test_a_web_address_is_not_fetched() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "TGA"])
 def test_damaged_files_never_raise_anything_else(kind: str) -> None:
-    """Bytes overwritten at random: a picture, or an ImageError."""
+    """Bytes overwritten at random: an image, or an ImageError."""
     rng = np.random.default_rng(1)
     try:
         whole = encoded(Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)), kind)
@@ -257,7 +257,7 @@ def test_damaged_files_never_raise_anything_else(kind: str) -> None:
 
 
 def test_postscript_is_not_run() -> None:
-    """Pillow would start Ghostscript on it: it is not among the formats."""
+    """Pillow would start Ghostscript: EPS is not among the formats."""
     data = encoded(Image.new("RGB", (8, 8)), "EPS")
     with pytest.raises(ImageError, match="not a picture that can be read"):
         load_image(data)
@@ -267,7 +267,7 @@ def test_postscript_is_not_run() -> None:
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of a hundred bytes whose header claims any size."""
+    """Return a PNG of a hundred bytes whose header declares any size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -279,7 +279,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(60_000, 60_000), (10_001, 10_000), (2_000_000_000, 3)])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
-    """A hundred bytes that claim gigabytes: refused at once, by the claim."""
+    """A hundred bytes that declare gigabytes are rejected by the declaration."""
     start = time.perf_counter()
     with pytest.raises(ImageError, match=r"too large to be decoded safely|more than the limit of 100,000,000"):
         load_image(png_that_claims(*size))
@@ -287,13 +287,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(size: tuple[int, i
 
 
 def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    """The last scan of a progressive file again and again: a few bytes each, and time for all pixels."""
+    """Repetitions of the last scan of a progressive file: a few bytes each, but time for all pixels."""
     file = io.BytesIO()
     Image.new("L", (64, 64), 90).save(file, format="JPEG", progressive=True)
     jpeg = file.getvalue()
     last, end = jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
     assert 1 < count_scans(jpeg) < 20
-    behind = jpeg + jpeg[last:end] * 1000  # not part of the picture: a film or another file behind it
+    behind = jpeg + jpeg[last:end] * 1000  # not part of the image: a video or another file appended to it
     assert count_scans(behind) == count_scans(jpeg)
     assert load_image(behind).size == (64, 64)
     bomb = jpeg[:end] + jpeg[last:end] * 1000 + jpeg[end:]
@@ -310,7 +310,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(tmp_path: Path)
 
 
 def tiled(*entries: tuple[int, int, int], side: int, order: str = "<") -> bytes:
-    """A TIFF of 16 x 16 pixels in one tile; entries are tags, kinds and values beside the usual ones."""
+    """Return a TIFF of 16 x 16 pixels in one tile; entries are additional tags, types and values."""
     data = zlib.compress(bytes(side * side), 9)
     data += b"\0" * (len(data) % 2)
     usual = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 324: 8, 325: len(data)}
@@ -321,8 +321,8 @@ def tiled(*entries: tuple[int, int, int], side: int, order: str = "<") -> bytes:
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_tiles_larger_than_their_picture_are_refused(order: str) -> None:
-    """A TIFF of 16 x 16 pixels that is stored in one tile of 4,000 x 4,000: a few kilobytes."""
+def test_tiles_larger_than_their_image_are_refused(order: str) -> None:
+    """A TIFF of 16 x 16 pixels in one tile of 4,000 x 4,000: a few kilobytes."""
     tiff = tiled((322, 4, 4_000), (323, 4, 4_000), side=4_000, order=order)
     assert load_image(tiff).size == (16, 16)
     with pytest.raises(ImageSizeError, match="stored in tiles of 4000 x 4000 pixels, more than the limit of 9,000,000"):
@@ -338,13 +338,13 @@ def test_tiles_larger_than_their_picture_are_refused(order: str) -> None:
     ],
 )
 def test_tiles_that_two_programs_read_differently(entries: list[tuple[int, int, int]]) -> None:
-    """What is checked would not be what is decoded."""
+    """The checked size would differ from the decoded one."""
     with pytest.raises(ImageError, match="the size of its tiles in a way that no program writes"):
         load_image(tiled(*entries, side=4_000))
 
 
-def test_tiffs_of_several_pictures_and_of_both_sizes() -> None:
-    """The directory that is looked at is that of the picture."""
+def test_tiffs_of_several_images_and_of_both_sizes() -> None:
+    """The checked directory is that of the image."""
     for big in (False, True):
         file = io.BytesIO()
         pictures = [Image.new("L", (9, 7)), Image.new("L", (5, 4))]
@@ -356,7 +356,7 @@ def test_tiffs_of_several_pictures_and_of_both_sizes() -> None:
 
 
 def test_icons_are_not_read() -> None:
-    """Pillow would unpack one to tell its size."""
+    """Pillow would decompress it to find its size."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, format="ICO")
     with pytest.raises(ImageFormatError):
@@ -364,7 +364,7 @@ def test_icons_are_not_read() -> None:
 
 
 def test_the_limit_is_inclusive() -> None:
-    """100 pixels are allowed where 100 are allowed."""
+    """100 pixels are accepted with a limit of 100."""
     data = encoded(Image.new("RGB", (20, 5)))
     assert load_image(data, max_pixels=100).size == (20, 5)
     with pytest.raises(ImageError, match="20 x 5 pixels, more than the limit of 99"):

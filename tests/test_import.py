@@ -1,4 +1,4 @@
-"""`import refersam` is cheap and changes nothing; names load on first use."""
+"""`import refersam` is fast and has no side effects; names are loaded on first use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import refersam
 
 
 def run_fresh(code: str) -> str:
-    """The output of code in a new interpreter."""
+    """Return the output of code in a new interpreter."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def test_import_loads_nothing_heavy_and_has_no_side_effects() -> None:
-    """Neither torch nor transformers is loaded, and environment, logging, warnings and signals stay as they were."""
+    """Neither torch nor transformers is loaded; environment, logging, warnings and signals are unchanged."""
     code = """
 import logging, os, signal, sys, threading, warnings
 def state():
@@ -36,7 +36,7 @@ print(sorted(heavy & loaded))
 
 
 def test_dir_and_version_load_nothing_heavy() -> None:
-    """Looking around in the package does not load torch either."""
+    """Listing the package does not load torch either."""
     code = """
 import sys, refersam
 assert set(refersam.__all__) <= set(dir(refersam))
@@ -47,7 +47,7 @@ print("torch" in sys.modules)
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """`refersam --help` answers at once, and so does the help of every command."""
+    """`refersam --help` and the help of every command are fast."""
     code = """
 import contextlib, io, sys
 from refersam.cli import main
@@ -66,7 +66,7 @@ print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
 
 
 def test_without_what_windows_lacks(tmp_path: Path) -> None:
-    """Every module can be imported, and a model be trained, with a worker and a lock."""
+    """Every module can be imported, and a model can be trained, with a worker and a lock."""
     code = f"""
 import builtins, importlib, os, pkgutil, signal, sys
 import torch
@@ -105,12 +105,12 @@ main()
 
 @pytest.mark.parametrize("name", refersam.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    """Each name of `__all__` can be had."""
+    """Each name of `__all__` can be imported."""
     value = getattr(refersam, name)
     assert isinstance(value, str) if name == "__version__" else callable(value)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    """A wrong name is named in the error."""
+    """The error contains the wrong name."""
     with pytest.raises(AttributeError, match="'ReferSamModell'"):
         refersam.ReferSamModell  # noqa: B018

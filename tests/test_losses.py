@@ -1,4 +1,4 @@
-"""The loss against numbers worked out by hand."""
+"""The loss against results computed by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refersam.losses import ReferSamLoss, dice_term, iou_term, sample_at
 def an_output(
     mask: Tensor, coarse: Tensor | None = None, iou: Tensor | None = None, score: Tensor | None = None
 ) -> Any:
-    """What the loss reads of a ReferSamOutput."""
+    """The fields of a ReferSamOutput that the loss reads."""
     return SimpleNamespace(
         mask_logits=mask,
         coarse_mask_logits=mask if coarse is None else coarse,
@@ -31,24 +31,24 @@ def sigmoid(value: float) -> float:
 
 
 def constant(*values: float, size: int = 4) -> Tensor:
-    """(B, size, size) maps that are the same everywhere."""
+    """Return constant (B, size, size) maps."""
     return torch.tensor(values)[:, None, None].expand(-1, size, size).clone()
 
 
 def test_sample_at_by_hand() -> None:
-    """Pixel centres give pixels, points between them the bilinear mix, and outside is zero."""
+    """Pixel centres give pixels, points between them bilinear interpolation, and outside is zero."""
     maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[10.0, 10.0], [10.0, 10.0]]])
     points = torch.tensor(
         [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.5, 0.5], [0.5, 0.25], [0.25, 0.375], [0.0, 0.5]]
     )
     sampled = sample_at(maps, points.expand(2, -1, -1))
-    # At x = 0 half of the weight lies outside the picture, where there is nothing.
+    # At x = 0 half of the weight is outside the image, where values are zero.
     torch.testing.assert_close(sampled[0], torch.tensor([0, 1, 2, 1.5, 0.5, 0.5, 0.5]))
     torch.testing.assert_close(sampled[1], torch.tensor([10.0, 10, 10, 10, 10, 10, 5]))
 
 
 def test_sample_at_takes_x_first() -> None:
-    """On a map of 1 x 4 pixels x goes along the row."""
+    """On a map of 1 x 4 pixels, x is along the row."""
     maps = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]])
     assert sample_at(maps, torch.tensor([[[0.625, 0.5]]])).item() == pytest.approx(2)
 
@@ -64,7 +64,7 @@ def test_dice_by_hand() -> None:
 
 
 def test_whole_loss_by_hand() -> None:
-    """On maps that are the same all over, sampled in the middle, each term can be written down."""
+    """On constant maps, sampled in the middle, each term has a closed form."""
     num_points = 8
     loss = ReferSamLoss(num_points=num_points, importance_ratio=0.0)
     points = torch.full((2, num_points, 2), 0.5)
@@ -92,7 +92,7 @@ def test_whole_loss_by_hand() -> None:
 
 
 def test_iou_term_by_hand() -> None:
-    """Squared error against the real IoU at threshold 0; 0 for a phrase without target."""
+    """Squared error to the true IoU at threshold 0; 0 for a no-target phrase."""
     logits = torch.tensor([[[1.0, 0.0], [-1.0, -1.0]], [[1.0, 1.0], [1.0, 1.0]], [[-1.0, -1.0], [-1.0, 2.0]]])
     target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
     # First: 1 of 3 pixels in common; second: no target; third: exact.
@@ -103,7 +103,7 @@ def test_iou_term_by_hand() -> None:
 
 
 def test_iou_term_trains_the_prediction_only() -> None:
-    """The real IoU is a number to be met; no gradient goes into the mask."""
+    """The true IoU is a constant target; no gradient flows into the mask."""
     predicted, logits = torch.tensor([0.5], requires_grad=True), constant(1.0).requires_grad_()
     iou_term(predicted, logits, constant(1.0)).backward()
     assert predicted.grad is not None
@@ -126,7 +126,7 @@ def test_weighted_terms_by_hand() -> None:
 
 
 def test_weights_of_the_papers_terms() -> None:
-    """Cross-entropy, dice and coarse supervision can each be left out; a model without coarse mask has no such term."""
+    """Cross-entropy, dice and coarse supervision can be disabled; a model without coarse mask has no coarse term."""
     logits, target = torch.randn(2, 8, 8), torch.rand(2, 8, 8).round()
     for weights in ((1, 0, 1), (0, 1, 1), (1, 1, 0), (0.5, 2, 3)):
         mask, dice, coarse = weights
@@ -144,7 +144,7 @@ def test_weights_of_the_papers_terms() -> None:
 
 
 def test_points_by_the_samples_own_number() -> None:
-    """A batch costs the mean of its parts, and torch's own generator is left alone."""
+    """The loss of a batch is the mean of its parts, and torch's global generator is not used."""
     logits, target, loss = torch.randn(4, 16, 16), torch.rand(4, 16, 16).round(), ReferSamLoss(num_points=32)
     before = torch.get_rng_state()
     whole = loss(an_output(logits), target, seeds=[7, 8, 9, 10])
@@ -156,7 +156,7 @@ def test_points_by_the_samples_own_number() -> None:
 
 
 def test_all_without_target() -> None:
-    """A batch of phrases without a target gives a finite loss, and a gradient that lowers the mask everywhere."""
+    """A batch of no-target phrases gives a finite loss, and a gradient that lowers the mask everywhere."""
     logits = constant(0.5, -0.5, size=8).requires_grad_()
     output = an_output(logits, iou=torch.tensor([0.5, 0.5]), score=torch.zeros(2))
     terms = ReferSamLoss(num_points=64, iou_weight=1.0, object_weight=1.0)(output, constant(0.0, 0.0, size=8))
@@ -170,7 +170,7 @@ def test_all_without_target() -> None:
 
 
 def test_a_perfect_mask_costs_nearly_nothing() -> None:
-    """Sure and right is cheap; sure and wrong is dear."""
+    """Confident correct masks have a low loss, confident wrong masks a high loss."""
     target = torch.zeros(1, 32, 32)
     target[:, 8:24, 8:24] = 1
     right = ReferSamLoss(num_points=256)(an_output(40 * target - 20), target)["total"].item()
@@ -180,7 +180,7 @@ def test_a_perfect_mask_costs_nearly_nothing() -> None:
 
 
 def test_count_and_range_of_points() -> None:
-    """As many points as asked for, in the picture, whatever the shares."""
+    """The given number of points, in the image, for any shares."""
     logits = torch.randn(3, 16, 16)
     for count, ratio in ((1, 0.75), (7, 0.75), (100, 0.0), (100, 1.0)):
         points = ReferSamLoss(num_points=count, importance_ratio=ratio).sample_points(logits)
@@ -205,7 +205,7 @@ def test_three_quarters_are_the_most_uncertain_candidates() -> None:
 
 
 def test_uncertain_points_follow_the_border() -> None:
-    """On a mask with a sharp border in the middle most points lie there."""
+    """Most points are near the sharp border of a mask."""
     logits = torch.linspace(-10, 10, 64).expand(1, 64, 64)
     points = ReferSamLoss(num_points=1000).sample_points(logits)
     x, y = points[0].unbind(dim=1)
@@ -217,7 +217,7 @@ def test_uncertain_points_follow_the_border() -> None:
 
 
 def test_a_seed_gives_the_same_points() -> None:
-    """Same seed, same loss; another seed, another."""
+    """Equal seeds give equal losses; other seeds differ."""
     torch.manual_seed(1)
     output, target = an_output(torch.randn(2, 16, 16)), (torch.rand(2, 16, 16) > 0.5)
     loss = ReferSamLoss(num_points=50)
@@ -248,14 +248,14 @@ def test_half_precision_logits_are_read_in_float32() -> None:
     "fields", [{"num_points": 0}, {"oversample_ratio": 0.5}, {"importance_ratio": 1.5}, {"importance_ratio": -0.1}]
 )
 def test_wrong_settings(fields: dict[str, Any]) -> None:
-    """Settings out of range are refused."""
+    """Settings out of range are rejected."""
     with pytest.raises(ValueError, match=r"Expected num_points >= 1, oversample_ratio >= 1 and importance_ratio in"):
         ReferSamLoss(**fields)
 
 
 def test_wrong_target_shape() -> None:
-    """A target of another size is named."""
-    with pytest.raises(ValueError, match=r"must be \(1, 8, 8\) as mask_logits, but is \(1, 4, 4\)"):
+    """The error names the shape of the target."""
+    with pytest.raises(ValueError, match=r"must have the shape of mask_logits, \(1, 8, 8\), but has \(1, 4, 4\)"):
         ReferSamLoss()(an_output(torch.zeros(1, 8, 8)), torch.zeros(1, 4, 4))
 
 

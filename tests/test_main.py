@@ -1,4 +1,4 @@
-"""The entry point: interrupted before the command has begun."""
+"""Entry point: interruption before the command has started."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCENE = Path(__file__).parents[1] / "examples" / "scene_1.png"
 
 @pytest.mark.parametrize("name", ["refersam.cli", "typer", "refersam.cli.segment", "refersam.image", "torch"])
 def test_an_interruption_is_quiet(name: str, tmp_path: Path) -> None:
-    """While the command line is imported, and while the command imports what it needs."""
+    """During the import of the command line, and during the imports of the command."""
     code = INTERRUPTED_IMPORT.format(name=name, image=str(SCENE))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -38,7 +38,7 @@ def test_an_interruption_is_quiet(name: str, tmp_path: Path) -> None:
 
 
 def test_an_ignored_interruption_stays_ignored(tmp_path: Path) -> None:
-    """As a shell starts jobs in the background."""
+    """As shells start background jobs."""
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += INTERRUPTED_IMPORT.format(name="typer", image="nowhere.png")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

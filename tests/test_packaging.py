@@ -1,4 +1,4 @@
-"""The package as others get it: a wheel that works outside of the checkout, its extras, its image."""
+"""The published package: the wheel outside of the checkout, its extras, the container image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def start(*arguments: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder, with another one before all that is installed."""
+    """Run Python in a folder, with another folder before the installed packages."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
@@ -32,7 +32,7 @@ def start(*arguments: str, folder: Path, path: Path | None = None) -> subprocess
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from what git would give to others."""
+    """Wheel built from the files tracked by git."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -51,7 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
-    """Code, the bundled model, recipes, the report's page, the licence."""
+    """Code, bundled checkpoint, recipes, the report's page, the licence."""
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {"refersam", f"refersam-{refersam.__version__}.dist-info"}
     expected = {
@@ -89,7 +89,7 @@ def test_the_wheel_segments_from_outside_of_the_checkout(wheel: Path, tmp_path: 
 
 
 def test_every_extra_that_an_error_names_is_declared() -> None:
-    """And `dev` brings all that the tests need, in the versions of constraints.txt."""
+    """`dev` contains all requirements of the tests, in the versions of constraints.txt."""
     extras = PROJECT["optional-dependencies"]
     named = set()
     for file in [*(ROOT / "refersam").rglob("*.py"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
@@ -107,13 +107,13 @@ def _name(requirement: str) -> str:
 
 
 def test_constraints_are_in_order() -> None:
-    """So that two people who add to them meet."""
+    """So that concurrent additions conflict."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
     assert lines == sorted(lines, key=str.lower)
 
 
 def test_the_image_is_made_of_what_is_there() -> None:
-    """Every source exists and is not ignored; it is not root, and is asked for its health where the server answers."""
+    """Every source exists and is not ignored; the user is not root, and the health check matches the server."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
@@ -128,7 +128,7 @@ def test_the_image_is_made_of_what_is_there() -> None:
 
 
 def test_citation() -> None:
-    """Valid YAML with the fields that readers of the format ask for, and this version."""
+    """Valid YAML with the required fields and this version."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
     assert str(citation["version"]) == refersam.__version__
@@ -136,6 +136,6 @@ def test_citation() -> None:
 
 
 def test_changelog_knows_this_version() -> None:
-    """Or has it ahead."""
+    """Or an unreleased section."""
     text = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(r"^## \[Unreleased\]$", text, re.MULTILINE) or f"## [{refersam.__version__}]" in text

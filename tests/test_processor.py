@@ -1,4 +1,4 @@
-"""Picture and phrase to tensors and back; the tiny preset's tokenizer."""
+"""Conversion of images and phrases to tensors and back; the tiny preset's tokenizer."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PHRASES = ["the red circle on the left", "the large blue square", "the red star"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Words of `PHRASES`, and characters for all others."""
+    """Tokenizer with the words of `PHRASES`, and characters for all others."""
     return train_tokenizer(PHRASES, vocab_size=256)
 
 
 @pytest.fixture
 def processor(tokenizer: PreTrainedTokenizerFast) -> ReferSamProcessor:
-    """32 x 64 pixels, 8 tokens."""
+    """Processor of 32 x 64 pixels and 8 tokens."""
     return ReferSamProcessor(ReferSamImageProcessor(size={"height": 32, "width": 64}), tokenizer, max_text_tokens=8)
 
 
 def noise(height: int, width: int) -> np.ndarray:
-    """A picture of random pixels."""
+    """Return an image of random pixels."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------------------ images
 
 
 def test_pixel_values_by_hand() -> None:
@@ -51,47 +51,47 @@ def test_pixel_values_by_hand() -> None:
 
 
 def test_imagenet_normalisation_is_the_default() -> None:
-    """The published backbones': mid grey of 128."""
+    """That of the published backbones: mid gray is 128."""
     pixels = ReferSamImageProcessor(size={"height": 32, "width": 32})(np.full((32, 32), 128, np.uint8))["pixel_values"]
     expected = [(128 / 255 - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
     torch.testing.assert_close(pixels[0, :, 3, 5], torch.tensor(expected))
 
 
 def test_resize_equals_pillows(processor: ReferSamProcessor) -> None:
-    """Not square, of an odd size, through a float twin of the normalisation."""
-    picture = noise(45, 71)
-    resized = np.asarray(Image.fromarray(picture).resize((64, 32), Image.Resampling.BILINEAR), dtype=np.float64)
+    """Not square, of an odd size, against a float implementation of the normalisation."""
+    image = noise(45, 71)
+    resized = np.asarray(Image.fromarray(image).resize((64, 32), Image.Resampling.BILINEAR), dtype=np.float64)
     expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    pixels = processor(images=picture)["pixel_values"][0].permute(1, 2, 0).double()
+    pixels = processor(images=image)["pixel_values"][0].permute(1, 2, 0).double()
     torch.testing.assert_close(pixels, torch.from_numpy(expected), atol=1e-6, rtol=0)
 
 
-def test_several_pictures_of_several_sizes(processor: ReferSamProcessor, tmp_path: Path) -> None:
-    """A list gives a batch, in order; each as if it were alone."""
+def test_several_images_of_several_sizes(processor: ReferSamProcessor, tmp_path: Path) -> None:
+    """A list gives a batch in order, equal to single images."""
     path = tmp_path / "a.png"
     Image.fromarray(noise(9, 100)).save(path)
-    pictures = [noise(33, 20), path, Image.new("L", (1, 1), 9)]
-    batch = processor(images=pictures)["pixel_values"]
+    images = [noise(33, 20), path, Image.new("L", (1, 1), 9)]
+    batch = processor(images=images)["pixel_values"]
     assert batch.shape == (3, 3, 32, 64)
-    for one, picture in zip(batch, pictures, strict=True):
-        torch.testing.assert_close(one, processor(images=picture)["pixel_values"][0], atol=0, rtol=0)
+    for one, image in zip(batch, images, strict=True):
+        torch.testing.assert_close(one, processor(images=image)["pixel_values"][0], atol=0, rtol=0)
 
 
-def test_a_bad_picture_in_a_list_is_an_image_error(processor: ReferSamProcessor) -> None:
-    """The reader's own sentence comes through."""
+def test_a_bad_image_in_a_list_is_an_image_error(processor: ReferSamProcessor) -> None:
+    """The reader's error message is kept."""
     with pytest.raises(ImageError, match="No such file: nowhere"):
         processor(images=[noise(4, 4), "nowhere"], text="red")
 
 
 @pytest.mark.parametrize("value", [0, -32, 33, 48.0, None, "32", 32 * 1000])
 def test_sizes_that_do_not_fit(value: object) -> None:
-    """Multiples of 32, not so large that a settings file from elsewhere exhausts the machine."""
+    """Multiples of 32, and limited, so that untrusted settings cannot exhaust the machine."""
     with pytest.raises(ValueError, match=r"size\['width'\] must be a positive multiple of 32 up to 4096, but is"):
         ReferSamImageProcessor(size={"height": 32, "width": value})  # type: ignore[dict-item]
 
 
 def test_a_size_without_one_side() -> None:
-    """The missing side is named."""
+    """The error names the missing side."""
     with pytest.raises(ValueError, match=r"size\['width'\].*None"):
         ReferSamImageProcessor(size={"height": 32})
 
@@ -101,7 +101,7 @@ def test_a_size_without_one_side() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 1000), (1000, 3), (37, 53)])
 def test_logits_come_back_at_odd_sizes(processor: ReferSamProcessor, height: int, width: int) -> None:
-    """(B, H, W) -> (B, height, width), float32; a plane stays the same."""
+    """(B, H, W) -> (B, height, width), float32; constant maps stay constant."""
     logits = torch.full((2, 32, 64), -1.5, dtype=torch.bfloat16)
     resized = processor.resize_logits(logits, height, width)
     assert (resized.shape, resized.dtype) == ((2, height, width), torch.float32)
@@ -109,7 +109,7 @@ def test_logits_come_back_at_odd_sizes(processor: ReferSamProcessor, height: int
 
 
 def test_resize_logits_by_hand(processor: ReferSamProcessor) -> None:
-    """Pixel centres at (i + 0.5): of [0, 4] at twice the width 0, 1, 3, 4. The same size is left alone."""
+    """Pixel centres at (i + 0.5): [0, 4] at twice the width is 0, 1, 3, 4. The same size returns its input."""
     logits = torch.tensor([[[0.0, 4.0]]])
     torch.testing.assert_close(processor.resize_logits(logits, 1, 4), torch.tensor([[[0.0, 1.0, 3.0, 4.0]]]))
     torch.testing.assert_close(processor.resize_logits(logits, 1, 2), logits, atol=0, rtol=0)
@@ -119,7 +119,7 @@ def test_resize_logits_by_hand(processor: ReferSamProcessor) -> None:
 
 
 def test_padding_to_the_longest(processor: ReferSamProcessor) -> None:
-    """[CLS] the red star [SEP] is 5; [CLS] red [SEP] is 3 and two of padding."""
+    """[CLS] the red star [SEP] has 5 tokens; [CLS] red [SEP] has 3 and two of padding."""
     encoded = processor(text=["the red star", "red"])
     assert set(encoded) == {"input_ids", "attention_mask"}
     assert encoded["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
@@ -131,7 +131,7 @@ def test_padding_to_the_longest(processor: ReferSamProcessor) -> None:
 
 
 def test_a_long_phrase_is_cut_and_keeps_its_end_token(processor: ReferSamProcessor) -> None:
-    """8 tokens: [CLS], six words, [SEP]; the rest is told exactly as it was written."""
+    """8 tokens: [CLS], six words, [SEP]; the truncated rest is reported as written."""
     phrase = "the red circle on the left  RIGHT, the blue Square!"
     ids = processor(text=phrase)["input_ids"][0].tolist()
     assert len(ids) == 8
@@ -166,7 +166,7 @@ SYMBOLS = [
 def test_symbols_that_the_tokenizer_does_not_know(
     processor: ReferSamProcessor, phrase: str, same: str, parts: tuple[str, ...]
 ) -> None:
-    """They change no token, in evaluation and training alike, and are named as written."""
+    """They change no token, in evaluation and training, and are reported as written."""
     (ids,) = processor.encode_phrases([phrase])["input_ids"].tolist()
     assert ids == processor.tokenizer(same)["input_ids"][:7] + ([3] if len(ids) == 8 else [])
     assert processor.tokenizer.unk_token_id not in ids
@@ -174,7 +174,7 @@ def test_symbols_that_the_tokenizer_does_not_know(
 
 
 def test_words_that_the_tokenizer_does_not_know(processor: ReferSamProcessor) -> None:
-    """They stay [UNK], and are named as written, up to the end of what fits."""
+    """They become [UNK], and are reported as written, up to the truncation."""
     assert processor.unknown_parts("the \u8d64\u3044 star \u00bd \ufb01sh") == ("\u8d64\u3044", "\u00bd", "\ufb01sh")
     assert processor.encode_phrases(["\u8d64 star"])["input_ids"].tolist()[0][1] == processor.tokenizer.unk_token_id
     assert processor.unknown_parts("a" * 101) == ("a" * 101,)
@@ -184,7 +184,7 @@ def test_words_that_the_tokenizer_does_not_know(processor: ReferSamProcessor) ->
 
 
 def test_a_phrase_of_known_tokens_is_never_changed() -> None:
-    """Whatever it holds: symbols that a vocabulary has keep their tokens, beside others that it has not."""
+    """Symbols in the vocabulary keep their tokens, also beside unknown ones."""
     tokenizer = train_tokenizer(["20 \u00b0 star \u2b50 \u2019"] * 2, vocab_size=256)
     processor = ReferSamProcessor(ReferSamImageProcessor(), tokenizer)
     rng = np.random.default_rng(0)
@@ -201,7 +201,7 @@ def test_a_phrase_of_known_tokens_is_never_changed() -> None:
 
 
 def test_a_phrase_of_symbols_alone(processor: ReferSamProcessor) -> None:
-    """It is not emptied: training goes on with [UNK]; `Query.prepare` refuses it."""
+    """It is not emptied: training uses [UNK]; `Query.prepare` rejects it."""
     for phrase in ("\u2b50", "\u2764\ufe0f", "\u20e3"):
         assert processor.encode_phrases([phrase])["input_ids"].tolist() == [[2, processor.tokenizer.unk_token_id, 3]]
         assert processor.unknown_parts(phrase) == (phrase,)
@@ -216,7 +216,7 @@ def test_a_huge_phrase_is_cut(processor: ReferSamProcessor) -> None:
 
 @pytest.mark.parametrize("phrase", ["", "   ", "\n\t", "\u200b", "\x00\x01", "\u0301"])
 def test_phrases_without_a_word(processor: ReferSamProcessor, phrase: str) -> None:
-    """Empty, blank, invisible: a sentence that shows what came."""
+    """Empty, blank, invisible: the error shows the phrase."""
     with pytest.raises(PhraseError, match="at least one word"):
         processor(text=["the red star", phrase])
 
@@ -229,7 +229,7 @@ def test_phrases_that_are_no_text(processor: ReferSamProcessor, phrase: object) 
 
 
 def test_max_text_tokens_too_small(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Two are special: three is the least."""
+    """Two tokens are special, so that three is the minimum."""
     with pytest.raises(ValueError, match="max_text_tokens must be at least 3"):
         ReferSamProcessor(ReferSamImageProcessor(), tokenizer, max_text_tokens=2)
     assert ReferSamProcessor(ReferSamImageProcessor(), tokenizer, max_text_tokens=3).cut_off("the red") == "red"
@@ -240,7 +240,7 @@ def test_max_text_tokens_too_small(tokenizer: PreTrainedTokenizerFast) -> None:
 
 @pytest.mark.parametrize("auto", [False, True])
 def test_saved_and_loaded(processor: ReferSamProcessor, tmp_path: Path, auto: bool) -> None:
-    """Every setting survives, and the tensors are equal."""
+    """All settings are kept, and the tensors are equal."""
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     processor.save_pretrained(tmp_path)
     register()
@@ -256,7 +256,7 @@ def test_saved_and_loaded(processor: ReferSamProcessor, tmp_path: Path, auto: bo
 
 
 def test_auto_image_processor(tiny_model_folder: Path) -> None:
-    """The image processor alone, by transformers' own door."""
+    """The image processor alone, with transformers' Auto class."""
     register()
     loaded: ImageProcessingMixin = AutoImageProcessor.from_pretrained(tiny_model_folder)
     assert isinstance(loaded, ReferSamImageProcessor)
@@ -264,7 +264,7 @@ def test_auto_image_processor(tiny_model_folder: Path) -> None:
 
 
 def test_from_text_encoder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """A text encoder's folder gives its tokenizer; an empty folder one sentence."""
+    """A text encoder's folder gives its tokenizer; an empty folder one error."""
     tokenizer.save_pretrained(tmp_path / "text")
     processor = ReferSamProcessor.from_text_encoder(tmp_path / "text", image_size=96)
     assert processor.image_processor.size == {"height": 96, "width": 96}
@@ -278,7 +278,7 @@ def test_from_text_encoder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -
 
 
 def test_any_ascii_word_is_read(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Letter by letter where it is not in the vocabulary: never [UNK]."""
+    """Unknown words are split into letters, never [UNK]."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list(string.printable[:94]), rng.integers(1, 60))) for _ in range(300)]
     for word in [*words, string.printable, "a" * 100]:
@@ -286,30 +286,30 @@ def test_any_ascii_word_is_read(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_unknown_words_are_spelled_and_known_ones_whole(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Lower case, one token a known word."""
+    """Lower case, one token per known word."""
     assert tokenizer.tokenize("the RED zebra") == ["the", "red", "z", "##e", "##b", "##r", "##a"]
     assert tokenizer.tokenize("red, star") == ["red", ",", "star"]
 
 
 def test_accents_are_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
-    """As BERT's uncased models do."""
+    """As in BERT's uncased models."""
     assert tokenizer("the réd stâr")["input_ids"] == tokenizer("the red star")["input_ids"]
 
 
 def test_round_trip(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Decoding puts the letters together again."""
+    """Decoding joins the letters."""
     ids = tokenizer("the red zebra2 on the left")["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "the red zebra2 on the left"
 
 
 def test_special_tokens_stand_first(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Padding is 0, as the tiny text encoder's configuration has it."""
+    """Padding is 0, as in the tiny text encoder's configuration."""
     assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]"]) == [0, 1, 2, 3]
     assert (tokenizer.pad_token_id, tokenizer.sep_token_id) == (0, 3)
 
 
 def test_rare_words_and_the_limit() -> None:
-    """min_count leaves rare words to the letters; the vocabulary takes the most frequent words first."""
+    """min_count excludes rare words; the vocabulary prefers frequent words."""
     least = 4 + 2 * (26 + 10 + 32)  # special tokens; letters, digits, punctuation, each also as a continuation
     texts = ["red red red star star once"]
     assert "once" not in train_tokenizer(texts, 500).get_vocab()
@@ -323,5 +323,5 @@ def test_rare_words_and_the_limit() -> None:
 
 
 def test_the_same_phrases_give_the_same_vocabulary() -> None:
-    """Whatever their order: ties are broken by the alphabet."""
+    """For any order: ties are broken alphabetically."""
     assert train_tokenizer(PHRASES, 256).get_vocab() == train_tokenizer(PHRASES[::-1], 256).get_vocab()

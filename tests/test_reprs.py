@@ -1,4 +1,4 @@
-"""What objects look like at a prompt and in a notebook: one line, whatever they hold."""
+"""One-line representations of objects at a prompt and in a notebook."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def predictor(tiny_model_folder: Path) -> ReferSamPredictor:
 
 
 def test_a_result_by_hand() -> None:
-    """Phrase, score, box and area, or that nothing matches; a long phrase is cut."""
+    """Phrase, score, box and area, or no match; long phrases are truncated."""
     mask = np.zeros((4, 6), bool)
     mask[1:3, 2:5] = True
     answer = Answer("the star", mask, mask.astype(np.float32), 0.904, False)
@@ -37,15 +37,15 @@ def test_a_result_by_hand() -> None:
 
 
 def public_objects(predictor: ReferSamPredictor) -> dict[str, Any]:
-    """By the text that they must show."""
-    picture = Image.new("RGB", (53, 37))
+    """Objects by the text that their representation starts with."""
+    image = Image.new("RGB", (53, 37))
     scene = generate_scene(SceneRefSettings(width=64, height=64), "val", 0, 0)
     inputs = [SimpleNamespace(name="pixel_values", shape=(1, 3, 64, 64))]
     session = SimpleNamespace(get_inputs=lambda: inputs, get_outputs=list)
-    query = Query.prepare(predictor.processor, picture, ["star " * 500, "circle"])
-    encoded = predictor.set_image(picture)
+    query = Query.prepare(predictor.processor, image, ["star " * 500, "circle"])
+    encoded = predictor.set_image(image)
     return {
-        "Segmentation('the star', score=": predictor.predict(picture, "the star"),
+        "Segmentation('the star', score=": predictor.predict(image, "the star"),
         "EncodedImage(image=RGB image 53 x 37, features=ImageFeatures(patches=float32 (1, 16, ": encoded,
         "ImageFeatures(patches=float32 (1, 16, ": encoded.features,
         "pixel_values=float32 (1, 3, 64, 64)": query,
@@ -61,7 +61,7 @@ def public_objects(predictor: ReferSamPredictor) -> dict[str, Any]:
 
 
 def test_all_are_one_line(predictor: ReferSamPredictor) -> None:
-    """And short."""
+    """They are short."""
     for text, value in public_objects(predictor).items():
         shown = repr(value)
         assert text in shown
@@ -70,7 +70,7 @@ def test_all_are_one_line(predictor: ReferSamPredictor) -> None:
 
 
 def test_a_notebook_shows_the_overlay(predictor: ReferSamPredictor) -> None:
-    """As it is, or reduced where it is large."""
+    """In full size, or reduced if it is large."""
     result = predictor.predict(Image.new("RGB", (53, 37), "red"), "star", no_target_threshold=0)
     shown = Image.open(io.BytesIO(result._repr_png_()))
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(result.overlay()))

@@ -1,4 +1,4 @@
-"""Worker processes leave signals to their parent, and end with it."""
+"""Worker processes ignore signals of their group, and end with their parent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ time.sleep(60)
 
 
 class _Signals(Dataset[tuple[list[object], set[int]]]):
-    """How a worker handles signals, and which it blocks."""
+    """Return how a worker handles signals, and which it blocks."""
 
     def __len__(self) -> int:
         return 1
@@ -45,7 +45,7 @@ class _Signals(Dataset[tuple[list[object], set[int]]]):
 
 
 def test_workers_ignore_signals_to_the_group() -> None:
-    """All that stop a run; none is blocked there, nor here."""
+    """All stop signals; none is blocked in worker or parent."""
     assert {"SIGINT", "SIGTERM", "SIGUSR1"} == {number.name for number in STOP_SIGNALS}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     (found,) = load_in_workers(_Signals(), 1)
@@ -54,7 +54,7 @@ def test_workers_ignore_signals_to_the_group() -> None:
 
 
 def test_workers_end_with_a_killed_parent() -> None:
-    """Within seconds, also where they wait for room in the pipe to it."""
+    """Within seconds, also while they wait for space in the pipe."""
     parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     workers = [int(number) for number in parent.stdout.readline().split()]
@@ -106,9 +106,9 @@ if sys.argv[1] != "in use":
 
 
 @pytest.mark.parametrize(
-    ("ending", "code", "told"), [("in use", 0, ""), ("broken data", 1, "DataError: broken"), ("bug", 1, "KeyError")]
+    ("ending", "code", "message"), [("in use", 0, ""), ("broken data", 1, "DataError: broken"), ("bug", 1, "KeyError")]
 )
-def test_a_program_ends_while_workers_are_in_use(ending: str, code: int, told: str) -> None:
-    """At once, although the traceback of an error keeps them."""
+def test_a_program_ends_while_workers_are_in_use(ending: str, code: int, message: str) -> None:
+    """At once, although the traceback of an error keeps references to them."""
     done = subprocess.run([sys.executable, "-c", IN_USE, ending], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr

@@ -1,4 +1,4 @@
-"""Locks of output folders: one writer at a time, and none after its end."""
+"""Locks of output folders: one writer at a time, and no lock after its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ time.sleep(20)
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    """The second is refused in a sentence; the lock leaves nothing behind."""
+    """The second is rejected in one sentence; the lock leaves no file."""
     out = tmp_path / "a" / "b"
     with WriteLock(out):
         assert [path.name for path in out.iterdir()] == [LOCK]
@@ -41,15 +41,15 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 
 def test_files_of_one_folder_have_locks_of_their_own(tmp_path: Path) -> None:
-    """Named after them."""
+    """Locks have the names of the files."""
     one, other, same = (WriteLock.for_path(tmp_path / name) for name in ("a.onnx", "b.onnx", "a.onnx"))
     with one, other, pytest.raises(DataError, match=r"a\.onnx"):
         same.acquire()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_that_is_let_go_of_is_released(tmp_path: Path) -> None:
-    """As after an error in whatever held it; twice is as once."""
+def test_a_released_lock_is_free(tmp_path: Path) -> None:
+    """As after an error in its owner; releasing twice has no effect."""
     lock = WriteLock(tmp_path)
     lock.acquire()
     del lock
@@ -62,7 +62,7 @@ def test_a_lock_that_is_let_go_of_is_released(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
-    """Even where a worker of it is still there."""
+    """Also while one of its workers is running."""
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"

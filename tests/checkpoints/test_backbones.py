@@ -1,4 +1,4 @@
-"""Starting from published weights: SAM (transformers' and Meta's format), BERT and CLIP arrive exactly."""
+"""Starting from published weights: SAM (transformers' and Meta's formats), BERT and CLIP are loaded exactly."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TEXT_SIZES = {
     "pad_token_id": 0,
 }
 SMALL = {"spatial_prior_channels": 8, "num_extra_fusions": 1, "fusion_num_heads": 2}
-"""What keeps the rest of the model small."""
+"""Fields that keep the rest of the model small."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, small_config: Callable) -> dict[str, Path]:
-    """Small backbones in transformers' format, each randomly initialised and saved once."""
+    """Small backbones in transformers' format, randomly initialised and saved once."""
     torch.manual_seed(0)
     root, config = tmp_path_factory.mktemp("backbones"), small_config()
     vision = CLIPVisionConfig(
@@ -66,12 +66,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory, small_config: Callable) ->
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
-    """The weights in a folder."""
+    """Return the weights in a folder."""
     return load_file(folder / "model.safetensors")
 
 
 def runs(model: ReferSamModel) -> None:
-    """Forward and backward give finite numbers."""
+    """Assert that forward and backward passes give finite numbers."""
     output = model(torch.randn(1, 3, 64, 96), torch.tensor([[1, 5, 7, 2]]))
     assert output.mask_logits.shape == (1, 64, 96)
     output.mask_logits.square().mean().backward()
@@ -80,7 +80,7 @@ def runs(model: ReferSamModel) -> None:
 
 
 def check_sam(model: ReferSamModel, folder: Path) -> None:
-    """All of SAM's weights are those of the folder; the Fourier matrix is there, and frozen."""
+    """Assert that all SAM weights are those of the folder, with a frozen Fourier matrix."""
     saved, ours = weights_of(folder), model.sam.state_dict()
     for name, tensor in ours.items():
         if name == "prompt_encoder.shared_embedding.positional_embedding":  # one of its two tied names is stored
@@ -96,7 +96,7 @@ def check_sam(model: ReferSamModel, folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["bert", "clip", "clip_text"])
 def test_transformers_folders(folders: dict[str, Path], text: str) -> None:
-    """SAM and every kind of text encoder arrive exactly; CLIP is frozen, BERT is trained."""
+    """SAM and every kind of text encoder are loaded exactly; CLIP is frozen, BERT is trained."""
     model = model_from_backbones(folders["sam"], folders[text], **SMALL)
     check_sam(model, folders["sam"])
     saved = {name.removeprefix("text_model."): tensor for name, tensor in weights_of(folders[text]).items()}
@@ -121,7 +121,7 @@ def test_saved_model_from_backbones_comes_back(folders: dict[str, Path], tmp_pat
 
 
 def test_overrides(folders: dict[str, Path]) -> None:
-    """Other fields reach the configuration, and the object-score head starts anew."""
+    """Other fields are set in the configuration, and the object-score head is initialised."""
     model = model_from_backbones(
         folders["sam"],
         folders["clip"],
@@ -142,7 +142,7 @@ def test_overrides(folders: dict[str, Path]) -> None:
 
 
 def metas_names(folder: Path) -> dict[str, Tensor]:
-    """A folder's SAM weights under Meta's names: the key table, backwards."""
+    """Return a folder's SAM weights under Meta's names, by the inverse key table."""
     saved = weights_of(folder)
     matrix = "shared_image_embedding.positional_embedding"
     saved.setdefault("prompt_encoder.shared_embedding.positional_embedding", saved.get(matrix, torch.empty(0)))
@@ -167,12 +167,12 @@ def metas_names(folder: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def meta_weights(folders: dict[str, Path]) -> dict[str, Tensor]:
-    """The small SAM as Meta would have stored it."""
+    """The small SAM in Meta's format."""
     return metas_names(folders["sam"])
 
 
 def test_metas_file(folders: dict[str, Path], meta_weights: dict[str, Tensor], tmp_path: Path) -> None:
-    """Meta's own format gives the same weights, and the sizes follow from them."""
+    """Meta's format gives the same weights, and the sizes follow from them."""
     file = tmp_path / "sam_vit_tiny.pth"
     torch.save(meta_weights, file)
     assert "mask_decoder.output_hypernetworks_mlps.3.layers.2.bias" in meta_weights
@@ -198,7 +198,7 @@ def test_metas_file(folders: dict[str, Path], meta_weights: dict[str, Tensor], t
 def test_metas_file_of_a_training(
     folders: dict[str, Path], meta_weights: dict[str, Tensor], tmp_path: Path, wrap: Callable
 ) -> None:
-    """The same forms of a checkpoint as `convert official` takes."""
+    """The forms of checkpoints that `convert official` accepts."""
     torch.save(wrap(meta_weights), tmp_path / "sam.pth")
     check_sam(model_from_backbones(tmp_path / "sam.pth", folders["bert"], **SMALL), folders["sam"])
 
@@ -217,7 +217,7 @@ class Hostile:
 
 
 def refused(sam: Any, text: Any, **overrides: Any) -> str:
-    """The sentence of the CheckpointError."""
+    """Return the message of the CheckpointError."""
     with pytest.raises(CheckpointError) as raised:
         model_from_backbones(sam, text, **{**SMALL, **overrides})
     message = str(raised.value)
@@ -226,14 +226,14 @@ def refused(sam: Any, text: Any, **overrides: Any) -> str:
 
 
 def test_wrong_kinds_of_models(folders: dict[str, Path]) -> None:
-    """The two exchanged, or SAM twice: each is named with its type."""
+    """Swapped backbones, or SAM twice: the error names the types."""
     assert "bert is a model of type 'bert', not 'sam'" in refused(folders["bert"], folders["bert"])
     message = refused(folders["sam"], folders["sam"])
     assert "sam is a model of type 'sam'; text encoders are bert, clip, clip_text_model" in message
 
 
 def test_missing_folders(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Neither a folder nor what could be a name of the Hub."""
+    """Neither a folder nor a valid Hub id."""
     for name in (str(tmp_path / "nothing"), "no/such/model"):
         for pair in ((name, folders["bert"]), (folders["sam"], name)):
             message = refused(*pair)
@@ -242,7 +242,7 @@ def test_missing_folders(folders: dict[str, Path], tmp_path: Path) -> None:
 
 
 def copy_with(folder: Path, copy: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
-    """A copy of a folder with other weights."""
+    """Return a copy of a folder with other weights."""
     copy.mkdir()
     (copy / "config.json").write_text((folder / "config.json").read_text())
     weights = weights_of(folder)
@@ -256,7 +256,7 @@ def copy_with(folder: Path, copy: Path, change: Callable[[dict[str, Tensor]], An
 def test_weights_that_do_not_fit(
     folders: dict[str, Path], tmp_path: Path, part: str, key: str | None, problem: str
 ) -> None:
-    """A weight that is missing, left over or of another shape is never passed over in silence."""
+    """Missing, unexpected or misshapen weights always raise an error."""
     if key is None:
         ends = ("text_model.encoder.layers.0.mlp.fc1.weight", "layer.0.output.dense.weight")
         key = next(name for name in weights_of(folders[part]) if name.endswith(ends))
@@ -277,7 +277,7 @@ def test_weights_that_do_not_fit(
 
 
 def test_bert_without_pooler_is_fine(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The pooler is never used, so a checkpoint may lack it, and may hold BERT's pretraining heads."""
+    """The pooler is not used: a checkpoint may lack it, and may contain BERT's pretraining heads."""
 
     def change(weights: dict[str, Tensor]) -> None:
         del weights["pooler.dense.weight"], weights["pooler.dense.bias"]
@@ -291,7 +291,7 @@ def test_bert_without_pooler_is_fine(folders: dict[str, Path], tmp_path: Path) -
 
 
 def test_broken_weights(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A truncated file is a sentence, not a stack of Rust."""
+    """A truncated file gives one sentence, without a traceback."""
     for part in ("sam", "bert"):
         broken = copy_with(folders[part], tmp_path / part, lambda _weights: None)
         file = broken / "model.safetensors"
@@ -301,7 +301,7 @@ def test_broken_weights(folders: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_hostile_pickled_weights_run_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
-    """An older folder's pytorch_model.bin is read without running what it holds."""
+    """An older folder's pytorch_model.bin is read without executing its code."""
     evidence = tmp_path / "evidence"
     (tmp_path / "config.json").write_text((folders["bert"] / "config.json").read_text())
     torch.save({"pooler.dense.bias": Hostile(evidence)}, tmp_path / "pytorch_model.bin")
@@ -312,13 +312,13 @@ def test_hostile_pickled_weights_run_nothing(folders: dict[str, Path], tmp_path:
 
 
 def test_folder_without_weights(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A configuration alone is not enough."""
+    """A configuration without weights is not enough."""
     (tmp_path / "config.json").write_text((folders["sam"] / "config.json").read_text())
     assert f"The weights of {tmp_path} could not be read" in refused(tmp_path, folders["bert"])
 
 
 def test_unknown_model_type(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A configuration that transformers does not know."""
+    """A configuration of a type unknown to transformers."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
     assert "No model configuration could be read" in refused(folders["sam"], tmp_path)
 
@@ -337,7 +337,7 @@ def test_unknown_model_type(folders: dict[str, Path], tmp_path: Path) -> None:
 def test_metas_file_that_does_not_fit(
     folders: dict[str, Path], meta_weights: dict[str, Tensor], tmp_path: Path, problem: str, expected: str
 ) -> None:
-    """Each problem of a .pth file has its sentence."""
+    """Each problem of a .pth file has its own message."""
     file, weights = tmp_path / "sam.pth", dict(meta_weights)
     if problem == "unknown":
         weights["head.weight"] = torch.zeros(1)
@@ -358,7 +358,7 @@ def test_metas_file_that_does_not_fit(
 
 
 def test_depth_that_four_does_not_divide(folders: dict[str, Path], small_config: Callable, tmp_path: Path) -> None:
-    """Such a ViT needs layer_groups, and the error says so."""
+    """Such a ViT needs layer_groups, which the error names."""
     config = small_config(layer_groups=[[0, 2], [3, 3]])
     config.vision_config.num_hidden_layers = 3
     sam = SamConfig(
@@ -374,7 +374,7 @@ def test_depth_that_four_does_not_divide(folders: dict[str, Path], small_config:
 
 
 def test_taken_out_of_a_trained_model(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """`tools/backbones.py` writes checkpoints that a new model starts from with the same SAM and text encoder."""
+    """`tools/backbones.py` writes checkpoints from which a new model gets the same SAM and text encoder."""
     write_backbones(str(tiny_model_folder), tmp_path)
     trained = ReferSamModel.from_pretrained(tiny_model_folder)
     built = model_from_backbones(tmp_path / "sam", tmp_path / "text", object_score_head=True)

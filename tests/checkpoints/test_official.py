@@ -1,4 +1,4 @@
-"""The authors' checkpoints become ours: names, shapes, files of every kind, and hostile files."""
+"""Conversion of the authors' checkpoints: names, shapes, files of every kind, and malicious files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def official_keys(parity_folder: Path) -> dict[str, dict[str, list[int]]]:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_names_and_shapes(official_keys: dict, name: str) -> None:
-    """Every weight of the authors' model has one place in ours, of the same shape, and none of ours is left empty."""
+    """Every weight of the authors' model maps to one of ours of the same shape, and all of ours are set."""
     preset, text_encoder = OFFICIAL[name]
     assert official_keys.keys() == OFFICIAL.keys()
     theirs = {key: torch.empty(shape, device="meta") for key, shape in official_keys[name].items()}
@@ -66,7 +66,7 @@ def test_official_names_and_shapes(official_keys: dict, name: str) -> None:
 
 
 def test_no_line_of_the_table_is_idle(official_keys: dict) -> None:
-    """Each line translates some official name, as the first that matches it."""
+    """Each line of the table is the first match of some official name."""
     names = {name for keys in official_keys.values() for name in keys}
     whole = rename_keys(names, AUTHORS_KEYS)[0]
     for index, (theirs, _ours) in enumerate(AUTHORS_KEYS):
@@ -75,13 +75,13 @@ def test_no_line_of_the_table_is_idle(official_keys: dict) -> None:
 
 
 def test_metas_table_is_the_authors_sam() -> None:
-    """Meta's names and the authors' names of SAM lead to the same weights."""
+    """Meta's names and the authors' names of SAM map to the same weights."""
     assert [ours for _, ours in SAM_KEYS] == [ours for _, ours in AUTHORS_KEYS[: len(SAM_KEYS)]]
     assert len({theirs for theirs, _ in AUTHORS_KEYS}) == len(AUTHORS_KEYS)
 
 
 def test_rename_keys_by_hand() -> None:
-    """Placeholders carry over, dots are dots, and names that nothing matches are told."""
+    """Placeholders are substituted, dots are literal, and unmatched names are reported."""
     table = (("a.{i}.norm{j}.{p}", "b.{j}.{i}.{p}"), ("a.{rest}", "c.{rest}"))
     renamed, unknown = rename_keys(["a.3.norm12.bias", "a.3.norm12.scale", "axnorm", "z.a.x"], table)
     assert renamed == {"a.3.norm12.bias": "b.12.3.bias", "a.3.norm12.scale": "c.3.norm12.scale"}
@@ -89,7 +89,7 @@ def test_rename_keys_by_hand() -> None:
 
 
 def test_strict_both_ways(parity: dict) -> None:
-    """Missing, unexpected and misshapen weights are each named, all in one error."""
+    """Missing, unexpected and misshapen weights are named in one error."""
     expected = parity["bert_tiny"].model.state_dict()
     given = dict(expected)
     check_state_dict(expected, given, "x")
@@ -106,13 +106,13 @@ def test_strict_both_ways(parity: dict) -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    """Five names are enough."""
+    """At most five names are listed."""
     with pytest.raises(CheckpointError, match=r"7 missing \(a0, a1, a2, a3, a4 and 2 more\)"):
         check_state_dict({f"a{i}": torch.zeros(1) for i in range(7)}, {}, "x")
 
 
 def test_unknown_official_names(parity: dict) -> None:
-    """A name that is not ReferSAM's is named, and not dropped."""
+    """Unknown names are reported, not ignored."""
     with pytest.raises(CheckpointError, match=r"1 of \d+ names are not those of the authors' ReferSAM: backbone\.x\."):
         authors_state_dict({**parity["bert_tiny"].weights, "backbone.x": torch.zeros(1)})
 
@@ -121,7 +121,7 @@ def test_unknown_official_names(parity: dict) -> None:
 
 
 def as_training_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """What the authors' training script stores."""
+    """Return a checkpoint in the format of the authors' training script."""
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.AdamW([parameter])
     parameter.sum().backward()
@@ -137,17 +137,17 @@ def as_training_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def with_module(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of distributed training."""
+    """With the key prefix of distributed training."""
     return {f"module.{name}": tensor for name, tensor in weights.items()}
 
 
 def with_position_ids(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Older text encoders keep this buffer."""
+    """With a buffer of older text encoders."""
     return {**weights, "text_encoder.embeddings.position_ids": torch.arange(40)[None]}
 
 
 def other_clip_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With `text_model.` where the names come without it, and the other way round."""
+    """With `text_model.` added to names without it, or removed from names with it."""
     older, newer = "text_encoder.text_model.", "text_encoder."
     has_older = any(name.startswith(older) for name in weights)
     pair = (older, newer) if has_older else (newer, older)
@@ -168,7 +168,7 @@ VARIANTS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any]]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_checkpoints_of_every_kind(parity: dict, tmp_path: Path, variant: str, zipped: bool) -> None:
-    """Files of training scripts, old and new, give exactly the weights."""
+    """Files of old and new training scripts give exactly the weights."""
     name, pack = VARIANTS[variant]
     file = tmp_path / "checkpoint.pth"
     content = pack(parity[name].weights)
@@ -182,7 +182,7 @@ def test_checkpoints_of_every_kind(parity: dict, tmp_path: Path, variant: str, z
 
 
 def test_safetensors(parity: dict, parity_folder: Path) -> None:
-    """Weights in safetensors are read too."""
+    """Weights in safetensors are read, too."""
     weights = read_checkpoint(parity_folder / "bert_tiny" / "official_state_dict.safetensors")
     assert weights.keys() == parity["bert_tiny"].weights.keys()
 
@@ -198,7 +198,7 @@ class Writes:
 
 
 def write_file(name: str) -> str:
-    """What the hostile class runs."""
+    """Write the file; called by malicious pickles."""
     Path(name).write_text("ran")
     return name
 
@@ -214,7 +214,7 @@ class Calls:
 
 
 def hostile_objects(file: Path) -> dict[str, Any]:
-    """Objects that would write the file if anything of them were run."""
+    """Return objects that write the file if any of their code is executed."""
     code = f"open({str(file)!r}, 'w').write('ran')"
     return {
         "os.system": Calls(os.system, f"echo ran > {file}"),
@@ -231,7 +231,7 @@ HOSTILE = ("os.system", "eval", "exec", "custom")
 @pytest.mark.parametrize("place", ["beside the weights", "as a weight", "alone"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pickles_run_nothing(tmp_path: Path, kind: str, place: str, zipped: bool) -> None:
-    """The file does not appear: the reading fails with a CheckpointError, or an inert object stands in."""
+    """The file is not created: reading raises a CheckpointError, or substitutes an inert object."""
     evidence, file = tmp_path / "evidence", tmp_path / "checkpoint.pth"
     hostile, weights = hostile_objects(evidence)[kind], {"w": torch.ones(2)}
     content: Any = {
@@ -252,7 +252,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, kind: str, place: str, zipp
 
 
 def test_hostile_pickle_would_run(tmp_path: Path) -> None:
-    """The test above means something: without the protection each of these files does run."""
+    """Validation of the previous test: without protection, each of these files executes code."""
     for index, kind in enumerate(HOSTILE):
         evidence, file = tmp_path / f"evidence{index}", tmp_path / f"{index}.pth"
         torch.save(hostile_objects(evidence)[kind], file)
@@ -261,7 +261,7 @@ def test_hostile_pickle_would_run(tmp_path: Path) -> None:
 
 
 def test_plain_pickle_runs_nothing(tmp_path: Path) -> None:
-    """A file of the pickle module itself is refused."""
+    """A file of the pickle module is rejected."""
     evidence, file = tmp_path / "evidence", tmp_path / "checkpoint.pkl"
     file.write_bytes(pickle.dumps({"model": Writes(evidence)}, protocol=2))
     with pytest.raises(CheckpointError, match="is not a checkpoint that can be read safely"):
@@ -270,7 +270,7 @@ def test_plain_pickle_runs_nothing(tmp_path: Path) -> None:
 
 
 def broken_files(folder: Path) -> dict[str, Path]:
-    """Files that are no checkpoints."""
+    """Return files that are not checkpoints."""
     whole = folder / "whole.pth"
     torch.save({"w": torch.ones(1000)}, whole)
     save_file({"w": torch.ones(1000)}, folder / "whole.safetensors")
@@ -304,7 +304,7 @@ BROKEN = (
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_files(tmp_path: Path, name: str) -> None:
-    """Each gives one sentence that names the file."""
+    """The error is one sentence with the file name."""
     file = broken_files(tmp_path)[name]
     with pytest.raises(CheckpointError) as raised:
         read_checkpoint(file)
@@ -326,7 +326,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     [{}, {"model": {}}, {"epoch": 3}, [torch.ones(1)], torch.ones(1), {"model": {"a": torch.ones(1), "b": "text"}}],
 )
 def test_files_without_weights(tmp_path: Path, content: Any) -> None:
-    """Read, but not a dictionary of tensors."""
+    """Readable, but not a dictionary of tensors."""
     file = tmp_path / "checkpoint.pth"
     torch.save(content, file)
     with pytest.raises(CheckpointError, match="holds no weights: expected a dictionary of tensors"):
@@ -340,7 +340,7 @@ def test_files_without_weights(tmp_path: Path, content: Any) -> None:
 def test_converted_checkpoint_gives_the_authors_masks(
     parity: dict, load_case: Callable, parity_folder: Path, tmp_path: Path, name: str
 ) -> None:
-    """From the authors' training checkpoint to a folder to from_pretrained to their logits."""
+    """From the authors' training checkpoint through a converted folder to their logits."""
     file, out = tmp_path / "checkpoint.pth", tmp_path / "model"
     torch.save(as_training_checkpoint(with_module(parity[name].weights)), file)
     config = read_authors_config(parity_folder / name / "config.json")
@@ -356,7 +356,7 @@ def test_converted_checkpoint_gives_the_authors_masks(
 
 
 def small_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that fits into the parity models' vocabulary of 120."""
+    """Return a word-level tokenizer within the parity models' vocabulary of 120."""
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     vocabulary = {entry: index for index, entry in enumerate([*special.values(), *words])}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -368,7 +368,7 @@ def small_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def test_tokenizer_is_put_beside_the_weights(parity: dict, tmp_path: Path) -> None:
-    """With a tokenizer's folder the result has a processor, and the predictor takes it."""
+    """With the folder of a tokenizer, the result has a processor and works in the predictor."""
     file, out, folder = tmp_path / "weights.pth", tmp_path / "model", tmp_path / "tokenizer"
     sizes = parity["bert_tiny"].sizes
     torch.save(parity["bert_tiny"].weights, file)
@@ -384,7 +384,7 @@ def test_tokenizer_is_put_beside_the_weights(parity: dict, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_existing_output_is_refused(parity: dict, tmp_path: Path, what: str) -> None:
-    """What is there stays as it is."""
+    """Existing files are not changed."""
     file, out = tmp_path / "weights.pth", tmp_path / "model"
     torch.save(parity["bert_tiny"].weights, file)
     kept = out
@@ -399,7 +399,7 @@ def test_existing_output_is_refused(parity: dict, tmp_path: Path, what: str) -> 
 
 
 def test_a_second_conversion_is_refused(parity: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of removing what the first is writing."""
+    """The second must not remove the files of the first."""
     file, out = tmp_path / "weights.pth", tmp_path / "model"
     torch.save(parity["bert_tiny"].weights, file)
     config, save = config_from_authors(parity["bert_tiny"].sizes), ReferSamModel.save_pretrained
@@ -420,7 +420,7 @@ def test_a_second_conversion_is_refused(parity: dict, tmp_path: Path, monkeypatc
 def test_failure_leaves_nothing_behind(
     parity: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    """Whatever goes wrong, no folder appears, complete or not."""
+    """After any error there is no output folder."""
     file, out = tmp_path / "weights.pth", tmp_path / "model"
     weights, tokenizer, error = dict(parity["bert_tiny"].weights), None, CheckpointError
     name = "clip_tiny" if failure == "configuration" else "bert_tiny"
@@ -447,7 +447,7 @@ def test_failure_leaves_nothing_behind(
 
 
 def test_configuration_from_the_authors_sizes(parity: dict) -> None:
-    """Each size arrives in its field."""
+    """Each size is set in its field."""
     config = config_from_authors(parity["clip_tiny"].sizes)
     vision = config.vision_config
     assert (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads) == (48, 8, 4)
@@ -465,7 +465,7 @@ def test_configuration_from_the_authors_sizes(parity: dict) -> None:
     ["not json", "[]", "{}", '{"sam": {}, "refersam": {}, "text": {}}', "[" * 100_000, '{"sam": ' + "9" * 5_000 + "}"],
 )
 def test_wrong_configuration_files(tmp_path: Path, content: str) -> None:
-    """Not JSON, or sizes missing: one sentence that says so."""
+    """Not JSON, or missing sizes: one sentence."""
     file = tmp_path / "config.json"
     file.write_text(content)
     with pytest.raises(CheckpointError, match=r"is not a JSON file that can be read|needs the sections"):
@@ -485,7 +485,7 @@ def test_missing_or_unknown_sizes_are_named(parity: dict) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("interaction_indexes", [[0, 2], [3, 5]]), ("deform_num_heads", 0)])
 def test_sizes_that_do_not_fit_together(parity: dict, name: str, value: object) -> None:
-    """What the configuration itself refuses is one sentence, too."""
+    """Errors of the configuration are one sentence, too."""
     sizes = json.loads(json.dumps(parity["bert_tiny"].sizes))
     sizes["refersam"][name] = value
     with pytest.raises(CheckpointError, match="needs the sections"):
@@ -493,6 +493,6 @@ def test_sizes_that_do_not_fit_together(parity: dict, name: str, value: object) 
 
 
 def test_missing_configuration_file(tmp_path: Path) -> None:
-    """No such file is said."""
+    """The error names the missing file."""
     with pytest.raises(CheckpointError, match=r"nothing\.json is not a JSON file that can be read"):
         read_authors_config(tmp_path / "nothing.json")

@@ -593,7 +593,9 @@ def test_train_and_segment(run: Run, recipe: Path, picture: Path, monkeypatch: p
     assert len(json.loads(result.out)) == 1
 
     before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
-    assert_one_sentence(run("train", recipe, "--out", "run"), 1, "run already holds files: give another folder, or --r")
+    assert_one_sentence(
+        run("train", recipe, "--out", "run"), 1, "run already holds files: choose another folder, or add --r"
+    )
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
 

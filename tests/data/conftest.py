@@ -1,4 +1,4 @@
-"""A data set in the benchmarks' formats, small enough to be checked by hand."""
+"""A small data set in the benchmarks' formats, for checks by hand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WIDTH, HEIGHT = 40, 30
 
 
 def box(left: int, top: int, right: int, bottom: int) -> list[float]:
-    """A rectangle as a polygon: pixels left to right - 1, top to bottom - 1."""
+    """Return a rectangle as a polygon: pixels left to right - 1, top to bottom - 1."""
     return [left, top, right, top, right, bottom, left, bottom]
 
 
 class Miniature:
-    """Two pictures of 40 x 30 pixels, four objects, three refs; tests change the entries, then write.
+    """Two images of 40 x 30 pixels, four objects, three refs; tests change the entries, then write.
 
     Image 1 (train): objects 10 and 11 of category 3 (dog), and a crowd, 12, of the same. Image 2 (val): object 20 of
     category 5 (cat), of two polygons that overlap.
@@ -68,7 +68,7 @@ class Miniature:
             "ann_id": ann_id,
             "category_id": 3,
             "image_id": image,
-            "file_name": f"COCO_train2014_{image:012d}_{number}.jpg",  # no picture of this name is anywhere
+            "file_name": f"COCO_train2014_{image:012d}_{number}.jpg",  # there is no image of this name
             "split": split,
             "sent_ids": [sentence["sent_id"] for sentence in sentences],
             "sentences": sentences,
@@ -76,7 +76,7 @@ class Miniature:
         }
 
     def write(self, folder: str = "refcoco", refs_file: str = "refs(unc).p", images: str = "images/train2014") -> Path:
-        """Writes index and pictures, and gives the data root."""
+        """Write index and images, and return the data root."""
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         instances = {"info": {}, "images": self.images, "annotations": self.annotations, "categories": self.categories}
         (self.root / folder / "instances.json").write_text(json.dumps(instances))
@@ -88,7 +88,7 @@ class Miniature:
 
     @staticmethod
     def draw(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
-        """A picture of noise."""
+        """Write an image of noise."""
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         return path
@@ -96,5 +96,5 @@ class Miniature:
 
 @pytest.fixture
 def miniature(tmp_path: Path) -> Miniature:
-    """In an empty folder."""
+    """Data set in an empty folder."""
     return Miniature(tmp_path / "data")

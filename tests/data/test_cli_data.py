@@ -1,4 +1,4 @@
-"""`refersam data ...` as its user meets it."""
+"""Command line `refersam data ...`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Run = Callable[..., SimpleNamespace]
 
 @pytest.fixture
 def miniature(miniature: Any, tmp_path: Path) -> Any:
-    """In a folder whose name would be shortened, wrapped and read as markup, if anything were."""
+    """Run in a folder whose name would be shortened, wrapped or read as markup by mistake."""
     return type(miniature)(tmp_path / "a folder [with] a very long name, longer than a line of a terminal" / "data")
 
 
-def assert_one_sentence(result: SimpleNamespace, code: int, told: str) -> None:
-    """The exit code, and one line of error."""
+def assert_one_sentence(result: SimpleNamespace, code: int, message: str) -> None:
+    """Assert the exit code and a one-line error."""
     assert result.code == code, result
     lines = result.err.strip().splitlines()
     assert len(lines) == 1, result.err
     assert lines[0].startswith("Error: ")
-    assert re.search(told, lines[0]), lines[0]
+    assert re.search(message, lines[0]), lines[0]
 
 
 def test_check_of_a_good_data_set(run: Run, miniature: Any) -> None:
-    """Counts beside the published ones; exit code 0."""
+    """Counts with the published ones; exit code 0."""
     result = run("data", "check", "--data-root", miniature.write(), "--dataset", "refcoco", "--workers", 1)
     assert result.code == 0, result
     assert re.search(r"train\s+│\s+2\s+│\s+42404\s+│\s+1\s+│\s+16994\s+│\s+3\s+│\s+120624", result.out)
@@ -40,7 +40,7 @@ def test_check_of_a_good_data_set(run: Run, miniature: Any) -> None:
 
 
 def test_check_names_every_file_in_full(run: Run, miniature: Any) -> None:
-    """On one line each, however long, with what rich would take for markup; exit code 1."""
+    """On one line each, of any length, with characters of rich's markup; exit code 1."""
     miniature.images += [miniature.image(number) for number in range(3, 9)]
     miniature.annotations += [miniature.annotation(100 + n, n, 3, [[0, 0, 9, 0, 9, 9]]) for n in range(3, 9)]
     miniature.refs += [miniature.ref(n, 100 + n, n, "train", "a dog") for n in range(3, 9)]
@@ -63,7 +63,7 @@ def test_check_names_every_file_in_full(run: Run, miniature: Any) -> None:
 
 
 def test_show(run: Run, miniature: Any) -> None:
-    """A sheet, the same for the same seed."""
+    """The sheet depends only on the seed."""
     arguments = ("data", "show", "--data-root", miniature.write(), "--dataset", "refcoco", "--split", "train")
     result = run(*arguments, "--count", 2)
     assert (result.code, result.out) == (0, "out/sheet.png shows 2 of 3 phrases.\n")
@@ -74,7 +74,7 @@ def test_show(run: Run, miniature: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("check", "--dataset", "refcocog"), r"RefCOCOg is not in .*refs\(umd\)\.p is expected"),
         (("show", "--dataset", "refcoco", "--split", "test"), "has no split 'test'.* has train, val"),
@@ -82,14 +82,14 @@ def test_show(run: Run, miniature: Any) -> None:
         (("prepare", "--from", "."), "holds no file of refcoco, refcoco\\+, .* that is known by its name"),
     ],
 )
-def test_mistakes(run: Run, miniature: Any, arguments: tuple[str, ...], told: str) -> None:
+def test_mistakes(run: Run, miniature: Any, arguments: tuple[str, ...], message: str) -> None:
     """One sentence, exit code 1."""
     command, *options = arguments
-    assert_one_sentence(run("data", command, "--data-root", miniature.write(), *options), 1, told)
+    assert_one_sentence(run("data", command, "--data-root", miniature.write(), *options), 1, message)
 
 
 def test_a_hostile_pickle(run: Run, miniature: Any) -> None:
-    """Is refused in one sentence."""
+    """Rejected in one sentence."""
     root = miniature.write()
     (root / "refcoco/refs(unc).p").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
     result = run("data", "check", "--data-root", root, "--dataset", "refcoco")
@@ -98,7 +98,7 @@ def test_a_hostile_pickle(run: Run, miniature: Any) -> None:
 
 
 def test_prepare_says_where_from(run: Run) -> None:
-    """What is expected, the authors' page, what to download."""
+    """Expected files, the authors' page, and downloads."""
     result = run("data", "prepare", "--data-root", "data", "--dataset", "refzom")
     assert result.code == 0
     for line in ("expected: data/refzom/refs(final).p", "https://github.com/toggle1995/RIS-DMMI", "val2014.zip"):
@@ -110,7 +110,7 @@ def test_prepare_says_where_from(run: Run) -> None:
 
 
 def test_prepare_lays_out(run: Run, miniature: Any, tmp_path: Path) -> None:
-    """Two archives; then the data set can be read."""
+    """Two archives; then the data set is readable."""
     root = miniature.write()
     Path("downloads").mkdir()
     for name, folder in (("refcoco", "refcoco"), ("train2014", "images/train2014")):

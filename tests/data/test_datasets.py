@@ -1,4 +1,4 @@
-"""The benchmarks' readers on miniatures of each format: every edge case that their files are known for."""
+"""Readers of the benchmarks on small files of each format, with all known edge cases."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Change = Callable[[Any], None]
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    """(30, 40) bool, right and bottom exclusive."""
+    """Return a (30, 40) bool mask of a rectangle; right and bottom are exclusive."""
     mask = np.zeros((30, 40), bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
 def kinds(root: Path, dataset: str = "refcoco") -> list[tuple[str, str]]:
-    """Severity and kind of all that is found in a data set."""
+    """Return severity and kind of all findings of a data set."""
     return [(finding.severity.name, finding.kind) for finding in read_dataset(root, dataset).findings]
 
 
@@ -38,7 +38,7 @@ def kinds(root: Path, dataset: str = "refcoco") -> list[tuple[str, str]]:
 
 
 def test_refcoco(miniature: Any) -> None:
-    """Samples in the file's order, one for each sentence, with name, picture, mask, category and distractors."""
+    """Samples in the file's order, one per sentence, with name, image, mask, category and distractors."""
     samples = open_dataset(miniature.write(), "refcoco", "train")
     assert (samples.name, samples.split, samples.split_by, len(samples)) == ("refcoco", "train", "unc", 3)
     assert [(s.sample_id, s.phrase) for s in samples] == [
@@ -59,34 +59,34 @@ def test_refcoco(miniature: Any) -> None:
 
 
 def test_a_data_set_can_be_sent_to_other_processes(miniature: Any) -> None:
-    """As loaders do; a sample stays what it is."""
+    """Data sets and samples can be pickled."""
     samples = open_dataset(miniature.write(), "refcoco", "val")
     copy = pickle.loads(pickle.dumps(samples))
     assert (copy.name, copy.split, len(copy)) == ("refcoco", "val", 1)
     np.testing.assert_array_equal(copy[0].load_mask(), samples[0].load_mask())
 
 
-def test_samples_of_one_picture_stay_together(miniature: Any) -> None:
-    """However they are ordered in the file."""
+def test_samples_of_one_image_stay_together(miniature: Any) -> None:
+    """For any order in the file."""
     miniature.refs.append(miniature.ref(3, 20, 2, "train", "the cat"))
     miniature.refs.append(miniature.ref(4, 10, 1, "train", "a dog"))
     groups = open_dataset(miniature.write(), "refcoco", "train").images()
     assert [[sample.sample_id for sample in group] for group in groups] == [["0", "1", "10", "40"], ["30"]]
-    picture = ReferringImage.load(groups[0])
-    assert picture.image.shape == (30, 40, 3)
-    assert picture.masks.shape == (4, 30, 40)
-    assert picture.sample_ids == ("0", "1", "10", "40")
+    loaded = ReferringImage.load(groups[0])
+    assert loaded.image.shape == (30, 40, 3)
+    assert loaded.masks.shape == (4, 30, 40)
+    assert loaded.sample_ids == ("0", "1", "10", "40")
 
 
 def test_overlapping_polygons_are_their_union(miniature: Any) -> None:
-    """Of one annotation."""
+    """Polygons of one annotation."""
     (sample,) = open_dataset(miniature.write(), "refcoco", "val")
     np.testing.assert_array_equal(sample.load_mask(), rectangle(2, 2, 20, 20) | rectangle(10, 10, 30, 25))
     assert (sample.category, sample.distractors) == ("cat", 0)
 
 
 def test_raw_and_sent(miniature: Any) -> None:
-    """The text that is asked for; where it has no word, the other one; without any, the phrase is left out."""
+    """The requested text; if it has no word, the other one; phrases without words are omitted."""
     miniature.refs[0]["sentences"][1]["sent"] = " "
     miniature.refs[1]["sentences"][0] |= {"sent": "", "raw": "\u200b"}
     root = miniature.write()
@@ -115,14 +115,14 @@ def test_raw_and_sent(miniature: Any) -> None:
 def test_names_of_files_and_folders(
     miniature: Any, dataset: str, folder: str, file: str, split_by: str | None, images: str
 ) -> None:
-    """As they are published, and as people keep them."""
+    """As published, and common variants."""
     samples = open_dataset(miniature.write(folder, file, images), dataset, "train", split_by)
     assert (len(samples), samples.split_by) == (3, split_by or file.split("(")[1].split(")")[0])
     assert samples[0].image.load().size == (40, 30)
 
 
 def test_grefcoco_has_several_targets_or_none(miniature: Any) -> None:
-    """Lists of annotations; -1 for none."""
+    """Lists of annotations; -1 for no target."""
     miniature.refs = [
         miniature.ref(0, [10, 11], 1, "train", "both dogs", no_target=False),
         miniature.ref(1, [-1], 1, "train", "the horse", no_target=True),
@@ -136,15 +136,15 @@ def test_grefcoco_has_several_targets_or_none(miniature: Any) -> None:
 
 
 def test_targets_of_several_categories_have_no_category(miniature: Any) -> None:
-    """The distractors are those of both categories."""
+    """Distractors are the objects of all its categories."""
     miniature.annotations.append(miniature.annotation(13, 1, 5, [[0, 0, 5, 0, 5, 5]]))
     miniature.refs = [miniature.ref(0, [10, 13], 1, "train", "dog and cat", no_target=False)]
     (sample,) = open_dataset(miniature.write("grefcoco", "grefs(unc).json"), "grefcoco", "train")
     assert (sample.category, sample.distractors) == (None, 1)
 
 
-def test_refzom_takes_pictures_of_both_folders(miniature: Any) -> None:
-    """`ann_id` a number, a list, or an empty list with the source "zero"."""
+def test_refzom_takes_images_of_both_folders(miniature: Any) -> None:
+    """`ann_id` is a number, a list, or an empty list with the source "zero"."""
     miniature.images[1] = miniature.image(2, "val")
     miniature.refs = [
         miniature.ref(0, 10, 1, "train", "a dog", source="one"),
@@ -164,7 +164,7 @@ def test_refzom_takes_pictures_of_both_folders(miniature: Any) -> None:
 
 
 def test_crowds_are_targets_only_where_a_ref_names_them(miniature: Any) -> None:
-    """And never distractors."""
+    """They are never distractors."""
     root = miniature.write()
     assert open_dataset(root, "refcoco", "train")[0].distractors == 1
     miniature.refs.append(miniature.ref(3, 12, 1, "train", "all the dogs"))
@@ -174,7 +174,7 @@ def test_crowds_are_targets_only_where_a_ref_names_them(miniature: Any) -> None:
 
 
 def test_sceneref_is_read_back_as_it_was_drawn(tmp_path: Path) -> None:
-    """Pictures, phrases, tags and masks of all splits in the folder."""
+    """Images, phrases, tags and masks of all splits in the folder."""
     settings = SceneRefSettings(width=64, height=48, phrases_per_scene=3)
     for split in ("train", "val"):
         write_sceneref(tmp_path, split, 2, 5, settings)
@@ -182,14 +182,14 @@ def test_sceneref_is_read_back_as_it_was_drawn(tmp_path: Path) -> None:
     scenes = [generate_scene(settings, "val", 5, index) for index in range(2)]
     assert [s.tags for s in samples] == [phrase.tags for scene in scenes for phrase in scene.phrases]
     for scene, group in zip(scenes, samples.images(), strict=True):
-        picture = ReferringImage.load(group)
-        np.testing.assert_array_equal(picture.image, scene.image)
-        for phrase, mask in zip(scene.phrases, picture.masks, strict=True):
+        loaded = ReferringImage.load(group)
+        np.testing.assert_array_equal(loaded.image, scene.image)
+        for phrase, mask in zip(scene.phrases, loaded.masks, strict=True):
             np.testing.assert_array_equal(mask, scene.target_mask(phrase))
 
 
-def test_mixed_leaves_out_what_is_tested_on_anywhere(miniature: Any) -> None:
-    """Training phrases of all three sets; a picture of any val or test split of the three is in none."""
+def test_mixed_leaves_out_images_of_other_splits(miniature: Any) -> None:
+    """Training phrases of all three data sets, without images of any val or test split of the three."""
     miniature.images.append(miniature.image(3))
     miniature.annotations.append(miniature.annotation(30, 3, 5, [[0, 0, 9, 0, 9, 9]]))
     miniature.write("refcoco", "refs(unc).p")
@@ -212,7 +212,7 @@ def test_mixed_leaves_out_what_is_tested_on_anywhere(miniature: Any) -> None:
 
 
 def test_python_2_pickles(miniature: Any) -> None:
-    """Byte strings, as the published files have them."""
+    """Byte strings, as in the published files."""
     root = miniature.write()
     text = pickle.dumps(miniature.refs, protocol=0).replace(b"Vthe left dog", b"S'the l\\xc3\\xa9ft dog'")
     (root / "refcoco/refs(unc).p").write_bytes(text)
@@ -220,8 +220,8 @@ def test_python_2_pickles(miniature: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "I;16"])
-def test_pictures_of_every_mode(miniature: Any, mode: str) -> None:
-    """Are RGB of 8 bits for the model."""
+def test_images_of_every_mode(miniature: Any, mode: str) -> None:
+    """They are converted to 8-bit RGB."""
     root = miniature.write()
     path = root / "images/train2014/COCO_train2014_000000000001.jpg"
     grey = Image.fromarray(np.full((30, 40), 100, np.uint8))
@@ -232,8 +232,8 @@ def test_pictures_of_every_mode(miniature: Any, mode: str) -> None:
     assert np.abs(np.asarray(read).astype(int) - 100).max() <= 2
 
 
-def test_pictures_are_not_turned(miniature: Any) -> None:
-    """The masks match the stored pixels, whatever the camera wrote about how it was held."""
+def test_images_are_not_turned(miniature: Any) -> None:
+    """The masks match the stored pixels; the EXIF orientation is ignored."""
     root = miniature.write()
     path = root / "images/train2014/COCO_train2014_000000000001.jpg"
     exif = Image.Exif()
@@ -242,8 +242,8 @@ def test_pictures_are_not_turned(miniature: Any) -> None:
     assert open_dataset(root, "refcoco", "train")[0].image.load().size == (40, 30)
 
 
-def test_a_picture_of_another_size_is_an_error_when_it_is_read(miniature: Any) -> None:
-    """Its masks would be wrong."""
+def test_a_image_of_another_size_is_an_error_when_it_is_read(miniature: Any) -> None:
+    """Its masks would not match."""
     root = miniature.write()
     path = miniature.draw(root / "images/train2014/COCO_train2014_000000000001.jpg", 30, 40)
     sample = open_dataset(root, "refcoco", "train")[0]
@@ -266,8 +266,8 @@ def test_split_names_are_compared_whole(miniature: Any) -> None:
         open_dataset(root, "refcoco", "test")
 
 
-def test_a_missing_picture_is_told_before_work_starts(miniature: Any) -> None:
-    """By its full name, and only where its split is asked for."""
+def test_a_missing_image_is_reported_before_work_starts(miniature: Any) -> None:
+    """With its full name, only for its split."""
     root = miniature.write()
     path = root / "images/train2014/COCO_train2014_000000000002.jpg"
     path.unlink()
@@ -277,8 +277,8 @@ def test_a_missing_picture_is_told_before_work_starts(miniature: Any) -> None:
     assert str(path) in str(error.value)
 
 
-def test_without_any_picture_there_is_one_sentence(miniature: Any) -> None:
-    """Instead of one for each."""
+def test_without_any_image_there_is_one_sentence(miniature: Any) -> None:
+    """One sentence for all images."""
     root = miniature.write(images="elsewhere")
     with pytest.raises(DataError, match=r"1 error.*no folder with pictures: .*images/train2014 or .*train2014 is exp"):
         open_dataset(root, "refcoco", "train")
@@ -333,7 +333,7 @@ def annotation_id_twice(mini: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (ref_without_annotation, r"ref 0 \(train\) names annotation 99, which .*instances\.json does not have"),
         (annotation_without_image, r"ref 0 \(train\) names image 1, which .*instances\.json does not have"),
@@ -349,16 +349,16 @@ def annotation_id_twice(mini: Any) -> None:
         (annotation_id_twice, "the annotation id 10 was used before"),
     ],
 )
-def test_contradictions_are_errors(miniature: Any, change: Change, told: str) -> None:
-    """One sentence that names file and record; the advice at its end."""
+def test_contradictions_are_errors(miniature: Any, change: Change, message: str) -> None:
+    """One sentence with file and record, and the remedy at the end."""
     change(miniature)
-    with pytest.raises(DataError, match=f"refcoco \\(unc\\), split train, cannot be used .*{told}") as error:
+    with pytest.raises(DataError, match=f"refcoco \\(unc\\), split train, cannot be used .*{message}") as error:
         open_dataset(miniature.write(), "refcoco", "train")
     assert str(error.value).endswith(f"refersam data check --data-root {miniature.root} --dataset refcoco.")
 
 
-def test_several_errors_are_told_at_once(miniature: Any) -> None:
-    """The first three, and how many more."""
+def test_several_errors_are_reported_at_once(miniature: Any) -> None:
+    """The first three, and the number of further ones."""
     for ref in miniature.refs:
         ref["ann_id"] = 99
     miniature.refs += [miniature.ref(number, 98, 1, "train", "x") for number in range(3, 6)]
@@ -367,7 +367,7 @@ def test_several_errors_are_told_at_once(miniature: Any) -> None:
 
 
 def test_bad_polygons_are_noted(miniature: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """How many of which annotation; the others make the mask."""
+    """With the number per annotation; the valid ones make the mask."""
     miniature.annotations[0]["segmentation"] += [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]]
     with caplog.at_level(logging.INFO):
         sample = open_dataset(miniature.write(), "refcoco", "train")[0]
@@ -377,14 +377,14 @@ def test_bad_polygons_are_noted(miniature: Any, caplog: pytest.LogCaptureFixture
 
 
 def test_annotations_without_image_that_nobody_names_are_noted(miniature: Any) -> None:
-    """They do no harm."""
+    """They are harmless."""
     miniature.annotations.append(miniature.annotation(50, 77, 3, []))
     assert len(open_dataset(miniature.write(), "refcoco", "train")) == 3
     assert kinds(miniature.root) == [("NOTE", "annotations without image")]
 
 
 def test_numbers_that_are_used_twice_are_warned_of(miniature: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Samples keep names of their own."""
+    """Samples have unique ids."""
     miniature.refs[1] = miniature.refs[0]
     samples = open_dataset(miniature.write(), "refcoco", "train")
     assert [s.sample_id for s in samples] == ["0", "1", "0_2", "1_2"]
@@ -393,7 +393,7 @@ def test_numbers_that_are_used_twice_are_warned_of(miniature: Any, caplog: pytes
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(miniature: Any) -> None:
-    """Data from the internet says which files are read."""
+    """Downloaded annotations must not access other files."""
     for name in ("../../secret.jpg", "/etc/passwd"):
         root = miniature.write()
         text = (root / "refcoco/instances.json").read_text().replace("COCO_train2014_000000000001.jpg", name)
@@ -406,7 +406,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(miniature: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "message"),
     [
         (("images", 0, "width"), "wide", r"instances\.json, images, entry 0: width .*valid integer.*but is 'wide'"),
         (("images", 0, "width"), 0, r"images, entry 0: width .*greater than 0, but is 0"),
@@ -420,8 +420,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(miniature: Any) -> None:
         (("annotations",), [], r'not a COCO instances file: it has no entries in "annotations"'),
     ],
 )
-def test_wrong_types_in_instances(miniature: Any, place: tuple[Any, ...], value: object, told: str) -> None:
-    """File, record, field, what was expected, what there is."""
+def test_wrong_types_in_instances(miniature: Any, place: tuple[Any, ...], value: object, message: str) -> None:
+    """File, record, field, expected type, found value."""
     root = miniature.write()
     path = root / "refcoco/instances.json"
     content = inner = json.loads(path.read_text())
@@ -429,12 +429,12 @@ def test_wrong_types_in_instances(miniature: Any, place: tuple[Any, ...], value:
         inner = inner[key]
     inner[place[-1]] = value
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset(root, "refcoco", "train")
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "message"),
     [
         ((0,), "x", r"refs\(unc\)\.p, entry 0: it .*but is 'x'"),
         ((1, "ann_id"), "x", r"entry 1: ann_id\.0 .*but is 'x'"),
@@ -445,25 +445,25 @@ def test_wrong_types_in_instances(miniature: Any, place: tuple[Any, ...], value:
         ((2, "sentences", 0, "sent"), None, r'entry 2: sentence 20 has no text "sent"'),
     ],
 )
-def test_wrong_types_in_refs(miniature: Any, place: tuple[Any, ...], value: object, told: str) -> None:
-    """The same of pickles."""
+def test_wrong_types_in_refs(miniature: Any, place: tuple[Any, ...], value: object, message: str) -> None:
+    """The same for pickles."""
     inner: Any = miniature.refs
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset(miniature.write(), "refcoco", "train")
 
 
 def test_missing_fields(miniature: Any) -> None:
-    """By their names."""
+    """The error names the fields."""
     del miniature.refs[1]["image_id"]
     with pytest.raises(DataError, match=r"refs\(unc\)\.p, entry 1: image_id is missing\."):
         open_dataset(miniature.write(), "refcoco", "train")
 
 
 @pytest.mark.parametrize("content", [{"refs": []}, {"a": [1]}, "refs", None])
-def test_refs_that_are_no_list(miniature: Any, content: object) -> None:
+def test_refs_that_are_not_a_list(miniature: Any, content: object) -> None:
     """Pickle and JSON."""
     root = miniature.write()
     (root / "refcoco/refs(unc).p").write_bytes(pickle.dumps(content))
@@ -475,8 +475,8 @@ def test_refs_that_are_no_list(miniature: Any, content: object) -> None:
         open_dataset(root, "grefcoco", "train")
 
 
-def test_what_is_not_there(miniature: Any) -> None:
-    """Data set, partition, folder, files, split: each says what there is, or what to do."""
+def test_missing_files(miniature: Any) -> None:
+    """Data set, partition, folder, files, split: each error lists the choices or the remedy."""
     root = miniature.write()
     with pytest.raises(
         DataError, match=f"Unknown data set 'coco': choose one of {', '.join(DATASETS)}".replace("+", r"\+")

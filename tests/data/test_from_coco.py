@@ -1,4 +1,4 @@
-"""COCO annotations and a list of phrases -> own data."""
+"""Conversion of COCO annotations and a list of phrases to own data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINES = (
 
 
 def convert(root: Path, name: str, text: str) -> Path:
-    """The file that is made of a list of phrases."""
+    """Return the file made from a list of phrases."""
     phrases, out = root / name, root / "own" / "train.jsonl"
     phrases.write_text(text, encoding="utf-8")
     convert_coco(root / "refcoco/instances.json", phrases, root / "images/train2014", out)
@@ -36,7 +36,7 @@ def convert(root: Path, name: str, text: str) -> Path:
     ("name", "text"), [("p.csv", CSV), ("p.csv", "\ufeff" + CSV), ("p.jsonl", "\n".join(map(json.dumps, LINES)))]
 )
 def test_csv_and_json_lines(miniature: Any, name: str, text: str) -> None:
-    """Both make the same data set, which is read from where it lies."""
+    """Both give the same data set, which refers to the original images."""
     root = miniature.write()
     out = convert(root, name, text)
     samples = open_dataset(out.parent, "jsonl", "train")
@@ -51,7 +51,7 @@ def test_csv_and_json_lines(miniature: Any, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ann_id,phrase\n99,x\n", r"p\.csv, line 2: annotation 99 is not in .*instances\.json"),
         ("ann_id,phrase\n10,\n", r"line 2: phrase is missing"),
@@ -64,26 +64,26 @@ def test_csv_and_json_lines(miniature: Any, name: str, text: str) -> None:
         ("", "has no phrase"),
     ],
 )
-def test_mistakes(miniature: Any, text: str, told: str) -> None:
-    """Each by its line; nothing is written."""
+def test_mistakes(miniature: Any, text: str, message: str) -> None:
+    """Each error names its line; nothing is written."""
     root = miniature.write()
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         convert(root, "p.csv", text)
     assert not (root / "own").exists()
 
 
-def test_all_mistakes_are_told_at_once(miniature: Any) -> None:
-    """Of all lines."""
+def test_all_mistakes_are_reported_at_once(miniature: Any) -> None:
+    """The error covers all lines."""
     with pytest.raises(DataError, match=r"2 errors\): .*line 2.*line 3.*Nothing was written\."):
         convert(miniature.write(), "p.csv", "ann_id,phrase\n98,x\n99,x\n10,x\n")
 
 
 def test_files_that_cannot_be_read(miniature: Any) -> None:
-    """Not there, not JSON, not text."""
+    """Missing, not JSON, not text."""
     root = miniature.write()
     with pytest.raises(DataError, match=r"p\.jsonl, line 1 is not JSON"):
         convert(root, "p.jsonl", "{")
     (root / "p.csv").write_bytes(b"\xff\xfe\x00")
-    for name, told in (("p.csv", "is not UTF-8 text"), ("nowhere.csv", "cannot be read: No such file")):
-        with pytest.raises(DataError, match=told):
+    for name, message in (("p.csv", "is not UTF-8 text"), ("nowhere.csv", "cannot be read: No such file")):
+        with pytest.raises(DataError, match=message):
             convert_coco(root / "refcoco/instances.json", root / name, root / "images", root / "train.jsonl")

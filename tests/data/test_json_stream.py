@@ -1,4 +1,4 @@
-"""JSON a record at a time gives what `json.load` gives, wherever the window over the text happens to end."""
+"""Reading JSON record by record equals `json.load`, for all window sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refersam.errors import DataError
 
 
 def random_value(drawn: random.Random, depth: int = 0) -> Any:
-    """Numbers, texts with everything in them, lists and objects."""
+    """Return random numbers, strings, lists and objects."""
     kind = drawn.random()
     if depth > 3 or kind < 0.4:
         return drawn.choice([1, -2.5, 12345678, 1e-10, 'a"b\\é\u2028,]}', None, True, "", "x" * 30, "日本"])
@@ -25,7 +25,7 @@ def random_value(drawn: random.Random, depth: int = 0) -> Any:
 
 
 def expected(content: Any) -> list[tuple[str, Any]]:
-    """What `iterate_json` should give."""
+    """Return the expected result of `iterate_json`."""
     if isinstance(content, list):
         return [("", record) for record in content]
     pairs = content.items()
@@ -34,7 +34,7 @@ def expected(content: Any) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 1000])
 def test_equal_to_json_load(window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random files, whole and cut off."""
+    """Random files, complete and truncated."""
     monkeypatch.setattr(json_stream, "_CHUNK", window)
     drawn, path = random.Random(window), tmp_path / "x.json"
     for _ in range(60):
@@ -49,7 +49,7 @@ def test_equal_to_json_load(window: int, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_byte_order_mark_and_empty_containers(tmp_path: Path) -> None:
-    """As Windows writes them."""
+    """As written on Windows."""
     path = tmp_path / "x.json"
     for text, content in (
         ("[]", []),
@@ -65,8 +65,8 @@ def test_byte_order_mark_and_empty_containers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "   ", "3", '"a"', "[1 2]", "[1,]", "[,1]", '{"a" 1}', "{1: 2}", "[1] 2", "[nope]", '{"a": 1,}', "]"]
 )
-def test_what_is_no_json(text: str, tmp_path: Path) -> None:
-    """Says at which character, what was expected, what there is."""
+def test_invalid_json(text: str, tmp_path: Path) -> None:
+    """The error has the position, the expected and the found characters."""
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"x\.json is not a JSON file.*at character \d+ .* was expected, but there is"):
@@ -74,7 +74,7 @@ def test_what_is_no_json(text: str, tmp_path: Path) -> None:
 
 
 def test_other_files(tmp_path: Path) -> None:
-    """No such file, not UTF-8, nested too deep for the parser."""
+    """Missing file, not UTF-8, nested too deeply."""
     path = tmp_path / "x.json"
     with pytest.raises(DataError, match=r"x\.json cannot be read: No such file"):
         list(iterate_json(path))

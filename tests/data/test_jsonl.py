@@ -1,4 +1,4 @@
-"""Own data: every way to say what a phrase means, and one clear sentence for every mistake."""
+"""Own data: every kind of target, and one sentence for every error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SQUARE = [2, 3, 12, 3, 12, 13, 2, 13]
 
 @pytest.fixture
 def folder(miniature: Any) -> Path:
-    """With a picture of 40 x 30 pixels, a.jpg, and a mask of it, m.png."""
+    """Folder with an image of 40 x 30 pixels, a.jpg, and a mask of it, m.png."""
     miniature.draw(miniature.root / "a.jpg")
     mask = np.zeros((30, 40), np.uint8)
     mask[3:13, 2:12] = 255
@@ -30,14 +30,14 @@ def folder(miniature: Any) -> Path:
 
 
 def write(folder: Path, *lines: object, split: str = "train") -> Path:
-    """Lines that are no text are written as JSON."""
+    """Write lines; other types than str are encoded as JSON."""
     path = folder / f"{split}.jsonl"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
     return path
 
 
 def test_every_kind_of_target(folder: Path) -> None:
-    """The same square from mask, polygons, run lengths, and nothing."""
+    """The same square from mask, polygons, run lengths, and no target."""
     half = {"size": [30, 40], "counts": [600, 600]}
     write(
         folder,
@@ -58,7 +58,7 @@ def test_every_kind_of_target(folder: Path) -> None:
 
 
 def test_annotations_of_a_coco_file(miniature: Any) -> None:
-    """Picture, category and distractors come from it."""
+    """Image, category and distractors come from the COCO file."""
     root = miniature.write()
     write(
         root,
@@ -75,7 +75,7 @@ def test_annotations_of_a_coco_file(miniature: Any) -> None:
 
 
 def test_the_splits_are_the_files(folder: Path) -> None:
-    """By their names."""
+    """Splits have the names of the files."""
     for split in ("train", "val"):
         write(folder, {"image": "a.jpg", "phrase": split, "no_target": True}, split=split)
     assert [s.phrase for s in open_dataset(folder, "jsonl", "val")] == ["val"]
@@ -84,8 +84,8 @@ def test_the_splits_are_the_files(folder: Path) -> None:
         open_dataset(folder, "jsonl", "test")
 
 
-def test_pictures_as_they_are_stored(folder: Path) -> None:
-    """Not turned as their camera says: masks match the stored pixels."""
+def test_images_as_they_are_stored(folder: Path) -> None:
+    """The EXIF orientation is ignored: masks match the stored pixels."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(folder / "a.jpg").save(folder / "a.jpg", exif=exif)
@@ -96,7 +96,7 @@ def test_pictures_as_they_are_stored(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"image": "a.jpg", "phrase": "x"}, "one of .* is needed, but none is given"),
         ({"image": "a.jpg", "phrase": "x", "no_target": False}, "one of .* is needed, but none is given"),
@@ -136,16 +136,16 @@ def test_pictures_as_they_are_stored(folder: Path) -> None:
         ({"image": "a.jpg", "phrase": "x", "no_target": True, "id": "first"}, "the id 'first' is that of line 1, too"),
     ],
 )
-def test_mistakes(folder: Path, line: object, told: str) -> None:
-    """Each names file and line; the other lines are fine."""
+def test_mistakes(folder: Path, line: object, message: str) -> None:
+    """Each error names file and line; the other lines are valid."""
     Image.new("L", (4, 3)).save(folder / "small.png")
     write(folder, {"image": "a.jpg", "phrase": "y", "no_target": True, "id": "first"}, line)
-    with pytest.raises(DataError, match=rf"(?s)1 error\): .*train\.jsonl, line 2.*{told}"):
+    with pytest.raises(DataError, match=rf"(?s)1 error\): .*train\.jsonl, line 2.*{message}"):
         open_dataset(folder, "jsonl", "train")
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"phrase": "x", "ann_ids": [99]}, r"line 2: annotation 99 is not in .*instances\.json"),
         ({"phrase": "x", "ann_ids": [10, 20]}, "line 2: the annotations are of different pictures"),
@@ -154,46 +154,46 @@ def test_mistakes(folder: Path, line: object, told: str) -> None:
         ({"phrase": "x", "ann_ids": [11]}, "an annotation's mask cannot be drawn: "),
     ],
 )
-def test_mistakes_with_annotations(miniature: Any, line: object, told: str) -> None:
+def test_mistakes_with_annotations(miniature: Any, line: object, message: str) -> None:
     """The same with a COCO file."""
     miniature.annotations[1]["segmentation"] = []
     root = miniature.write()
     write(root, {"instances": "refcoco/instances.json", "images": "images/train2014"}, line)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset(root, "jsonl", "train")
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "message"),
     [
         ({"instances": "nowhere.json"}, r"nowhere\.json cannot be read: No such file"),
         ({"instance": "instances.json"}, r"train\.jsonl, line 1: instance is not a field of this format"),
         ({"instances": 3}, r"line 1: instances .*but is 3"),
     ],
 )
-def test_mistakes_in_the_first_line(folder: Path, head: object, told: str) -> None:
-    """Nothing can be read then."""
+def test_mistakes_in_the_first_line(folder: Path, head: object, message: str) -> None:
+    """An invalid first line prevents reading."""
     write(folder, head, {"image": "a.jpg", "phrase": "x", "no_target": True})
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset(folder, "jsonl", "train")
 
 
 def test_all_mistakes_are_found_at_once(folder: Path) -> None:
-    """Of all lines."""
+    """The error covers all lines."""
     write(folder, {"image": "a.jpg", "phrase": "x"}, "{", {"image": "b.jpg", "phrase": "x", "no_target": True})
     messages = [finding.message for finding in read_dataset(folder, "jsonl").findings]
     assert sorted(re.search(r"line (\d)", message)[1] for message in messages) == ["1", "2", "3"]  # type: ignore[index]
 
 
 def test_empty_files(folder: Path) -> None:
-    """No phrase is no data set."""
+    """A file without phrases is not a data set."""
     write(folder, "")
     with pytest.raises(DataError, match=r"jsonl, split train, has no phrase\."):
         open_dataset(folder, "jsonl", "train")
 
 
 def test_the_documents_example(tmp_path: Path) -> None:
-    """Its lines are read, and mean what they say."""
+    """Its lines are read as documented."""
     blocks = re.findall(r"```json lines\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "val.jsonl").write_text(blocks[0], encoding="utf-8")
     for name in ("images", "masks"):

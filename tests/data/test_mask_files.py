@@ -1,4 +1,4 @@
-"""Mask files: stored values count, and what is ambiguous is an error that says how to choose."""
+"""Mask files: stored values count; ambiguous files are errors that explain how to choose."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ RED, GREEN = [255, 0, 0], [0, 255, 0]
 
 
 def save(path: Path, values: np.ndarray | Image.Image, **options: object) -> Path:
-    """A mask file."""
+    """Write a mask file."""
     image = values if isinstance(values, Image.Image) else Image.fromarray(values)
     image.save(path, **options)
     return path
 
 
 def palette(values: np.ndarray, *colours: list[int]) -> Image.Image:
-    """A palette image."""
+    """Return a palette image."""
     image = Image.fromarray(values, "L")
     image.putpalette([channel for colour in colours for channel in colour])
     assert image.mode == "P"
@@ -41,7 +41,7 @@ def palette(values: np.ndarray, *colours: list[int]) -> Image.Image:
 
 
 def stacked(*channels: object) -> np.ndarray:
-    """Channels that are numbers are constant."""
+    """Return an image with constant channels for numbers."""
     return np.stack([np.broadcast_to(np.asarray(each), TARGET.shape) for each in channels], axis=2).astype(np.uint8)
 
 
@@ -74,7 +74,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarn
 
 @pytest.mark.parametrize("kind", READ)
 def test_the_stored_values_are_read(kind: str, tmp_path: Path) -> None:
-    """However they look."""
+    """Stored values count, not displayed colours."""
     path = save(tmp_path / ("mask.tif" if "32" in kind or kind == "floats" else "mask.png"), READ[kind])
     mask = MaskFile(path).load()
     assert mask.dtype == bool
@@ -82,7 +82,7 @@ def test_the_stored_values_are_read(kind: str, tmp_path: Path) -> None:
 
 
 def test_transparent_palette_and_grey(tmp_path: Path) -> None:
-    """White and transparent white, as programs that shrink files write them; also with the indices the other way."""
+    """White and transparent white, as written by image optimisers; also with swapped indices."""
     white = [255, 255, 255]
     for values, alpha in ((TARGET, b"\x00\xff"), (~TARGET, b"\xff\x00")):
         path = save(tmp_path / "p.png", palette(values.astype(np.uint8), white, white), transparency=alpha)
@@ -94,7 +94,7 @@ def test_transparent_palette_and_grey(tmp_path: Path) -> None:
 
 
 def test_empty_and_full_masks(tmp_path: Path) -> None:
-    """Black is empty, white is everything; white that is all transparent is empty."""
+    """Black is empty, white is full; fully transparent white is empty."""
     for values, pixels in (
         (stacked(0, 0, 0), 0),
         (stacked(255, 255, 255), WIDTH * HEIGHT),
@@ -107,7 +107,7 @@ def test_empty_and_full_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (TWO, "stores 2: 1, 2"),
         (TARGET * np.uint8(1) + ~TARGET * np.uint8(255), "stores 2: 1, 255"),
@@ -118,16 +118,18 @@ def test_empty_and_full_masks(tmp_path: Path) -> None:
         (np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH), "stores 5119: 1, 2, 3, 4, 5 and 5114 more"),
     ],
 )
-def test_several_values_are_an_error(values: np.ndarray | Image.Image, told: str, tmp_path: Path) -> None:
-    """It names them, and how to choose."""
+def test_several_values_are_an_error(values: np.ndarray | Image.Image, message: str, tmp_path: Path) -> None:
+    """The error lists the values, and how to choose."""
     path = save(tmp_path / "mask.png", values)
-    expected = rf"mask\.png: a mask file must store one value other than 0, but this one {told}\. Name .*\"mask_value\""
+    expected = (
+        rf"mask\.png: a mask file must store one value other than 0, but this one {message}\. Name .*\"mask_value\""
+    )
     with pytest.raises(DataError, match=expected):
         MaskFile(path).load()
 
 
 def test_files_that_cannot_be_a_mask(tmp_path: Path) -> None:
-    """JPEG's values, CMYK, 16 bits in three channels, a grey palette the other way, a missing file, a large one."""
+    """JPEG values, CMYK, 16 bits in three channels, an inverted gray palette, a missing file, a large one."""
     noisy = save(tmp_path / "mask.jpg", TARGET.astype(np.uint8) * 255, quality=10)
     with pytest.raises(DataError, match="JPEG does not keep values: save masks as PNG"):
         MaskFile(noisy).load()
@@ -148,7 +150,7 @@ def test_files_that_cannot_be_a_mask(tmp_path: Path) -> None:
 
 
 def test_16_bits_in_several_channels(tmp_path: Path) -> None:
-    """Pillow keeps 8 of them: 0 and 1 would be one value."""
+    """Pillow keeps 8 bits: 0 and 1 would be equal."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -182,7 +184,7 @@ def test_a_value_is_named(values: np.ndarray | Image.Image, value: MaskValue, pi
 
 
 @pytest.mark.parametrize(
-    ("values", "value", "told"),
+    ("values", "value", "message"),
     [
         (TWO, 3, 'no pixel has the "mask_value" 3; it stores 0, 1, 2'),
         (TWO, 300, 'no pixel has the "mask_value" 300; it stores 0, 1, 2'),
@@ -190,14 +192,14 @@ def test_a_value_is_named(values: np.ndarray | Image.Image, value: MaskValue, pi
         (TWO, (1, 0, 0), 'stores numbers, not colours: give "mask_value" as a number'),
     ],
 )
-def test_a_value_that_is_not_there(values: np.ndarray, value: MaskValue, told: str, tmp_path: Path) -> None:
-    """What is stored is named."""
-    with pytest.raises(DataError, match=told):
+def test_a_value_that_is_not_there(values: np.ndarray, value: MaskValue, message: str, tmp_path: Path) -> None:
+    """The error lists the stored values."""
+    with pytest.raises(DataError, match=message):
         MaskFile(save(tmp_path / "mask.png", values), value).load()
 
 
 def test_own_data_names_the_value(tmp_path: Path) -> None:
-    """One label map for several phrases; each protocol compares the named object."""
+    """One label map for several phrases; each phrase selects an object by its value."""
     save(tmp_path / "a.png", stacked(1, 2, 3))
     save(tmp_path / "labels.png", TWO)
     rows = [

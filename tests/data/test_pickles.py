@@ -1,4 +1,4 @@
-"""Pickles from the internet: plain data is read, anything else is refused before it can do anything."""
+"""Pickles of untrusted origin: plain data is read, everything else is rejected before it is executed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_many_records() -> None:
 
 
 def test_python_2_strings_and_numbers() -> None:
-    """Protocols 0 and 2 as Python 2 wrote them: byte strings of UTF-8 or Latin-1, and numbers that end with L."""
+    """Protocols 0 and 2 of Python 2: byte strings in UTF-8 or Latin-1, and numbers with the suffix L."""
     utf8 = b"(lp1\n(dp2\nS'sent'\np3\nS'caf\\xc3\\xa9'\np4\nsS'id'\np5\nL12L\nsa."
     assert plain_pickle_from_bytes(utf8, "x") == [{"sent": "café", "id": 12}]
     latin = b"(lp1\nS'caf\\xe9'\np2\naV\\u00e9t\\u00e9\np3\na."
@@ -58,7 +58,7 @@ def test_python_2_strings_and_numbers() -> None:
 
 @pytest.mark.parametrize("key", [b"U\x05caf\xc3\xa9", b"T\x05\x00\x00\x00caf\xc3\xa9", b"S'caf\\xc3\\xa9'\n"])
 def test_each_string_has_its_own_encoding(key: bytes) -> None:
-    """UTF-8 beside Latin-1 in one file, whichever instruction makes the strings; a key as well as a value."""
+    """UTF-8 and Latin-1 in one file, for all string instructions, in keys and values."""
     latin, utf8 = b"U\x06na\xefve ", b"U\x06\xe2\x82\xac 5\n"
     mixed = b"\x80\x02]q\x01(" + key + latin + utf8 + b"}" + key + latin + b"se."
     assert plain_pickle_from_bytes(mixed, "x") == ["café", "naïve ", "€ 5\n", {"café": "naïve "}]
@@ -78,7 +78,7 @@ class Attack:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_hostile_pickle_runs_nothing(protocol: int, tmp_path: Path) -> None:
-    """At the beginning, and deep inside of plain data."""
+    """At the start, and nested in plain data."""
     trace = tmp_path / "trace"
     for content in (Attack(trace), [{"ref_id": 1}, {"sentences": [Attack(trace)]}]):
         path = tmp_path / "refs(unc).p"
@@ -123,14 +123,14 @@ def test_every_instruction_that_names_or_calls_is_refused(data: bytes) -> None:
         b"\x8d" + struct.pack("<Q", 2**60) + b"a.",
     ],
 )
-def test_what_would_take_all_memory_is_refused(data: bytes) -> None:
-    """A few bytes that ask for gigabytes."""
+def test_excessive_memory_is_refused(data: bytes) -> None:
+    """A few bytes that request gigabytes."""
     with pytest.raises(DataError, match=r"x is (refused|not a pickle)"):
         plain_pickle_from_bytes(data, "x")
 
 
 def test_more_than_an_index_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By bytes before they are read, and by lists, each of which takes many times its byte."""
+    """Limited in bytes before reading, and in lists, each of which needs a multiple of its bytes."""
     with pytest.raises(DataError, match="x holds more than 16,777,216 lists and dictionaries"):
         plain_pickle_from_bytes(b"(" + b"]" * 2**24 + b"l.", "x")
     assert plain_pickle_from_bytes(b"(" + b"]" * 1000 + b"l.", "x") == [[]] * 1000
@@ -143,7 +143,7 @@ def test_more_than_an_index_holds_is_refused(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.timeout(20)
 def test_a_list_that_holds_itself_many_times_is_quoted_at_once() -> None:
-    """Forty doublings: written out it would have a million million numbers."""
+    """Forty doublings, which would give 10^12 numbers in full."""
     value: list[object] = [0]
     for _ in range(40):
         value = [value, value]
@@ -155,7 +155,7 @@ def test_a_list_that_holds_itself_many_times_is_quoted_at_once() -> None:
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_cut_off(protocol: int, share: float) -> None:
-    """One sentence, whatever the unpickler says."""
+    """One sentence for every error of the unpickler."""
     data = pickle.dumps([{"a": "some text", "b": [1, 2, 3]}] * 5, protocol)
     with pytest.raises(DataError, match=r"x is (not a pickle|refused)"):
         plain_pickle_from_bytes(data[: int(share * len(data))], "x")
@@ -164,14 +164,14 @@ def test_cut_off(protocol: int, share: float) -> None:
 @pytest.mark.parametrize(
     "data", [b"hello world, this is text\n", b"{}", b"PK\x03\x04", b"}(]K\x01u.", b"a.", b"\x80\xff.", b"h\x05."]
 )
-def test_what_is_no_pickle(data: bytes) -> None:
+def test_invalid_pickles(data: bytes) -> None:
     """Text, JSON, an archive, a list as a key, an empty stack, an unknown protocol, an unknown index."""
     with pytest.raises(DataError, match=r"^x is (not a pickle|refused).*\.$"):
         plain_pickle_from_bytes(data, "x")
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    """And a folder."""
+    """A missing file, and a folder."""
     with pytest.raises(DataError, match=r"nowhere\.p cannot be read: No such file"):
         read_plain_pickle(tmp_path / "nowhere.p")
     with pytest.raises(DataError, match="cannot be read"):

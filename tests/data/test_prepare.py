@@ -1,4 +1,4 @@
-"""Laying out downloads: the right files in the right places, and nothing that an archive would like better."""
+"""Preparation of downloads: files are moved to their places, and archives cannot choose others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES = [f"COCO_train2014_{number:012d}.jpg" for number in (1, 2)]
 
 
 def make_zip(path: Path, source: Path, names: dict[str, Path] | None = None, prefix: str = "") -> Path:
-    """A zip of a folder's files, or of these names."""
+    """Return a zip of a folder's files, or of these names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in (names or {prefix + p.name: p for p in sorted(source.iterdir())}).items():
@@ -29,7 +29,7 @@ def make_zip(path: Path, source: Path, names: dict[str, Path] | None = None, pre
 
 @pytest.fixture
 def downloads(miniature: Any, tmp_path: Path) -> Path:
-    """refcoco.zip and train2014.zip as they are published, with what macOS adds."""
+    """refcoco.zip and train2014.zip as published, with additional files of macOS."""
     root = miniature.write()
     folder = tmp_path / "downloads"
     make_zip(folder / "refcoco.zip", root / "refcoco", prefix="refcoco/")
@@ -41,12 +41,12 @@ def downloads(miniature: Any, tmp_path: Path) -> Path:
 
 
 def files(root: Path) -> list[str]:
-    """All below a folder."""
+    """Return all files below a folder."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 def test_published_archives(downloads: Path, tmp_path: Path) -> None:
-    """Land where the reader looks; a second time there is nothing to do."""
+    """Files are placed where the reader expects them; a second time nothing is done."""
     root, steps = tmp_path / "new" / "root", []
     assert lay_out(find_items(downloads), root, steps.append) == (4, 0)
     assert steps == [1, 2, 3, 4]
@@ -61,7 +61,7 @@ def test_published_archives(downloads: Path, tmp_path: Path) -> None:
 
 
 def test_one_benchmark_only(downloads: Path, miniature: Any, tmp_path: Path) -> None:
-    """Others stay where they are; pictures are everybody's."""
+    """Other benchmarks are not moved; images are shared."""
     miniature.write("refcoco+")
     make_zip(downloads / "refcoco+.zip", miniature.root / "refcoco+")
     targets = {str(item.target) for item in find_items(downloads, "refcoco+")}
@@ -70,7 +70,7 @@ def test_one_benchmark_only(downloads: Path, miniature: Any, tmp_path: Path) -> 
 
 
 def test_loose_files(miniature: Any, tmp_path: Path) -> None:
-    """By their folder, by their name, or by the refs beside them."""
+    """Identified by folder, by name, or by the refs beside them."""
     root = miniature.write("grefcoco", "grefs(unc).json")
     miniature.write("x", "Ref-ZOM(final).p")
     folder = tmp_path / "downloads"
@@ -91,7 +91,7 @@ def test_loose_files(miniature: Any, tmp_path: Path) -> None:
 
 
 def test_a_name_that_does_not_tell_takes_the_benchmark_that_was_named(miniature: Any, tmp_path: Path) -> None:
-    """refs(unc).p is RefCOCO's and RefCOCO+'s."""
+    """refs(unc).p may be RefCOCO's or RefCOCO+'s."""
     root = miniature.write("something")
     assert [str(item.target) for item in find_items(root) if item.target.suffix != ".jpg"] == []
     assert sorted(str(item.target) for item in find_items(root, "refcoco+") if item.target.suffix != ".jpg") == [
@@ -101,7 +101,7 @@ def test_a_name_that_does_not_tell_takes_the_benchmark_that_was_named(miniature:
 
 
 def test_no_path_in_an_archive_leads_out(miniature: Any, tmp_path: Path) -> None:
-    """Folders of an archive never decide where a file goes; links in it are plain files."""
+    """Folders of an archive never decide the output path; links become plain files."""
     root = miniature.write()
     instances, refs = root / "refcoco/instances.json", root / "refcoco/refs(unc).p"
     names = {
@@ -130,7 +130,7 @@ def test_no_path_in_an_archive_leads_out(miniature: Any, tmp_path: Path) -> None
 
 
 def test_a_hostile_pickle_is_not_even_laid_out(tmp_path: Path) -> None:
-    """It is refused, and nothing is left of it."""
+    """It is rejected, and no file remains."""
     folder = tmp_path / "downloads"
     folder.mkdir()
     with zipfile.ZipFile(folder / "refcoco.zip", "w") as archive:
@@ -141,7 +141,7 @@ def test_a_hostile_pickle_is_not_even_laid_out(tmp_path: Path) -> None:
 
 
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that are too large, too many, or larger than they say."""
+    """Files that are too large, too many, or larger than declared."""
     folder = tmp_path / "downloads"
     folder.mkdir()
     path = folder / "train2014.zip"
@@ -163,8 +163,10 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_items(folder)
 
 
-def test_no_room_is_told_before_anything_is_written(downloads: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """How much is needed, and where."""
+def test_missing_space_is_reported_before_anything_is_written(
+    downloads: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Required size and location."""
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"MB are needed in .*root, but only 0 MB are free"):
@@ -174,7 +176,7 @@ def test_no_room_is_told_before_anything_is_written(downloads: Path, tmp_path: P
 
 @pytest.mark.parametrize("where", ["directory", "content"])
 def test_broken_archives(downloads: Path, tmp_path: Path, where: str) -> None:
-    """A download that was cut off, and one that was damaged."""
+    """Truncated and damaged downloads."""
     path = downloads / "refcoco.zip"
     content = bytearray(path.read_bytes())
     if where == "directory":
@@ -188,7 +190,7 @@ def test_broken_archives(downloads: Path, tmp_path: Path, where: str) -> None:
 
 
 def test_other_files_in_the_way(downloads: Path, tmp_path: Path) -> None:
-    """Are never replaced; two different downloads of one file are not chosen between."""
+    """They are never replaced; two different downloads of one file are an error."""
     root = tmp_path / "root"
     (root / "refcoco").mkdir(parents=True)
     (root / "refcoco/instances.json").write_text("mine")
@@ -201,8 +203,8 @@ def test_other_files_in_the_way(downloads: Path, tmp_path: Path) -> None:
         find_items(downloads)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
-    """No folder; no benchmark in it."""
+def test_missing_files(tmp_path: Path) -> None:
+    """No folder, or no benchmark in it."""
     with pytest.raises(DataError, match=r"No such folder: .*nowhere"):
         find_items(tmp_path / "nowhere")
     assert find_items(tmp_path) == []
@@ -210,7 +212,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_is_missing(miniature: Any, tmp_path: Path) -> None:
-    """Files and folders at their usual places, unless they are at another where the reader looks."""
+    """Files and folders at their default places, unless found at another one that the reader accepts."""
     assert [str(path.relative_to(tmp_path)) for path in missing_files(tmp_path, "refzom")] == [
         "refzom/refs(final).p",
         "refzom/instances.json",

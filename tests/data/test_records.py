@@ -1,4 +1,4 @@
-"""Records as other tools write them: nulls, backslashes, columns without a name."""
+"""Records of other tools: nulls, backslashes, columns without a name."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PHRASES = [{"ann_id": 10, "phrase": "the left dog"}, {"image": "in\\b.jpg", "phr
 
 
 def convert(root: Path, text: str, name: str = "p.csv") -> Path:
-    """The file that is made of a list of phrases."""
+    """Return the file made from a list of phrases."""
     (root / name).write_text(text, encoding="utf-8")
     convert_coco(root / "refcoco/instances.json", root / name, root / "images/train2014", root / "own/train.jsonl")
     return root / "own"
 
 
 def edit_instances(root: Path, **changes: object) -> None:
-    """Other values for its lists."""
+    """Return other values for the lists."""
     path = root / "refcoco/instances.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_file_names_with_backslashes(miniature: Any) -> None:
-    """Of a COCO file, a list of phrases and own data, converted and checked; a name still leads out of no folder."""
+    """In COCO files, lists of phrases and own data, converted and validated; paths out of the folder are rejected."""
     root = miniature.write()
     for name in ("in/a.jpg", "in/b.jpg"):
         miniature.draw(root / "images/train2014" / name)
@@ -53,7 +53,7 @@ def test_file_names_with_backslashes(miniature: Any) -> None:
         read_dataset(root, "refcoco")
 
 
-def test_lists_of_pictures_with_backslashes(tmp_path: Path) -> None:
+def test_lists_of_images_with_backslashes(tmp_path: Path) -> None:
     """CSV, JSON lines and COCO."""
     coco = {"images": [{"id": 1, "file_name": "in\\a.jpg"}], "annotations": None, "categories": [{"name": "dog"}]}
     for name, content in (
@@ -67,7 +67,7 @@ def test_lists_of_pictures_with_backslashes(tmp_path: Path) -> None:
 
 
 def test_null_is_absent(miniature: Any) -> None:
-    """In lists of a COCO file, its entries, refs, phrases and own data; never in a field that is needed."""
+    """In lists of a COCO file, entries, refs, phrases and own data; never in a required field."""
     nulls = {"category_id": None, "iscrowd": None}
     miniature.annotations = [row | nulls for row in miniature.annotations]
     miniature.refs = [ref | {"tags": None, "no_target": None, "source": None} for ref in miniature.refs]
@@ -89,7 +89,7 @@ def test_null_is_absent(miniature: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"image": "a.jpg", "text": "x"}, r"line 1: phrase is missing, and text is not a field .*, which has phrase, "),
         ({"image": "a.jpg", "phrases": "x"}, "phrase is missing, and phrases is not .*, did you mean phrase"),
@@ -97,29 +97,29 @@ def test_null_is_absent(miniature: Any) -> None:
         ({"img": "a.jpg", "text": "x"}, r"line 1: img is not a field.*It was read as the head.*has a \"phrase\""),
     ],
 )
-def test_a_first_line_without_a_phrase(line: object, told: str, tmp_path: Path) -> None:
-    """The phrase is the fault, not the picture."""
+def test_a_first_line_without_a_phrase(line: object, message: str, tmp_path: Path) -> None:
+    """The error is about the phrase, not the image."""
     (tmp_path / "train.jsonl").write_text(json.dumps(line))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, "jsonl", "train")
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
 def test_the_index_column_of_pandas(name: str, miniature: Any) -> None:
-    """Is passed over."""
+    """It is ignored."""
     own = convert(miniature.write(), f"{name},ann_id,phrase\n0,10,the left dog\n1,11,the right dog\n")
     assert [sample.phrase for sample in open_dataset(own, "jsonl", "train")] == ["the left dog", "the right dog"]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ann_id,phrase,\n10,x,red\n", r"p\.csv, line 2: column 3 holds 'red', but has no name in the head line"),
         ("Unnamed: 0,ann_id,phrase\nred,10,x\n", "line 2: Unnamed: 0 is not a field of this format, which has phrase,"),
         ("ann_id,phrase,tag\n10,x,red\n", "line 2: tag is not a field of this format, did you mean tags"),
     ],
 )
-def test_columns_that_are_not_known(text: str, told: str, miniature: Any) -> None:
-    """Each is named, with what to do."""
-    with pytest.raises(DataError, match=told):
+def test_columns_that_are_not_known(text: str, message: str, miniature: Any) -> None:
+    """Each is named, with the remedy."""
+    with pytest.raises(DataError, match=message):
         convert(miniature.write(), text)

@@ -1,4 +1,4 @@
-"""Masks from polygons, run lengths and pictures, and everything that is none."""
+"""Masks from polygons, run lengths and images, and invalid regions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SQUARE = [2, 3, 12, 3, 12, 13, 2, 13]  # columns 2 to 11, rows 3 to 12
 
 
 def rectangle(left: int, top: int, right: int, bottom: int, height: int = 30, width: int = 40) -> np.ndarray:
-    """(H, W) bool, True in the rectangle; right and bottom exclusive."""
+    """Return an (H, W) bool mask of a rectangle; right and bottom are exclusive."""
     mask = np.zeros((height, width), bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
 def slow_run_lengths(mask: np.ndarray) -> list[int]:
-    """Down the columns: how many False, how many True, how many False, ..."""
+    """Return column-major run lengths: numbers of False, True, False, ..."""
     lengths, value = [0], False
     for pixel in mask.T.flatten().tolist():
         if pixel != value:
@@ -36,7 +36,7 @@ def slow_run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def random_masks() -> list[np.ndarray]:
-    """Of many sizes and densities; empty and full ones, too."""
+    """For many sizes and densities, also empty and full masks."""
     numbers = np.random.default_rng(0)
     masks = []
     for share in (0, 0.01, 0.3, 0.5, 0.99, 1):
@@ -53,7 +53,7 @@ def test_several_polygons_are_their_union_even_where_they_overlap() -> None:
 
 
 def test_several_regions_are_their_union() -> None:
-    """Of whatever kind."""
+    """Regions of any kind."""
     rle = coco_mask.encode(np.asfortranarray(rectangle(0, 0, 5, 30).astype(np.uint8)))
     np.testing.assert_array_equal(
         decode_regions(([SQUARE], rle), 30, 40), rectangle(2, 3, 12, 13) | rectangle(0, 0, 5, 30)
@@ -75,7 +75,7 @@ def test_several_regions_are_their_union() -> None:
     ],
 )
 def test_bad_polygons_are_dropped_and_counted(bad: list[float]) -> None:
-    """The others stay; where none stays, that is an error."""
+    """The others are kept; without any valid polygon, an error is raised."""
     region, dropped = clean_region([bad, SQUARE, bad])
     assert dropped == 2
     np.testing.assert_array_equal(decode_region(region, 30, 40), rectangle(2, 3, 12, 13))
@@ -84,7 +84,7 @@ def test_bad_polygons_are_dropped_and_counted(bad: list[float]) -> None:
 
 
 def test_a_long_outline_that_can_be_drawn_stays() -> None:
-    """A comb of a thousand teeth, as high as the picture; many points, or far ones, are no fault by themselves."""
+    """A comb of a thousand teeth, as high as the image; many or distant points are valid."""
     comb = [value for x in range(1000) for value in (x, 0 if x % 2 else 900)]
     region, dropped = clean_region([[*comb, 999, 900]])
     assert dropped == 0
@@ -93,7 +93,7 @@ def test_a_long_outline_that_can_be_drawn_stays() -> None:
 
 
 def test_run_lengths_as_list_string_and_bytes() -> None:
-    """All three give the mask they were made of, and the compact form is the same."""
+    """All three give the mask that they encode, with the same compact form."""
     for mask in random_masks():
         height, width = mask.shape
         compressed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
@@ -105,7 +105,7 @@ def test_run_lengths_as_list_string_and_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         ({"size": [10, 10], "counts": [50, 49]}, "must add up to 10 x 10"),
         ({"size": [10, 10], "counts": [-1, 101]}, "must add up to 10 x 10"),
@@ -135,21 +135,21 @@ def test_run_lengths_as_list_string_and_bytes() -> None:
         (3, "polygons or a run-length encoding"),
     ],
 )
-def test_what_is_no_region(raw: Any, told: str) -> None:
-    """Half a sentence; the readers put file and record before it."""
-    with pytest.raises(DataError, match=told):
+def test_invalid_regions(raw: Any, message: str) -> None:
+    """The message is a part of a sentence, which readers complete with file and record."""
+    with pytest.raises(DataError, match=message):
         clean_region(raw)
 
 
 def test_another_size_is_an_error() -> None:
-    """Before memory is taken for it."""
+    """The error is raised before memory is allocated."""
     with pytest.raises(DataError, match="A mask has 60000 x 65535 pixels, but its picture 40 x 30"):
         decode_region({"size": [65535, 60000], "counts": [65535 * 60000]}, 30, 40)
 
 
 @pytest.mark.parametrize("foreground", [1, 128, 255])
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "1", "I;16"])
-def test_mask_pictures(foreground: int, mode: str, tmp_path: Path) -> None:
+def test_mask_images(foreground: int, mode: str, tmp_path: Path) -> None:
     """0 and 1 as well as 0 and 255, in every mode."""
     mask = rectangle(3, 4, 9, 11)
     path = tmp_path / "mask.png"
@@ -167,7 +167,7 @@ def test_mask_pictures(foreground: int, mode: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_region(path, 30, 40), mask)
 
 
-def test_mask_pictures_that_are_wrong(tmp_path: Path) -> None:
+def test_mask_images_that_are_wrong(tmp_path: Path) -> None:
     """Black is an empty mask; another size and a missing file are errors."""
     path = tmp_path / "mask.png"
     Image.new("L", (40, 30)).save(path)

@@ -1,4 +1,4 @@
-"""Injector and extractor by their formulas."""
+"""Injector and extractor against their formulas."""
 
 from __future__ import annotations
 

@@ -14,19 +14,19 @@ LEVELS = [24, 6, 2]
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain formulas run, whatever the sizes."""
+    """Use the reference implementation for all sizes."""
     monkeypatch.setattr(reassociation, "MAX_COST_RATIO", 0.0)
 
 
 def heads_of(module: AttentionProjections, query: Tensor, key: Tensor, value: Tensor) -> list[tuple[Tensor, ...]]:
-    """Projected queries, keys and values of each head."""
+    """Return projected queries, keys and values of each head."""
     width = module.q_proj.out_features // module.num_heads
     projected = (module.q_proj(query), module.k_proj(key), module.v_proj(value))
     return list(zip(*(tokens.split(width, dim=2) for tokens in projected), strict=True))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(head width)) v."""
+    """Compute softmax(q k^T / sqrt(head width)) v."""
     scores = query @ key.transpose(1, 2) / query.shape[2] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], -torch.inf)

@@ -1,4 +1,4 @@
-"""torch.compile: the whole model is one graph, and another length of text needs no other."""
+"""torch.compile: the whole model is one graph for all text lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refersam import ReferSamModel
 @pytest.mark.timeout(900)
 @torch.inference_mode()
 def test_one_graph_for_all_lengths_of_text(small_config: Callable) -> None:
-    """No graph breaks (fullgraph raises at the first), one graph for every length, the plain model's numbers."""
+    """No graph breaks (fullgraph raises at the first), one graph for every length, and equal results."""
     model = ReferSamModel(small_config("bert")).eval()
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)

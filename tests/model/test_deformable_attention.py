@@ -1,4 +1,4 @@
-"""Deformable attention against its slow twin, in both ways of sampling."""
+"""Deformable attention against a slow reference implementation, for both ways of sampling."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from refersam.model.pyramid import cell_centres
 @pytest.mark.parametrize("sizes", [((4, 6), (2, 3), (1, 2)), ((3, 5),)])
 @pytest.mark.parametrize("with_gradients", [True, False], ids=["samples maps", "looks up"])
 @pytest.mark.parametrize("reach", [1.0, 20.0], ids=["near", "far outside"])
-def test_deformable_attention_equals_its_slow_twin(
+def test_deformable_attention_equals_the_reference(
     sizes: tuple[tuple[int, int], ...], with_gradients: bool, reach: float
 ) -> None:
-    """Layouts of offsets, weights and heads, the sampling and its zero border are as described, in both ways."""
+    """Layouts of offsets, weights and heads, sampling and zero padding agree, for both ways of sampling."""
     layer = DeformableAttention(hidden_size=12, num_heads=3, num_levels=len(sizes), num_points=2, value_ratio=0.5)
     randomise(layer)
     length = sum(height * width for height, width in sizes)
@@ -32,7 +32,7 @@ def test_deformable_attention_equals_its_slow_twin(
 
 @torch.no_grad()
 def test_deformable_attention_in_half_precision_stays_near() -> None:
-    """Places are computed in float32, weights and values rounded; what is no number stays so, and harms no other."""
+    """Positions are computed in float32, weights and values rounded; a NaN value affects no other query."""
     sizes = ((16, 16), (8, 8))
     layer = DeformableAttention(hidden_size=16, num_heads=4, num_levels=2, num_points=4, value_ratio=0.5)
     randomise(layer)

@@ -1,4 +1,4 @@
-"""Initialisation for training: the distribution of every parameter, and what was loaded stays."""
+"""Initialisation for training: the distribution of every parameter; loaded parameters are not changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refersam.model.pyramid import PyramidPositions
 
 
 def test_initialisation(small_config: Callable) -> None:
-    """A new model starts as the architecture says ("Initialisation for training")."""
+    """A new model is initialised as documented ("Initialisation for training")."""
     config = small_config(initializer_range=0.02, injection_gate_init=1e-6)
     model = ReferSamModel(config)
     for part in (model.interactor, model.prompter):
@@ -63,7 +63,7 @@ def test_initialisation(small_config: Callable) -> None:
 
 
 def check_deformable_start(layer: DeformableAttention, num_points: int) -> None:
-    """Offsets look along the compass, all samples weigh the same, and projections are Xavier uniform."""
+    """Offsets have compass directions, all samples have equal weights, and projections are Xavier uniform."""
     assert not layer.sampling_offsets.weight.any()
     start = compass_offsets(layer.num_heads, layer.num_levels, num_points)
     assert torch.equal(layer.sampling_offsets.bias, start)
@@ -77,7 +77,7 @@ def check_deformable_start(layer: DeformableAttention, num_points: int) -> None:
 
 
 def test_presets_gates() -> None:
-    """The tiny preset opens the injectors' gates, since its ViT is not pretrained."""
+    """The tiny preset has open injector gates, since its ViT is not pretrained."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
     gates = [interaction.injector.gate for interaction in model.interactor.interactions]
     assert len(gates) == 4
@@ -86,7 +86,7 @@ def test_presets_gates() -> None:
 
 
 def test_initialisation_of_sams_heads(small_config: Callable[..., Any]) -> None:
-    """PyTorch's own of linear and transposed layers, normal convolutions and embeddings; no parameter is left out."""
+    """PyTorch's initialisation of linear and transposed layers, normal convolutions and embeddings."""
     sam = ReferSamModel(small_config(object_score_head=True)).sam
     checked = {id(sam.prompt_encoder.shared_embedding.positional_embedding)}
     for part in (sam.prompt_encoder, sam.mask_decoder, sam.object_score_head):
@@ -113,7 +113,7 @@ def test_initialisation_of_sams_heads(small_config: Callable[..., Any]) -> None:
 
 
 def test_loaded_parameters_stay() -> None:
-    """transformers marks them; all others of the same block are initialised."""
+    """transformers marks them; all other parameters of the block are initialised."""
     block = Fusion(text_size=8, hidden_size=8, attention_size=8, num_heads=2, ffn_ratio=2.0, gate_init=0.5)
     with torch.no_grad():
         for gate in (block.text_gate, block.pyramid_gate):
@@ -132,7 +132,7 @@ def test_loaded_parameters_stay() -> None:
 
 
 def test_containers_are_left_alone() -> None:
-    """A module without parameters of its own changes neither its children nor the generator."""
+    """A module without parameters changes neither its children nor the random generator."""
     container = nn.Sequential(nn.GELU(), nn.Linear(2, 2))
     weight, state = container[1].weight.clone(), torch.get_rng_state()
     initialize(container, 0.02)

@@ -1,4 +1,4 @@
-"""Mask features, and the memory of features that a forward pass computes for itself."""
+"""Mask features, and memory of features within a forward pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refersam.model.interactor import MaskFeatures
 
 @torch.no_grad()
 def test_mask_features_share_the_prior_between_phrases() -> None:
-    """One image's prior with two phrases' levels gives what each gets alone."""
+    """One image's prior with two phrases' levels gives the results of single phrases."""
     layer = MaskFeatures(prior_channels=4, hidden_size=8)
     randomise(layer)
     prior, level8 = torch.randn(1, 4, 8, 16), torch.randn(2, 8, 4, 8)

@@ -1,4 +1,4 @@
-"""The model gives the authors' numbers: every stage, the losses and the gradient of every parameter."""
+"""Parity with the authors' implementation: every stage, the losses and all gradients."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from refersam.model.pyramid import PyramidGeometry
 STAGE_TOLERANCE = 1e-5
 """Largest difference by largest reference value, in float32 (measured: at most 2.2e-6)."""
 LOSS_TOLERANCE = 1e-4
-"""Relative (measured: 8e-7). Two candidates of nearly the same |logit| may change places by rounding: hence looser."""
+"""Relative (measured: 8e-7). Rounding may swap candidates of nearly equal |logit|, hence the larger tolerance."""
 GRADIENT_TOLERANCE = 1e-3
 GRADIENT_FLOOR = 1e-7
 """Gradient norms by relative (measured: 3e-5) or absolute difference, whichever is met."""
 ZERO_GRADIENT = 2e-7
-"""Norms below this are mathematically zero (biases of keys, the prompter's level embedding): rounding, no number."""
+"""Norms below this are mathematically zero (biases of keys, the prompter's level embedding): rounding errors."""
 
 # bfloat16 has 8 bits of mantissa, a relative error of 2^-9 = 0.2 % per operation, and 8 ViT layers with 6 fusions
 # pile it up.
@@ -58,7 +58,7 @@ LOSSES = {
 
 
 def run_stages(model: ReferSamModel, inputs: dict[str, Tensor]) -> tuple[ReferSamOutput, dict[str, Tensor]]:
-    """The model's output, and what each stage gave on the way, under the names of the case files."""
+    """Return the model's output and all intermediate results, under the names of the case files."""
     seen: dict[str, Any] = {}
     parts = {"text": model.text_encoder, "interactor": model.interactor, "prompter": model.prompter}
     hooks = [
@@ -89,14 +89,14 @@ def run_stages(model: ReferSamModel, inputs: dict[str, Tensor]) -> tuple[ReferSa
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
-    """Largest difference by largest reference value; shapes must be equal."""
+    """Return the largest difference by the largest reference value; shapes must be equal."""
     assert ours.shape == reference.shape
     return ((ours - reference).abs().max() / reference.abs().max()).item()
 
 
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_every_stage_and_output(load_parity: Callable, load_case: Callable, name: str, number: int) -> None:
-    """All tensors of a case agree, and no tensor of a case is left out."""
+    """All tensors of a case agree, and every tensor of a case is compared."""
     case, _ = load_case(name, number)
     assert set(case) == {*INPUTS, "target_mask", *STAGES, *LOSSES}
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_losses_and_gradients(load_parity: Callable, load_case: Callable, name: 
 
 
 def test_clip_is_frozen_and_bert_is_not(load_parity: Callable) -> None:
-    """As the authors train: BERT is fine-tuned, CLIP keeps its weights, and SAM's encoder is trained in both."""
+    """As in the authors' training: BERT is fine-tuned, CLIP is frozen, and SAM's encoder is trained in both."""
     for name, trained in (("bert_tiny", True), ("clip_tiny", False)):
         model = load_parity(name).model
         assert all(parameter.requires_grad is trained for parameter in model.text_encoder.parameters())
@@ -149,7 +149,7 @@ def test_clip_is_frozen_and_bert_is_not(load_parity: Callable) -> None:
 
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_bfloat16(load_parity: Callable, load_case: Callable, name: str, number: int) -> None:
-    """In bfloat16 logits and masks stay near the reference, and every output is bfloat16."""
+    """In bfloat16, logits and masks stay near the reference, and every output is bfloat16."""
     case, _ = load_case(name, number)
     model = load_parity(name).model.to(torch.bfloat16)
     with torch.no_grad():

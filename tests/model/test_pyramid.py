@@ -1,4 +1,4 @@
-"""Geometry and positions of the pyramid: by hand, by formula, and for every image size."""
+"""Geometry and positions of the pyramid: by hand, by formula, and for all image sizes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_reference_points_are_cell_centres(height: int, width: int) -> None:
 
 @given(height=sides, width=sides, batch=st.integers(1, 3))
 def test_split_and_maps_round_trip(height: int, width: int, batch: int) -> None:
-    """Levels and maps hold every token once, in order: putting them together gives the pyramid."""
+    """Levels and maps contain every token once, in order; concatenated they give the pyramid."""
     geometry = PyramidGeometry.of_image(height, width, CPU)
     length = sum(geometry.level_lengths)
     pyramid = torch.arange(batch * length * 2).reshape(batch, length, 2)

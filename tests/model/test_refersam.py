@@ -1,4 +1,4 @@
-"""The whole model: shapes, phrases that share an image, saving and loading, initialisation, wrong sizes."""
+"""The whole model: shapes, phrases that share an image, saving and loading, initialisation, invalid sizes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ TEXT_ENCODERS = ("bert", "clip")
 
 
 def random_images(count: int, height: int = 64, width: int = 64) -> Tensor:
-    """Random images (count, 3, height, width)."""
+    """Return random images (count, 3, height, width)."""
     return torch.randn(count, 3, height, width)
 
 
 def phrases(lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """Random token ids of these lengths, padded to the longest, and their mask: both (B, S)."""
+    """Return random token ids of these lengths, padded to the longest, and their mask: both (B, S)."""
     mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
     return torch.randint(3, 50, mask.shape) * mask, mask
 
 
 def assert_close(ours: ReferSamOutput, other: ReferSamOutput) -> None:
-    """Every field agrees to TOLERANCE."""
+    """Assert that all fields agree to TOLERANCE."""
     assert ours.keys() == other.keys()
     for name, value in ours.items():
         difference = (value - other[name]).abs().max() / other[name].abs().max()
@@ -45,21 +45,21 @@ def assert_close(ours: ReferSamOutput, other: ReferSamOutput) -> None:
 
 
 def sizes_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """The fields of a configuration without what transformers notes about saving and loading."""
+    """Return the fields of a configuration without those of saving and loading by transformers."""
     noted = {"dtype", "architectures", "transformers_version", "_name_or_path", "_attn_implementation_autoset"}
     return {name: value for name, value in config.to_dict().items() if name not in noted}
 
 
 @pytest.fixture
 def build(small_config: Callable) -> Callable[..., ReferSamModel]:
-    """Call with a text encoder and fields: a small random model in evaluation mode."""
+    """Call with a text encoder and fields to build a small random model in evaluation mode."""
     return lambda *args, **fields: ReferSamModel(small_config(*args, **fields)).eval()
 
 
 @pytest.mark.parametrize("fields", [{}, {"use_interactor": False}], ids=["interactor", "plain encoder"])
 @torch.no_grad()
 def test_cached_features_replace_the_images(build: Callable, fields: dict[str, Any]) -> None:
-    """For later phrases; either images or features must be given."""
+    """For later phrases; exactly one of images and features must be given."""
     model = build("bert", **fields)
     pixels, (ids, mask) = random_images(2), phrases([3, 5, 4, 2])
     features = model.encode_image(pixels)
@@ -80,7 +80,7 @@ def test_cached_features_replace_the_images(build: Callable, fields: dict[str, A
 def test_the_same_in_chunks(
     build: Callable, monkeypatch: pytest.MonkeyPatch, tokens: int, fields: dict[str, Any]
 ) -> None:
-    """Of tokens and of heads, as for large images; cached features can be used again."""
+    """Chunks of tokens and of heads, as for large images; cached features can be used again."""
     model = build("bert", **fields)
     pixels, (ids, mask) = random_images(2, 64, 96), phrases([3, 5, 4, 2, 7, 3])
     expected = model(pixels, ids, mask)
@@ -96,7 +96,7 @@ def test_the_same_in_chunks(
 @pytest.mark.parametrize("text_encoder", TEXT_ENCODERS)
 @torch.no_grad()
 def test_shapes(build: Callable, text_encoder: str, height: int, width: int) -> None:
-    """Outputs have the documented shapes at, below and above the ViT's own size, square or not."""
+    """Outputs have the documented shapes below, at and above the ViT's own size, square or not."""
     output = build(text_encoder, object_score_head=True)(random_images(2, height, width), *phrases([5, 3]))
     assert isinstance(output, ReferSamOutput)
     assert {name: tuple(value.shape) for name, value in output.items()} == {
@@ -121,7 +121,7 @@ def test_mask_logits_are_the_low_resolution_ones_with_corners_aligned(build: Cal
 
 @pytest.mark.parametrize("head", [False, True])
 def test_same_type_in_training_and_evaluation(build: Callable, head: bool) -> None:
-    """Both modes return ReferSamOutput with the same fields; the object score is there with its head only."""
+    """Both modes return ReferSamOutput with the same fields; the object score requires its head."""
     model, inputs = build(object_score_head=head), (random_images(1), *phrases([4]))
     fields = []
     for mode in (True, False):
@@ -136,7 +136,7 @@ def test_same_type_in_training_and_evaluation(build: Callable, head: bool) -> No
 @pytest.mark.parametrize("text_encoder", TEXT_ENCODERS)
 @torch.no_grad()
 def test_several_phrases_per_image_equal_one_by_one(build: Callable, text_encoder: str) -> None:
-    """Phrases of one image share its features, and yet each gets what it gets alone."""
+    """Phrases of one image share its features, with the results of single phrases."""
     model = build(text_encoder, object_score_head=True)
     images, (ids, mask) = random_images(2), phrases([5, 3, 4, 2, 5, 4])
     together = model(images, ids, mask)
@@ -154,7 +154,7 @@ def test_several_phrases_per_image_equal_one_by_one(build: Callable, text_encode
 @pytest.mark.parametrize("text_encoder", TEXT_ENCODERS)
 @torch.no_grad()
 def test_padding_changes_nothing(build: Callable, text_encoder: str) -> None:
-    """More padding, whatever stands in it, leaves every output as it is; without the mask it would not."""
+    """Additional padding changes no output, for any padding values; without the mask it would."""
     model = build(text_encoder)
     images, (ids, mask) = random_images(2), phrases([5, 3])
     plain = model(images, ids, mask)
@@ -167,7 +167,7 @@ def test_padding_changes_nothing(build: Callable, text_encoder: str) -> None:
 
 @torch.no_grad()
 def test_without_mask_every_token_counts(build: Callable) -> None:
-    """No attention mask means no padding."""
+    """Without attention mask there is no padding."""
     model = build()
     images, (ids, mask) = random_images(1), phrases([5])
     assert_close(model(images, ids), model(images, ids, mask))
@@ -191,7 +191,7 @@ WRONG_INPUTS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]
 def test_wrong_inputs(
     build: Callable, pixels: tuple[int, ...], ids: tuple[int, ...], mask: tuple[int, ...], message: str
 ) -> None:
-    """Shapes that do not fit are named in a ValueError."""
+    """A ValueError reports inconsistent shapes."""
     with pytest.raises(ValueError, match=message):
         build()(torch.zeros(pixels), torch.ones(ids, dtype=torch.long), torch.ones(mask, dtype=torch.long))
 
@@ -206,7 +206,7 @@ def test_wrong_inputs(
     ],
 )
 def test_save_and_load(build: Callable, tmp_path: Path, text_encoder: str, fields: dict[str, Any]) -> None:
-    """A saved model comes back with the same configuration, weights, outputs and frozen parts."""
+    """A loaded model has the same configuration, weights, outputs and frozen parts."""
     model = build(text_encoder, **fields)
     model.save_pretrained(tmp_path)
     loaded, report = ReferSamModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -231,7 +231,7 @@ def test_save_and_load(build: Callable, tmp_path: Path, text_encoder: str, field
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_frozen_parts(build: Callable, tmp_path: Path, frozen: bool) -> None:
-    """The Fourier matrix never trains, a frozen text encoder neither, and it runs without dropout in training."""
+    """The Fourier matrix is never trained; a frozen text encoder is not trained, and runs without dropout."""
     build(freeze_text_encoder=frozen).save_pretrained(tmp_path)
     for model in (build(freeze_text_encoder=frozen), ReferSamModel.from_pretrained(tmp_path)):
         model.train()
@@ -256,7 +256,7 @@ def test_freezing_can_be_chosen_when_loading(build: Callable, tmp_path: Path) ->
 
 
 def test_object_score_head_added_when_loading(build: Callable, tmp_path: Path) -> None:
-    """A model without the head is loaded with one: it alone is missing, and is initialised; the rest is as saved."""
+    """A model without the head is loaded with one: only the head is missing and initialised."""
     model = build()
     model.save_pretrained(tmp_path)
     loaded, report = ReferSamModel.from_pretrained(tmp_path, object_score_head=True, output_loading_info=True)
@@ -334,7 +334,7 @@ def test_norm_epsilons(build: Callable) -> None:
 
 
 def test_prompters_seed_is_cut_from_the_graph(small_config: Callable) -> None:
-    """The sentence token seeds the dense token without gradient; text attention is the gradient's only way."""
+    """The sentence token initialises the dense token without gradient; they flow through the text attention only."""
     config = small_config()
     prompter = ReferSamModel(config).prompter
     assert isinstance(prompter, Prompter)
@@ -366,7 +366,7 @@ def test_prompters_seed_is_cut_from_the_graph(small_config: Callable) -> None:
 
 @pytest.mark.parametrize("fields", [{"num_context_tokens": 0}, {"num_sparse_tokens": 0}])
 def test_without_context_or_sparse_tokens(build: Callable, tmp_path: Path, fields: dict[str, int]) -> None:
-    """The ablations without these tokens run, train, and survive saving."""
+    """Ablations without these tokens run, train, and can be saved and loaded."""
     model = build(**fields)
     images, text = random_images(1), phrases([4])
     output = model(images, *text)
@@ -385,7 +385,7 @@ def test_without_context_or_sparse_tokens(build: Callable, tmp_path: Path, field
 
 @torch.no_grad()
 def test_tokens_matter(build: Callable) -> None:
-    """Context and sparse tokens have an effect on the mask."""
+    """Context and sparse tokens change the mask."""
     model = build()
     images, text = random_images(1), phrases([4])
     before = model(images, *text).mask_logits
@@ -397,7 +397,7 @@ def test_tokens_matter(build: Callable) -> None:
 
 
 def test_every_trained_parameter_of_ours_gets_a_gradient(build: Callable) -> None:
-    """No weight of interactor and prompter is left over."""
+    """Every weight of interactor and prompter gets a gradient."""
     model = build()
     output = model(random_images(1), *phrases([4]))
     (output.mask_logits.square().mean() + output.coarse_mask_logits.square().mean()).backward()
@@ -419,13 +419,13 @@ WRONG_SIZES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "message"), WRONG_SIZES)
 def test_configuration_errors(small_config: Callable, fields: dict[str, Any], message: str) -> None:
-    """Sizes that do not fit together are named in a ValueError."""
+    """A ValueError reports inconsistent sizes."""
     with pytest.raises(ValueError, match=message):
         small_config(**fields)
 
 
 def test_configuration_refuses_another_patch_size(small_config: Callable) -> None:
-    """The pyramid is laid around patches of 16 pixels."""
+    """The pyramid requires patches of 16 pixels."""
     vision = sam_vision_config(48, 4, 3, [1, 3], 64, 3, 32)
     vision.patch_size = 8
     with pytest.raises(ValueError, match="patch_size must be 16, but got 8"):
@@ -433,13 +433,13 @@ def test_configuration_refuses_another_patch_size(small_config: Callable) -> Non
 
 
 def test_configuration_refuses_another_text_configuration(small_config: Callable) -> None:
-    """A configuration object of a third kind is refused as its dictionary is."""
+    """A configuration object of an unsupported type is rejected like its dictionary."""
     with pytest.raises(ValueError, match="text_config must be one of bert, clip_text_model, but is 'sam_vision_model'"):
         small_config(text_config=sam_vision_config(48, 4, 3, [1, 3], 64, 3, 32))
 
 
 def test_unknown_presets() -> None:
-    """The choices are in the error."""
+    """The error lists the choices."""
     with pytest.raises(ValueError, match="Unknown preset 'small': choose one of tiny, base, large, huge"):
         ReferSamConfig.from_preset("small")
     with pytest.raises(ValueError, match=r"Unknown field 'num_sparse' of a configuration, did you mean num_sparse_t"):

@@ -1,4 +1,4 @@
-"""SAM's parts against transformers' own model."""
+"""SAM's parts against transformers' model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from refersam.model.sam import Sam
 
 @pytest.fixture
 def sam(small_config: Callable) -> Sam:
-    """SAM's parts with lively random weights."""
+    """Build SAM's parts with random weights of large variance."""
     return randomise(ReferSamModel(small_config()).sam, scale=0.2)
 
 
 @pytest.fixture
 def whole_sam(sam: Sam, small_config: Callable) -> SamModel:
-    """transformers' SamModel with the same weights."""
+    """Return transformers' SamModel with the same weights."""
     config = small_config()
     model = SamModel(
         SamConfig(
@@ -42,7 +42,7 @@ def whole_sam(sam: Sam, small_config: Callable) -> SamModel:
 
 @torch.no_grad()
 def test_sam_encoder_in_groups_equals_transformers(sam: Sam) -> None:
-    """Patches, groups of layers and neck give what SamVisionEncoder gives at its own size (windows, global layers)."""
+    """Patches, groups of layers and neck agree with SamVisionEncoder at its own size (windows and global layers)."""
     pixels = torch.randn(2, 3, 64, 64)
     patches = sam.embed_patches(pixels)
     for first, last in ((0, 0), (1, 2), (3, 3)):
@@ -52,7 +52,7 @@ def test_sam_encoder_in_groups_equals_transformers(sam: Sam) -> None:
 
 @torch.no_grad()
 def test_positions_are_resized_bilinearly_at_cell_centres(sam: Sam) -> None:
-    """A ramp over the columns stays one on twice as many: a quarter of a step inwards from the border's value."""
+    """A linear ramp over the columns stays linear on twice as many columns, except at the border."""
     ramp = torch.arange(4.0).reshape(1, 1, 4, 1).expand(1, 4, 4, 48)
     sam.vision_encoder.pos_embed.copy_(ramp)
     nn.init.zeros_(sam.vision_encoder.patch_embed.projection.weight)
@@ -65,7 +65,7 @@ def test_positions_are_resized_bilinearly_at_cell_centres(sam: Sam) -> None:
 
 @torch.no_grad()
 def test_fourier_positions_equal_transformers(sam: Sam, whole_sam: SamModel) -> None:
-    """On a square grid, which is all that transformers can do; on others, each cell by the formula."""
+    """On a square grid against transformers, which supports no other; on other grids, each cell against the formula."""
     theirs = whole_sam.get_image_wide_positional_embeddings()  # (1, C, 4, 4)
     assert relative_error(sam.image_positions((4, 4), torch.float32)[0, 0], theirs[0].flatten(1).T) < 1e-5
     ours = sam.image_positions((2, 3), torch.float32)[0, 0]
@@ -77,7 +77,7 @@ def test_fourier_positions_equal_transformers(sam: Sam, whole_sam: SamModel) -> 
 @pytest.mark.parametrize("num_sparse", [0, 3])
 @torch.no_grad()
 def test_mask_decoder_equals_transformers(sam: Sam, whole_sam: SamModel, num_sparse: int) -> None:
-    """Mask prompt and decoder give the single mask and IoU of SAM's own, with and without sparse prompts."""
+    """Mask prompt and decoder agree with SAM's single mask and IoU, with and without sparse prompts."""
     image, sparse, mask = torch.randn(2, 32, 4, 4), torch.randn(2, num_sparse, 32), torch.randn(2, 1, 16, 16)
     dense = sam.embed_mask(mask)
     _, their_dense = whole_sam.prompt_encoder(None, None, None, mask)
@@ -97,7 +97,7 @@ def test_mask_decoder_equals_transformers(sam: Sam, whole_sam: SamModel, num_spa
 
 @torch.no_grad()
 def test_no_dense_prompt_means_sams_no_mask_embedding(sam: Sam) -> None:
-    """As SAM does when it gets no mask."""
+    """As SAM's prompt encoder without a mask."""
     image, sparse = torch.randn(1, 32, 4, 4), torch.randn(1, 2, 32)
     none = sam.decode_mask(image, None, sparse)[0]
     explicit = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, 4, 4)

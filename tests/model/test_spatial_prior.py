@@ -10,7 +10,7 @@ from refersam.model.spatial_prior import SpatialPrior
 
 @torch.no_grad()
 def test_spatial_prior_shapes_and_norms() -> None:
-    """Widths n, 2n, 4n, 4n, projected to D; no bias but in the projections; every norm has one group."""
+    """Widths n, 2n, 4n, 4n, projected to D; biases only in the projections; every norm has one group."""
     layer = SpatialPrior(channels=4, hidden_size=12)
     stride4, pyramid = layer(torch.randn(2, 3, 32, 64))
     assert stride4.shape == (2, 4, 8, 16)

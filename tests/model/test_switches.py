@@ -36,7 +36,7 @@ def inputs() -> dict[str, torch.Tensor]:
 def test_every_ablation_trains_and_hears_the_phrase(
     small_config: Callable, text_encoder: str, fields: dict[str, Any]
 ) -> None:
-    """A mask that depends on the phrase, a loss, and a gradient for the text encoder."""
+    """Return a mask that depends on the phrase, a loss, and a gradient for the text encoder."""
     model = ReferSamModel(small_config(text_encoder, freeze_text_encoder=False, **fields)).train()
     batch = inputs()
     output = model(**batch)
@@ -52,7 +52,7 @@ def test_every_ablation_trains_and_hears_the_phrase(
 
 @pytest.mark.parametrize("fields", ABLATIONS.values(), ids=ABLATIONS)
 def test_ablations_are_saved_with_the_model(small_config: Callable, fields: dict[str, Any], tmp_path: Any) -> None:
-    """A reloaded one has the same parts and says the same."""
+    """A reloaded model has the same parts and outputs."""
     model = ReferSamModel(small_config(**fields)).eval()
     model.save_pretrained(tmp_path)
     batch = inputs()
@@ -63,7 +63,7 @@ def test_ablations_are_saved_with_the_model(small_config: Callable, fields: dict
 
 @pytest.mark.parametrize("fields", [{}, {"use_interactor": False}], ids=["interactor", "plain"])
 def test_gradient_checkpointing_gives_the_same_gradients(small_config: Callable, fields: dict[str, Any]) -> None:
-    """Bit for bit, also with layers that are skipped at random."""
+    """Bit for bit, also with drop path."""
     model = ReferSamModel(small_config(drop_path=0.5, **fields)).train()
     batch, gradients = inputs(), []
     for enabled in (False, True):
@@ -78,7 +78,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(small_config: Callable,
 
 
 def test_drop_path_by_hand() -> None:
-    """A sample keeps its input, or gets the change scaled so that the mean over many is right."""
+    """A sample keeps its input, or gets the change scaled so that the expectation is unchanged."""
     before, after = torch.zeros(4000, 2), torch.ones(4000, 2)
     changed = drop_path(before, after, 0.25)
     assert changed.unique().tolist() == pytest.approx([0.0, 4 / 3])
@@ -89,7 +89,7 @@ def test_drop_path_by_hand() -> None:
 
 
 def test_drop_path_is_for_training_alone(small_config: Callable) -> None:
-    """Off in evaluation; another draw, another output in training; a rate of 1 is refused."""
+    """Off in evaluation; outputs differ between draws in training; a rate of 1 is rejected."""
     model, batch = ReferSamModel(small_config(drop_path=0.5)), inputs()
     with torch.no_grad():
         one, other = (model.eval()(**batch).mask_logits for _ in range(2))
@@ -100,7 +100,7 @@ def test_drop_path_is_for_training_alone(small_config: Callable) -> None:
 
 
 def test_a_frozen_image_encoder_stays_as_it_is(small_config: Callable) -> None:
-    """In training mode too; the interactor beside it is trained."""
+    """Also in training mode; the interactor is trained."""
     model = ReferSamModel(small_config(freeze_image_encoder=True)).train()
     assert not any(parameter.requires_grad for parameter in model.sam.vision_encoder.parameters())
     assert all(parameter.requires_grad for parameter in model.interactor.parameters())

@@ -1,4 +1,4 @@
-"""The upsamplers: the guided filter against a plain regression window by window, and the choice between them."""
+"""Upsamplers: the guided filter against a regression per window, and the choice of the upsampler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refersam.model.upsampler import BOUND, BilinearUpsampler, GuidedUpsampler
 
 
 def plain_upsampling(logits: np.ndarray, guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """(h, w) and (3, 4 h, 4 w) -> (4 h, 4 w), one regression after the other, in float64."""
+    """Compute (h, w) and (3, 4 h, 4 w) -> (4 h, 4 w) by one regression after another, in float64."""
     values = logits.astype(np.float64) / (1 + np.abs(logits) / BOUND)
     small = F.avg_pool2d(torch.from_numpy(guide.astype(np.float64)), 4).numpy()
     height, width = values.shape
@@ -47,7 +47,7 @@ def plain_upsampling(logits: np.ndarray, guide: np.ndarray, radius: int, epsilon
 
 @pytest.mark.parametrize("radius", [1, 2, 9])
 def test_it_is_the_regression_in_every_window(radius: int) -> None:
-    """Two images, three phrases each; windows that reach over the edges, and one larger than the map."""
+    """Two images with three phrases each; windows that exceed the borders, and one larger than the map."""
     torch.manual_seed(0)
     logits, guides = 6 * torch.randn(6, 5, 7), torch.randn(2, 3, 20, 28)
     found = GuidedUpsampler(radius, 0.02)(logits, guides)
@@ -57,7 +57,7 @@ def test_it_is_the_regression_in_every_window(radius: int) -> None:
 
 
 def test_a_mask_follows_the_edge_of_the_image() -> None:
-    """A disk, of which the logits know each cell's share: bilinear upsampling blurs its edge, this does not."""
+    """A disk whose logits have each cell's share: bilinear upsampling blurs its edge, the guided filter does not."""
     y, x = np.mgrid[:128, :128]
     disk = torch.from_numpy((x - 61.3) ** 2 + (y - 66.7) ** 2 < 23.6**2)
     colours = torch.tensor([[-1.5, 0.3, 0.9], [1.0, -0.4, 0.8]])
@@ -71,7 +71,7 @@ def test_a_mask_follows_the_edge_of_the_image() -> None:
 
 
 def test_on_even_ground_it_only_smooths() -> None:
-    """Without an edge, the mean of the windows' means, whatever the colour; logits are bounded."""
+    """Without an edge, the mean of the windows' means, for any colour; logits are bounded."""
     logits = torch.full((1, 8, 8), 1000.0)
     found = GuidedUpsampler(2, 0.02)(logits, torch.full((1, 3, 32, 32), 2.0))
     assert found.max() - found.min() < 1e-3
@@ -79,7 +79,7 @@ def test_on_even_ground_it_only_smooths() -> None:
 
 
 def test_gradients_pass_where_the_mask_is_sure_and_wrong() -> None:
-    """Bounding is soft: logits of -30 still learn."""
+    """The bound is soft: logits of -30 still have gradients."""
     logits = torch.full((1, 8, 8), -30.0, requires_grad=True)
     found = GuidedUpsampler(2, 0.02)(logits, torch.randn(1, 3, 32, 32))
     F.binary_cross_entropy_with_logits(found, torch.ones_like(found)).backward()
@@ -89,7 +89,7 @@ def test_gradients_pass_where_the_mask_is_sure_and_wrong() -> None:
 
 
 def test_dtype() -> None:
-    """Half precision is kept, computed in float32."""
+    """The result has half precision, computed in float32."""
     logits, guide = 3 * torch.randn(2, 8, 8), torch.randn(1, 3, 32, 32)
     exact = GuidedUpsampler(2, 0.02)(logits.bfloat16().float(), guide.bfloat16().float())
     found = GuidedUpsampler(2, 0.02)(logits.bfloat16(), guide.bfloat16())
@@ -98,7 +98,7 @@ def test_dtype() -> None:
 
 
 def test_bilinear_upsampling_aligns_corners() -> None:
-    """The formula of linear interpolation between the centres of the outermost cells; the guide has no effect."""
+    """Linear interpolation between the centres of the outermost cells; the guide has no effect."""
     logits = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
     steps = torch.linspace(0, 1, 8)
     expected = 2 * steps[:, None] + steps[None]
@@ -107,13 +107,13 @@ def test_bilinear_upsampling_aligns_corners() -> None:
 
 
 def test_the_guided_filter_needs_a_guide() -> None:
-    """The error names it."""
+    """The error names the guide."""
     with pytest.raises(ValueError, match="needs the images as its guide, but guide is None"):
         GuidedUpsampler(2, 0.02)(torch.zeros(1, 8, 8), None)
 
 
 def test_cached_features_keep_the_guide(small_config: Callable[..., Any]) -> None:
-    """`encode_image` keeps the images for the guided filter only; the two upsamplers give different masks."""
+    """`encode_image` stores the images for the guided filter only; the two upsamplers give different masks."""
     model = ReferSamModel(small_config(guided_filter_radius=2)).eval()
     pixels, ids = torch.randn(2, 3, 64, 96), torch.randint(3, 50, (4, 5))
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_cached_features_keep_the_guide(small_config: Callable[..., Any]) -> Non
     "fields", [{"guided_filter_radius": -1}, {"guided_filter_epsilon": 0.0}, {"guided_filter_epsilon": float("nan")}]
 )
 def test_wrong_settings_are_refused(small_config: Callable[..., Any], fields: dict[str, Any]) -> None:
-    """With both values."""
+    """The error contains both values."""
     with pytest.raises(
         ValueError, match=r"guided_filter_(radius must be 0 or more.*they are|epsilon should be a finite number)"
     ):

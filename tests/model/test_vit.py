@@ -1,4 +1,4 @@
-"""SAM's ViT layer against transformers' own."""
+"""SAM's ViT layer against transformers' implementation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refersam.model.vit import VisionEncoder, VisionLayer
 
 
 def make_layer(window: int, dtype: torch.dtype = torch.float64) -> SamVisionLayer:
-    """A layer of transformers with lively weights, relative positions included."""
+    """A layer of transformers with random weights of large variance, including relative positions."""
     config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
     config._attn_implementation = "sdpa"
     layer = SamVisionLayer(config, window).to(dtype)
@@ -23,7 +23,7 @@ def make_layer(window: int, dtype: torch.dtype = torch.float64) -> SamVisionLaye
 @pytest.mark.parametrize("window", [0, 4])
 @pytest.mark.parametrize("size", [(8, 8), (4, 8), (5, 7), (9, 3), (10, 10)], ids=str)
 def test_layer_is_transformers_own(window: int, size: tuple[int, int]) -> None:
-    """Windows with and without padding, tables that are resized: output and all gradients."""
+    """Windows with and without padding, and resized tables: output and all gradients."""
     layer = make_layer(window)
     patches = torch.randn(2, *size, 24, dtype=torch.float64, requires_grad=True)
     inputs = [patches, *layer.parameters()]
@@ -39,7 +39,7 @@ def test_layer_is_transformers_own(window: int, size: tuple[int, int]) -> None:
 
 
 def test_layer_without_relative_positions_or_bias() -> None:
-    """Both are switches of SAM's configuration."""
+    """Both are options of SAM's configuration."""
     config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
     config._attn_implementation, config.use_rel_pos, config.qkv_bias = "sdpa", False, False
     for window in (0, 4):
@@ -49,7 +49,7 @@ def test_layer_without_relative_positions_or_bias() -> None:
 
 
 def test_encoder_keeps_the_names_of_transformers() -> None:
-    """Same weights in the same order, and layers of our own class."""
+    """Equal weights in equal order, and layers of our class."""
     config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
     config._attn_implementation = "sdpa"
     encoder = VisionEncoder(config)

@@ -1,4 +1,4 @@
-"""Slow, obvious twins in NumPy, and helpers that several tests of the model share."""
+"""Slow reference implementations in NumPy, and helpers for tests of the model."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from refersam.model.deformable_attention import DeformableAttention
 
 
 def randomise(module: nn.Module, scale: float = 0.5) -> nn.Module:
-    """Fill every parameter with normal numbers."""
+    """Fill every parameter with normally distributed numbers."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=scale)
     return module.eval()
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor in double precision."""
+    """Return a tensor in double precision."""
     return tensor.detach().double().numpy()
 
 
 def linear(layer: nn.Linear, inputs: np.ndarray) -> np.ndarray:
-    """A linear layer in double precision."""
+    """Return a linear layer in double precision."""
     return inputs @ as_array(layer.weight).T + as_array(layer.bias)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Compute the softmax over the last axis."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def bilinear(grid: np.ndarray, x: float, y: float) -> np.ndarray:
-    """(height, width, channels) at (x, y) in [0, 1]; cells outside are zero."""
+    """Sample (height, width, channels) at (x, y) in [0, 1]; cells outside are zero."""
     height, width, channels = grid.shape
     column, row = x * width - 0.5, y * height - 0.5
     result = np.zeros(channels)
@@ -48,7 +48,7 @@ def bilinear(grid: np.ndarray, x: float, y: float) -> np.ndarray:
 def slow_deformable(
     layer: DeformableAttention, query: Tensor, value: Tensor, points: Tensor, sizes: tuple[tuple[int, int], ...]
 ) -> np.ndarray:
-    """One query, head, level and point after the other."""
+    """Compute deformable attention in loops over queries, heads, levels and points."""
     queries, reference = as_array(query), as_array(points)
     values = linear(layer.value_proj, as_array(value))
     batch, count = queries.shape[:2]
@@ -74,6 +74,6 @@ def slow_deformable(
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
-    """Largest difference by largest reference value; shapes must be equal."""
+    """Return the largest difference by the largest reference value; shapes must be equal."""
     assert ours.shape == reference.shape
     return ((ours - reference).abs().max() / reference.abs().max()).item()

@@ -1,4 +1,4 @@
-"""SceneRef: what phrases mean, checked by a second reader of English; exact masks; seeds; files; streams."""
+"""SceneRef: phrase semantics against an independent parser, exact masks, seeds, files, streams."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from sceneref.words import tokenize
 SMALL = SceneRefSettings(width=128, height=128)
 
 
-# --- a second, slow reader of the phrases: text -> set of objects, with the narrowest comparison it had to make ------
+# --- an independent parser of the phrases: text -> set of objects, with the smallest difference that it relied on ---
 
 VALUES = {
     **{name: ("colour", name) for name in COLOURS},
@@ -88,8 +88,8 @@ RELATIONS = [
 ]
 
 
-class Reader:
-    """Reads a phrase about a scene, without margins; `slack` is the least difference it relied on, in sides."""
+class PhraseParser:
+    """Parser of phrases about a scene, without margins; `slack` is the smallest difference it relied on, in sides."""
 
     def __init__(self, scene: Scene) -> None:
         self.objects = scene.objects
@@ -115,24 +115,24 @@ class Reader:
                 return self.related(self.plain(match[1]), name or match[2], self.plain(match[3]))
         return self.placed(text)
 
-    def related(self, xs: set[int], relation: str, marks: set[int]) -> set[int]:
+    def related(self, xs: set[int], relation: str, landmarks: set[int]) -> set[int]:
         if not xs:
             return set()
-        assert len(marks) == 1, "the landmark is not one object"
-        mark = self.objects[min(marks)]
-        xs = xs - marks
+        assert len(landmarks) == 1, "the landmark is not one object"
+        landmark = self.objects[min(landmarks)]
+        xs = xs - landmarks
         if relation in ("near", "far"):
             sign = 1 if relation == "near" else -1
-            return self.least(xs, lambda o: sign * math.dist(o.centre, mark.centre))
+            return self.least(xs, lambda o: sign * math.dist(o.centre, landmark.centre))
         if relation in ("bigger", "smaller"):
             for i in xs:
-                big, small = sorted((self.objects[i].radius, mark.radius), reverse=True)
+                big, small = sorted((self.objects[i].radius, landmark.radius), reverse=True)
                 self.ratio = min(self.ratio, big / small)
-            return {i for i in xs if (self.objects[i].radius > mark.radius) == (relation == "bigger")}
+            return {i for i in xs if (self.objects[i].radius > landmark.radius) == (relation == "bigger")}
         key = self.key(relation)
         for i in xs:
-            self.slack = min(self.slack, abs(key(self.objects[i]) - key(mark)) / self.side)
-        return {i for i in xs if key(self.objects[i]) < key(mark)}
+            self.slack = min(self.slack, abs(key(self.objects[i]) - key(landmark)) / self.side)
+        return {i for i in xs if key(self.objects[i]) < key(landmark)}
 
     def key(self, direction: str):
         if direction == "middle":
@@ -207,22 +207,22 @@ def compositional() -> list[Scene]:
     return [generate_scene(SMALL, "compositional", 7, index) for index in range(100)]
 
 
-def test_second_reader_understands_every_phrase_the_same_way(scenes: list[Scene], compositional: list[Scene]) -> None:
+def test_an_independent_parser_agrees_on_every_phrase(scenes: list[Scene], compositional: list[Scene]) -> None:
     for scene in scenes + compositional:
         for phrase in scene.phrases:
-            reader = Reader(scene)
-            assert reader.read(phrase.text) == set(phrase.targets), (phrase, scene.objects)
-            assert reader.slack >= 0.05 - 1e-6, phrase
-            assert reader.ratio >= 1.25 - 1e-6 or not phrase.targets, phrase
+            parser = PhraseParser(scene)
+            assert parser.read(phrase.text) == set(phrase.targets), (phrase, scene.objects)
+            assert parser.slack >= 0.05 - 1e-6, phrase
+            assert parser.ratio >= 1.25 - 1e-6 or not phrase.targets, phrase
 
 
-def test_reader_works_on_pictures_that_are_not_square() -> None:
+def test_parser_on_images_that_are_not_square() -> None:
     settings = SceneRefSettings(width=200, height=96, phrases_per_scene=6)
     for index in range(40):
         scene = generate_scene(settings, "val", 3, index)
         assert scene.image.shape == (96, 200, 3)
         for phrase in scene.phrases:
-            assert Reader(scene).read(phrase.text) == set(phrase.targets), phrase
+            assert PhraseParser(scene).read(phrase.text) == set(phrase.targets), phrase
 
 
 def test_number_of_targets_follows_the_words(scenes: list[Scene]) -> None:
@@ -242,8 +242,8 @@ def test_number_of_targets_follows_the_words(scenes: list[Scene]) -> None:
                 assert count == 2, phrase
 
 
-def test_mentions_are_what_each_description_fits_by_itself(scenes: list[Scene]) -> None:
-    """As an independent reader understands them: the group that a place, an order or a comparison chooses from."""
+def test_mentions_match_each_description_alone(scenes: list[Scene]) -> None:
+    """According to the independent parser: the group that a position, an order or a comparison selects from."""
     counts: Counter[int] = Counter()
     for scene in scenes:
         for phrase in scene.phrases:
@@ -265,8 +265,8 @@ def test_mentions_are_what_each_description_fits_by_itself(scenes: list[Scene]) 
     assert min(counts[number] for number in (1, 2, 3)) > 0
 
 
-def test_places_and_negations_leave_the_targets(scenes: list[Scene]) -> None:
-    """Targets are those that the first description fits and that are where the rest of the phrase says, no others."""
+def test_regions_and_negations_select_the_targets(scenes: list[Scene]) -> None:
+    """Targets are the objects that match the first description and are in the region, or satisfy the negation."""
     counts: Counter[str] = Counter()
     for scene in scenes:
         x, y = np.array([item.centre for item in scene.objects]).T
@@ -284,8 +284,8 @@ def test_places_and_negations_leave_the_targets(scenes: list[Scene]) -> None:
     assert set(counts) == {"absolute", "relative", "ordinal", "negation", "several", "no-target"}
 
 
-def test_a_place_by_hand() -> None:
-    """1 inside, 0 outside, -1 within the margin of an end that there is."""
+def test_a_region_by_hand() -> None:
+    """1 inside, 0 outside, -1 within the margin of a finite end."""
     x, y = np.array([0.0, 5.0, 9.0, 12.0, 20.0, 31.0]), np.zeros(6)
     assert Region("x", low=10, margin=3).holds(x, y).tolist() == [0, 0, -1, -1, 1, 1]
     assert Region("y", high=-1).holds(x, y).tolist() == [0] * 6
@@ -294,8 +294,8 @@ def test_a_place_by_hand() -> None:
     assert ring.holds(np.array(0.0), np.array(5.0)) == 0
 
 
-def test_what_phrases_say_of_places() -> None:
-    """Up to halfway to the next in order or in distance; past a landmark, its margin of 5 left open; none at it."""
+def test_regions_of_phrases() -> None:
+    """Up to halfway to the next rank or distance; beyond a landmark with a margin of 5; None without position."""
     view = hand_made(
         ("large", "red", "star", 20, 20),
         ("small", "red", "star", 80, 25),
@@ -307,36 +307,40 @@ def test_what_phrases_say_of_places() -> None:
     made = [build_phrase(view, name, texts) for name in names for _ in range(500)]
     phrases = [phrase for phrase in made if phrase is not None]
 
-    def said(pattern: str) -> set[tuple[Region | None, tuple[int, ...] | None]]:
+    def regions_of(pattern: str) -> set[tuple[Region | None, tuple[int, ...] | None]]:
         form = re.compile(f"((the|an?) )?({pattern})[.]?", re.IGNORECASE)
         return {(phrase.region, phrase.negation_matches) for phrase in phrases if form.fullmatch(phrase.text)}
 
-    assert said("(second|2nd) star from (the )?right") == {(Region("x", 36, 66), None)}
-    assert said("(third|3rd) star from (the )?left") == {(Region("x", low=66), None)}
-    assert said("(second|2nd) star from (the )?top") == {(Region("y", 22.5, 50), None)}
-    assert said("(leftmost|left-most) star") == {(Region("x", high=36), None)}
-    assert said("two leftmost stars") == {(Region("x", high=66), None)}
+    assert regions_of("(second|2nd) star from (the )?right") == {(Region("x", 36, 66), None)}
+    assert regions_of("(third|3rd) star from (the )?left") == {(Region("x", low=66), None)}
+    assert regions_of("(second|2nd) star from (the )?top") == {(Region("y", 22.5, 50), None)}
+    assert regions_of("(leftmost|left-most) star") == {(Region("x", high=36), None)}
+    assert regions_of("two leftmost stars") == {(Region("x", high=66), None)}
     below = (Region("y", low=25, margin=5), None)
-    assert said("(blue|large blue) (disc|disk|circle) (below|under|beneath|underneath) (the )?small red star") == {
-        below
-    }
+    assert regions_of(
+        "(blue|large blue) (disc|disk|circle) (below|under|beneath|underneath) (the )?small red star"
+    ) == {below}
     half = (math.hypot(6, 60) + math.hypot(66, 65)) / 2  # of the red stars from the circle
     to_circle = "(to |from )?(the )?(large |big )?blue (disc|disk|circle)"
-    assert said(f"red star (nearest|closest) {to_circle}") == {(Region("distance", 5, half, point=(86, 85)), None)}
-    assert said(f"red star (farthest|furthest) {to_circle}") == {(Region("distance", low=half, point=(86, 85)), None)}
-    assert said("(all |all the |the )?stars that (are not|aren't) large") == {(None, (1, 2))}
-    assert said("all (the )?objects except the small ones") == {(None, (0, 3))}
+    assert regions_of(f"red star (nearest|closest) {to_circle}") == {
+        (Region("distance", 5, half, point=(86, 85)), None)
+    }
+    assert regions_of(f"red star (farthest|furthest) {to_circle}") == {
+        (Region("distance", low=half, point=(86, 85)), None)
+    }
+    assert regions_of("(all |all the |the )?stars that (are not|aren't) large") == {(None, (1, 2))}
+    assert regions_of("all (the )?objects except the small ones") == {(None, (0, 3))}
 
 
 def hand_made(*items: tuple[str, str, str, float, float]) -> View:
-    """A view of plain objects (size, colour, shape, x, y) in a picture of 100 x 100."""
+    """Return a view of plain objects (size, colour, shape, x, y) in an image of 100 x 100 pixels."""
     radius = {"small": 7.0, "large": 13.0}
     objects = [SceneObject(s, c, z, "plain", radius[z], (x, y), 0.0, 3, PALETTE[c][0]) for z, c, s, x, y in items]
     rng = np.random.default_rng(0)
     return View(objects, SceneRefSettings(width=100, height=100), "val", rng)
 
 
-def said_by(view: View, phenomenon: str, count: int = 500) -> dict[str, tuple[int, ...]]:
+def build_many(view: View, phenomenon: str, count: int = 500) -> dict[str, tuple[int, ...]]:
     texts: set[str] = set()
     found: dict[str, tuple[int, ...]] = {}
     for _ in range(count):
@@ -346,9 +350,9 @@ def said_by(view: View, phenomenon: str, count: int = 500) -> dict[str, tuple[in
     return found
 
 
-def meaning(said: dict[str, tuple[int, ...]], pattern: str) -> set[tuple[int, ...]]:
-    """All targets of the phrases of this form, with or without an article."""
-    return {targets for text, targets in said.items() if re.fullmatch(f"((the|an?) )?({pattern})", text)}
+def meaning(targets_by_text: dict[str, tuple[int, ...]], pattern: str) -> set[tuple[int, ...]]:
+    """Return all targets of the phrases of this form, with or without an article."""
+    return {targets for text, targets in targets_by_text.items() if re.fullmatch(f"((the|an?) )?({pattern})", text)}
 
 
 def test_hand_worked_scene() -> None:
@@ -359,35 +363,35 @@ def test_hand_worked_scene() -> None:
         ("large", "blue", "circle", 86, 85),
     )
     thing = "(object|thing|shape|one|item|figure)"
-    absolute = said_by(view, "absolute")
+    absolute = build_many(view, "absolute")
     assert meaning(absolute, "(left-?most|left|far left) star") == {(0,)}
     assert meaning(absolute, "(right-?most|right|far right) star") == {(1,)}
     assert meaning(absolute, f"(right-?most|right|far right) {thing}") == {(3,)}
     assert meaning(absolute, "star (on|at) the (far )?left") == {(0,)}
-    ordinal = said_by(view, "ordinal")
+    ordinal = build_many(view, "ordinal")
     assert meaning(ordinal, "(second|2nd) star from (the )?(left|right)") == {(2,)}
-    several = said_by(view, "several")
+    several = build_many(view, "several")
     assert meaning(several, "(all|all the|all of the) red stars") == {(0, 1)}
     assert meaning(several, "(every|each) star") == {(0, 1, 2)}
-    comparison = said_by(view, "comparison")
+    comparison = build_many(view, "comparison")
     assert meaning(comparison, "(smallest|tiniest) red star") == {(1,)}
     assert not meaning(comparison, f"(biggest|largest) {thing}")  # the large ones are too alike
-    negation = said_by(view, "negation")
+    negation = build_many(view, "negation")
     assert meaning(negation, "star (that|which) is(n't| not) red") == {(2,)}
-    relative = said_by(view, "relative")
+    relative = build_many(view, "relative")
     assert meaning(relative, "(circle|disc|disk) .*right of (the )?(small )?blue star") == {(3,)}
     assert not meaning(relative, "star .*left of (the )?circle")  # all three stars are
-    absent = said_by(view, "no-target")
+    absent = build_many(view, "no-target")
     assert meaning(absent, "red (circle|disc|disk)") == {()}
     assert meaning(absent, "star above (the )?(large|big) red star") == {()}
     assert not meaning(absent, "blue (circle|disc|disk)|red star (that is |which is )?above (the )?blue star")
 
 
-def test_no_phrase_hangs_on_a_narrow_margin() -> None:
+def test_phrases_respect_the_margin() -> None:
     view = hand_made(
         ("large", "red", "star", 30, 20), ("small", "red", "star", 33, 70), ("small", "blue", "star", 70, 72)
     )  # fmt: skip
-    absolute = said_by(view, "absolute")
+    absolute = build_many(view, "absolute")
     assert meaning(absolute, "(right-?most|right|far right) star") == {(2,)}
     assert not meaning(absolute, "(left-?most|left|far left|bottom|bottommost|lowest|lower) star")
 
@@ -414,8 +418,8 @@ def test_easy_stage() -> None:
     assert kinds["attribute"] >= 0.95 * kinds.total()
 
 
-def test_share_of_patterned_pictures() -> None:
-    """As asked for; without it half of the difficulty, scene by scene the same as that share given."""
+def test_share_of_patterned_scenes() -> None:
+    """As set; by default half of the difficulty, with scenes equal to those of that explicit share."""
 
     def patterned(**settings: float) -> list[bool]:
         large = SceneRefSettings(width=256, height=256, max_objects=4, phrases_per_scene=1, **settings)  # type: ignore[arg-type]
@@ -434,7 +438,7 @@ def test_only_ordinals_still_gives_phrases() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (64, 64), (512, 96), (90, 400), (512, 512)])
-def test_any_picture_size(width: int, height: int) -> None:
+def test_any_image_size(width: int, height: int) -> None:
     settings = SceneRefSettings(width=width, height=height)
     for index in range(3):
         scene = generate_scene(settings, "test", 1, index)
@@ -444,7 +448,7 @@ def test_any_picture_size(width: int, height: int) -> None:
         assert len(scene.phrases) >= 1
 
 
-def test_crowded_pictures_are_possible() -> None:
+def test_scenes_with_many_objects() -> None:
     for index in range(5):
         scene = generate_scene(SceneRefSettings(width=64, height=64, min_objects=10), "train", 0, index)
         assert len(scene.objects) == 10
@@ -468,7 +472,7 @@ def test_equal_arguments_give_equal_bytes() -> None:
 
 
 def inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """Whether points (N, 2) lie in a polygon (M, 2), by counting the edges that a ray to the right crosses."""
+    """Return whether points (N, 2) are in a polygon (M, 2), by counting the edges crossed by a ray to the right."""
     crossings = np.zeros(len(points), dtype=int)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
         spans = (y0 > points[:, 1]) != (y1 > points[:, 1])
@@ -478,7 +482,7 @@ def inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 
 
 def full_shares(item: SceneObject, shape: tuple[int, int], fine: int = 6) -> np.ndarray:
-    """(H, W): the share of each pixel inside an object's shape, from `fine` x `fine` points per pixel."""
+    """Return the (H, W) share of each pixel in an object's shape, from `fine` x `fine` points per pixel."""
     angle = math.radians(item.rotation)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     outline, hole = (None if part is None else part @ turn for part in unit_polygon(item.shape, item.form))
@@ -506,7 +510,7 @@ def test_masks_agree_with_the_geometry(scenes: list[Scene]) -> None:
             assert not mask[(shares[index] < 0.22) | (above > 0.78)].any()
 
 
-def test_picture_shows_the_masks() -> None:
+def test_image_agrees_with_the_masks() -> None:
     settings = SceneRefSettings(width=160, height=128, difficulty=0.0)  # flat colours on a plain ground
     wrong = total = 0
     for index in range(30):
@@ -547,7 +551,7 @@ def test_objects_are_whole_disjoint_and_visible(scenes: list[Scene]) -> None:
                 assert abs((ys.min() + ys.max() + 1) / 2 - item.centre[1]) <= 1.6
 
 
-def test_colours_of_a_picture_are_told_apart(scenes: list[Scene]) -> None:
+def test_colours_of_a_scene_are_distinct(scenes: list[Scene]) -> None:
     least = []
     for scene in scenes:
         colours = {item.colour: item.rgb for item in scene.objects}
@@ -560,7 +564,7 @@ def test_colours_of_a_picture_are_told_apart(scenes: list[Scene]) -> None:
     assert all(lab_distances(labs[a], labs[b]).min() > 20 for a in COLOURS for b in COLOURS if a != b)
 
 
-def test_objects_stand_out_from_the_background() -> None:
+def test_objects_contrast_with_the_background() -> None:
     least = []
     for index in range(150):
         scene = generate_scene(SceneRefSettings(width=64, height=64, difficulty=0.0), "train", 1, index)
@@ -579,7 +583,7 @@ def test_shapes_and_colours_repeat(scenes: list[Scene]) -> None:
     assert np.mean(repeated) > 0.95
 
 
-def test_a_blank_guess_does_not_pay(scenes: list[Scene], compositional: list[Scene]) -> None:
+def test_phrase_blind_baselines_are_low(scenes: list[Scene], compositional: list[Scene]) -> None:
     for group in (scenes, compositional):
         scores = blind_guess_scores(group)
         assert 0 < scores["best"] < 25
@@ -623,7 +627,7 @@ def test_large_objects_are_not_favoured(scenes: list[Scene]) -> None:
     assert abs(picked.count("large") / len(picked) - drawn.count("large") / len(drawn)) < 0.09
 
 
-def said_values(text: str) -> set[tuple[str, str]]:
+def named_values(text: str) -> set[tuple[str, str]]:
     words = [PLURALS.get(word, word) for word in tokenize(text)]
     return {VALUES[w] for word in words for w in (word, word.removesuffix("s")) if w in VALUES}
 
@@ -635,7 +639,7 @@ def test_held_out_pairs(scenes: list[Scene], compositional: list[Scene]) -> None
         assert not any((item.colour, item.shape) in HELD_OUT_PAIRS for item in scene.objects)
         for phrase in scene.phrases:
             if phrase.tags[1:2] == ("absent",):
-                values = said_values(re.split(r" (?:to|above|below|next|under)\b", phrase.text.lower())[0])
+                values = named_values(re.split(r" (?:to|above|below|next|under)\b", phrase.text.lower())[0])
                 assert not any({("colour", c), ("shape", s)} <= values for c, s in HELD_OUT_PAIRS), phrase
     for scene in compositional:
         assert any((item.colour, item.shape) in HELD_OUT_PAIRS for item in scene.objects)
@@ -686,8 +690,8 @@ def test_writer_round_trip(tmp_path: Path) -> None:
     for index, row in enumerate(images):
         scene = generate_scene(settings, "val", 9, index)
         assert row["file_name"] == f"val_9_{index:06d}.png"
-        picture = np.asarray(Image.open(tmp_path / "images/scenes" / row["file_name"]))
-        np.testing.assert_array_equal(picture, scene.image)
+        image = np.asarray(Image.open(tmp_path / "images/scenes" / row["file_name"]))
+        np.testing.assert_array_equal(image, scene.image)
         for phrase in scene.phrases:
             ref = refs[position]
             position += 1
@@ -720,18 +724,18 @@ def test_writer_adds_splits_and_replaces_them(tmp_path: Path) -> None:
     settings = SceneRefSettings(width=48, height=48, phrases_per_scene=2, max_objects=4)
     write_sceneref(tmp_path, "val", 3, 0, settings)
     write_sceneref(tmp_path, "train", 4, 0, settings)
-    folder, pictures = tmp_path / "sceneref", tmp_path / "images/scenes"
-    before = {path.name: path.read_bytes() for path in [*folder.iterdir(), *pictures.iterdir()]}
+    folder, images_folder = tmp_path / "sceneref", tmp_path / "images/scenes"
+    before = {path.name: path.read_bytes() for path in [*folder.iterdir(), *images_folder.iterdir()]}
     refs = read_json(folder / "grefs(unc).json")
     instances = read_json(folder / "instances.json")
     assert {ref["split"] for ref in refs} == {"train", "val"}
     for rows, key in ((refs, "ref_id"), (instances["images"], "id"), (instances["annotations"], "id")):
         assert len({row[key] for row in rows}) == len(rows)
     write_sceneref(tmp_path, "val", 3, 0, settings)
-    assert {path.name: path.read_bytes() for path in [*folder.iterdir(), *pictures.iterdir()]} == before
+    assert {path.name: path.read_bytes() for path in [*folder.iterdir(), *images_folder.iterdir()]} == before
     write_sceneref(tmp_path, "val", 2, 1, settings)
-    assert sorted(path.name for path in pictures.glob("val*")) == ["val_1_000000.png", "val_1_000001.png"]
-    assert len(list(pictures.glob("train*"))) == 4
+    assert sorted(path.name for path in images_folder.glob("val*")) == ["val_1_000000.png", "val_1_000001.png"]
+    assert len(list(images_folder.glob("train*"))) == 4
     assert [r for r in read_json(folder / "grefs(unc).json") if r["split"] == "train"] == [
         r for r in refs if r["split"] == "train"
     ]

@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _few_scenes(few_scenes: None) -> None:
-    """Rendered scenes are few and small in every test."""
+    """Use few and small rendered scenes in every test."""

@@ -1,4 +1,4 @@
-"""A suite in miniature: trains, resumes, refuses, ends with a table and a plot."""
+"""Small-scale suite: training, resuming, errors, and the final table and plot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUNS = {"whole": {}, "no VLI": {"model.config.use_interactor": False}, "BCE alon
 
 @pytest.fixture
 def suite_file(tmp_path: Path, miniature: Miniature) -> Callable[..., Path]:
-    """Call with fields: writes a suite of three runs with two seeds and one step."""
+    """Call with fields to write a suite of three runs with two seeds and one step."""
 
     def write(**fields: Any) -> Path:
         recipe = tmp_path / "recipe.yaml"
@@ -40,12 +40,12 @@ def suite_file(tmp_path: Path, miniature: Miniature) -> Callable[..., Path]:
 
 
 def train(trainer: Trainer, _name: str) -> dict[str, float]:
-    """Without progress."""
+    """Run a trainer without progress."""
     return trainer.run()
 
 
 def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path], tmp_path: Path) -> None:
-    """And in the seed; --set is over all."""
+    """Runs differ in their own changes and in the seed; --set overrides both."""
     runs = read_suite(suite_file(), ["optimizer.learning_rate=0.5"]).runs
     assert list(runs) == [(name, seed) for name in RUNS for seed in (0, 1)]
     whole, other = runs["whole", 1], runs["BCE alone", 1]
@@ -54,16 +54,16 @@ def test_runs_differ_in_the_one_thing(suite_file: Callable[..., Path], tmp_path:
     changed["loss"]["dice_weight"] = 0
     assert other.model_dump() == changed
     (tmp_path / "data_set.yaml").write_text("data: {root: x}")
-    with pytest.raises(SettingsError, match="whole counts epochs, not steps: add --set epochs=null"):
+    with pytest.raises(SettingsError, match="whole has epochs, which override steps: add --set epochs=null"):
         read_suite(suite_file(recipe="data_set.yaml"), ["epochs=2"])
-    with pytest.raises(SettingsError, match="leave out --set seed"):
+    with pytest.raises(SettingsError, match="remove --set seed"):
         read_suite(suite_file(), ["seed=7"])
 
 
 def test_a_suite_ends_with_table_and_plot(
     suite_file: Callable[..., Path], tmp_path: Path, run: Callable[..., SimpleNamespace]
 ) -> None:
-    """Stopped in the middle it goes on where it was, without training anything twice; by the command line at last."""
+    """A stopped suite resumes without repeating training, also from the command line."""
     path, out, trained = suite_file(), tmp_path / "out", []
 
     def interrupted(trainer: Trainer, name: str) -> dict[str, float]:
@@ -88,13 +88,13 @@ def test_a_suite_ends_with_table_and_plot(
 
     changed = run("ablate", path, "--out", out, "--set", "steps=2")
     assert changed.code == 1
-    assert "finished run with other settings (steps: 1 -> 2): give another --out" in changed.err
+    assert "finished run with other settings (steps: 1 -> 2): choose another --out" in changed.err
 
 
 def test_curves_are_means_over_the_seeds(
     suite_file: Callable[..., Path], tmp_path: Path, run: Callable[..., SimpleNamespace]
 ) -> None:
-    """Of the metric that the protocol ranks by, at every validation in the logs; drawn where there are several."""
+    """Curves of the ranking metric at every logged validation; drawn if there are several points."""
     out, runs = tmp_path / "out", {"whole": {}, "no VLI": RUNS["no VLI"]}
     path = suite_file(budget={"steps": 3, "validate_every": 1}, runs=runs)
     suite = read_suite(path)
@@ -110,7 +110,7 @@ def test_curves_are_means_over_the_seeds(
 
 
 def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
-    """Sample deviation; none of a single seed; single tags and counts are left out."""
+    """Sample standard deviation, None for a single seed; without metrics of tags and counts."""
     scores = {"a": [{"oIoU": 10.0, "mIoU/x": 1.0, "phrases": 3}, {"oIoU": 14.0, "mIoU/x": 1.0}], "b": [{"oIoU": 5.0}]}
     summary = Summary("oIoU", scores)
     assert summary.metrics == ["oIoU"]
@@ -120,7 +120,7 @@ def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"runs": {}}, "runs should have at least 1 item, but is "),
         ({"seeds": []}, "seeds should have at least 1 item, but is "),
@@ -131,9 +131,9 @@ def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
         ({"runs": {"a b": {}, "a-b": {}}}, "would share a folder"),
     ],
 )
-def test_suites_that_are_refused(suite_file: Callable[..., Path], fields: dict[str, Any], told: str) -> None:
-    """One sentence, before anything is trained."""
-    with pytest.raises(SettingsError, match=told) as caught:
+def test_suites_that_are_refused(suite_file: Callable[..., Path], fields: dict[str, Any], message: str) -> None:
+    """The error is one sentence, raised before any training."""
+    with pytest.raises(SettingsError, match=message) as caught:
         read_suite(suite_file(**fields))
     assert "\n" not in str(caught.value)
 
@@ -141,7 +141,7 @@ def test_suites_that_are_refused(suite_file: Callable[..., Path], fields: dict[s
 def test_a_second_suite_into_a_folder_is_refused(
     suite_file: Callable[..., Path], tmp_path: Path, run: Callable[..., SimpleNamespace]
 ) -> None:
-    """Also between two runs of the first; Ctrl-C is told with how to go on."""
+    """Also between two runs of the first; the message after Ctrl-C explains how to resume."""
     path, out = suite_file(), tmp_path / "out"
 
     def meanwhile(trainer: Trainer, _name: str) -> dict[str, float]:
@@ -161,7 +161,7 @@ def test_ctrl_c_in_a_suite(
     run: Callable[..., SimpleNamespace],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Code 130 and a sentence; the checkpoint is there."""
+    """Exit code 130 and a message; the checkpoint exists."""
     score = Validator.score
 
     def interrupted(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Changed pictures: every phrase is still true of its picture, and no target loses a pixel."""
+"""Augmentation: every phrase stays valid for its image, and no target loses pixels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from refersam.training.directions import mentions_colour, mentions_horizontal, m
 from refersam.training.settings import AugmentSettings
 
 
-def picture(
+def make_image(
     *phrases: str, box: tuple[int, int, int, int] = (10, 20, 30, 50), size: tuple[int, int] = (80, 120)
 ) -> ReferringImage:
-    """Random pixels of size (height, width); every phrase means the box (top, left, bottom, right)."""
+    """Random pixels of size (height, width); every phrase has the target box (top, left, bottom, right)."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     masks = np.zeros((len(phrases), *size), dtype=bool)
     masks[:, box[0] : box[2], box[1] : box[3]] = True
@@ -47,7 +47,7 @@ def picture(
     ],
 )
 def test_mirrored_phrases(phrase: str, mirrored: str | None) -> None:
-    """Sides are swapped as whole words with their case; what cannot be mirrored for sure is None."""
+    """Sides are swapped as whole words in their case; None if mirroring is uncertain."""
     assert mirror_phrase(phrase) == mirrored
     if mirrored is not None:
         assert mirror_phrase(mirrored) == phrase
@@ -68,7 +68,7 @@ def test_mirrored_phrases(phrase: str, mirrored: str | None) -> None:
     ],
 )
 def test_what_phrases_speak_of(phrase: str, horizontal: bool, vertical: bool, colour: bool) -> None:
-    """Whole words only."""
+    """Only whole words match."""
     assert (mentions_horizontal(phrase), mentions_vertical(phrase), mentions_colour(phrase)) == (
         horizontal,
         vertical,
@@ -77,15 +77,15 @@ def test_what_phrases_speak_of(phrase: str, horizontal: bool, vertical: bool, co
 
 
 def test_a_flip_mirrors_pixels_masks_and_words_together() -> None:
-    """All or nothing: one phrase that cannot be mirrored keeps the picture as it is."""
-    before = picture("the left cup", "a spoon")
+    """One phrase that cannot be mirrored leaves the image and all phrases unchanged."""
+    before = make_image("the left cup", "a spoon")
     after = flip(before)
     assert after.phrases == ("the right cup", "a spoon")
     np.testing.assert_array_equal(after.image, before.image[:, ::-1])
     np.testing.assert_array_equal(after.masks, before.masks[:, :, ::-1])
     np.testing.assert_array_equal(flip(with_labels(before)).extra.values, after.masks)
     assert after.sample_ids == before.sample_ids
-    kept = picture("the left cup", "the spoon right next to it")
+    kept = make_image("the left cup", "the spoon right next to it")
     assert flip(kept) is kept
 
 
@@ -100,9 +100,9 @@ class Labels:
         return Labels(self.values[:, rows, columns])
 
 
-def with_labels(picture: ReferringImage) -> ReferringImage:
-    """The same image with its masks as annotations of an extension."""
-    return replace(picture, extra=Labels(picture.masks))
+def with_labels(make_image: ReferringImage) -> ReferringImage:
+    """Return the image with its masks as annotations of an extension."""
+    return replace(make_image, extra=Labels(make_image.masks))
 
 
 @settings(max_examples=200, deadline=None)
@@ -115,9 +115,9 @@ def with_labels(picture: ReferringImage) -> ReferringImage:
 def test_a_crop_loses_no_pixel_of_a_target(
     size: tuple[int, int], box: tuple[float, float, float, float], places: list[float], smallest: float
 ) -> None:
-    """Whatever the picture, the target and the draw; an empty target too; never smaller than asked for."""
+    """For any image, target and random numbers, also for empty targets; never below the minimum size."""
     (top, bottom), (left, right) = sorted(int(v * size[0]) for v in box[:2]), sorted(int(v * size[1]) for v in box[2:])
-    before = picture("a thing", box=(top, left, bottom, right), size=size)
+    before = make_image("a thing", box=(top, left, bottom, right), size=size)
     after = crop(before, smallest, CropPlace(*places))
     assert after.masks.sum() == before.masks.sum()
     assert after.masks.shape[1:] == after.image.shape[:2]
@@ -128,25 +128,25 @@ def test_a_crop_loses_no_pixel_of_a_target(
 
 
 def test_a_crop_keeps_the_sides_that_are_spoken_of() -> None:
-    """Both of an axis: a target that moves within the picture may not be left any more."""
+    """Both sides of an axis are kept: after a crop, a target might no longer be on its side."""
     place = CropPlace(0.0, 0.0, 0.5, 0.5)
-    assert crop(picture("a cup"), 0.5, place).image.shape[:2] == (40, 60)
-    assert crop(picture("a cup", "the left cup"), 0.5, place).image.shape[:2] == (40, 120)
-    assert crop(picture("the top cup"), 0.5, place).image.shape[:2] == (80, 60)
-    assert crop(picture("the second cup"), 0.5, place).image.shape[:2] == (80, 120)
+    assert crop(make_image("a cup"), 0.5, place).image.shape[:2] == (40, 60)
+    assert crop(make_image("a cup", "the left cup"), 0.5, place).image.shape[:2] == (40, 120)
+    assert crop(make_image("the top cup"), 0.5, place).image.shape[:2] == (80, 60)
+    assert crop(make_image("the second cup"), 0.5, place).image.shape[:2] == (80, 120)
 
 
 @pytest.mark.parametrize(
     "phrase", ["the cup beside the kettle", "a cup left of a kettle", "cup with a lid", "cup smaller than the pot"]
 )
 def test_a_crop_leaves_whole_what_a_phrase_compares_with(phrase: str) -> None:
-    """Nothing shows where the other thing is."""
-    before = picture("a cup", phrase)
+    """The position of the other object is unknown."""
+    before = make_image("a cup", phrase)
     assert crop(before, 0.1, CropPlace(0.0, 0.0, 0.5, 0.5)) is before
 
 
 def test_recolour_by_hand() -> None:
-    """Contrast about the mean, then brightness, cut at the ends."""
+    """Contrast about the mean, then brightness, clipped to the range."""
     image = np.array([[[100, 100, 100], [200, 200, 200]]], dtype=np.uint8)
     assert recolour(image, 1.0, 0.5)[0, :, 0].tolist() == [125, 175]
     assert recolour(image, 1.5, 1.0)[0, :, 0].tolist() == [150, 255]
@@ -154,14 +154,14 @@ def test_recolour_by_hand() -> None:
 
 
 def test_the_draw_decides_everything() -> None:
-    """Same generator, same picture; all off is the picture itself; colour stays where it is spoken of."""
+    """Equal generators give equal images; all off returns the image itself; colours stay if a phrase mentions one."""
     everything = AugmentSettings(flip=0.5, crop=0.5, smallest_crop=0.3, colour=0.4)
-    before = picture("the left cup")
+    before = make_image("the left cup")
     one, other = (augment(before, everything, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(one.image, other.image)
     assert one.phrases == other.phrases
     outcomes = {augment(before, everything, np.random.default_rng(seed)).image.tobytes() for seed in range(20)}
     assert len(outcomes) == 20
     assert augment(before, AugmentSettings(), np.random.default_rng(5)) is before
-    red = picture("the red cup")
+    red = make_image("the red cup")
     assert augment(red, AugmentSettings(colour=0.4), np.random.default_rng(5)) is red

@@ -14,7 +14,7 @@ from refersam.training.settings import SettingsError
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three recipes and a suite; the present folder is empty."""
+    """Three recipes and a suite; the working directory is empty."""
     folder = tmp_path / "package"
     (folder / "deep").mkdir(parents=True)
     (folder / "base.yaml").write_text("# What all\n# share. And more.\n\n# Not this.\nsteps: 7\n")
@@ -29,7 +29,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_recipes_by_name(package: Path) -> None:
-    """Paths without suffix; folders come last."""
+    """Names are paths without suffix; folders come last."""
     known = bundled_recipes()
     assert list(known) == ["base", "suite", "deep/large", "deep/larger"]
     assert [each.description for each in known.values()] == ["What all share", "Compared", "Large, at 1.5 times", ""]
@@ -39,7 +39,7 @@ def test_recipes_by_name(package: Path) -> None:
 
 
 def test_a_file_comes_first(package: Path) -> None:
-    """Of the same name, and one that extends a recipe of the package by name."""
+    """A file of the same name has precedence, also one that extends a recipe of the package by name."""
     Path("base").write_text("extends: deep/large\nseed: 9")
     assert find_recipe("base") == Path("base")
     settings = read_settings("base")
@@ -47,7 +47,7 @@ def test_a_file_comes_first(package: Path) -> None:
 
 
 def test_copies_work_elsewhere(package: Path) -> None:
-    """Each has the same settings; comments stay."""
+    """A copy has the same settings; comments are kept."""
     for name, recipe in bundled_recipes().items():
         copy = Path(f"copy_of_{name.replace('/', '_')}.yaml")
         copy.write_text(recipe.to_copy())
@@ -57,7 +57,7 @@ def test_copies_work_elsewhere(package: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("deep/larg", "No such recipe: deep/larg is neither .* did you mean deep/large. `refersam recipes` lists"),
         ("nothing like it", "neither a YAML file nor the name of a recipe of the package. `refersam recipes` lists"),
@@ -65,18 +65,18 @@ def test_copies_work_elsewhere(package: Path) -> None:
         ("recipes/base.yml", "No such file: recipes/base.yml. The package's recipe of this name is base, without"),
         ("nowhere.yaml", "^No such file: nowhere.yaml.$"),
         ("../package/base", "No such recipe"),
-        (".", "is a folder: name a YAML file"),
+        (".", "Expected a YAML file, but .* is a folder"),
     ],
 )
-def test_what_is_not_found(package: Path, name: str, told: str) -> None:
-    """One sentence that says what is near."""
-    with pytest.raises(SettingsError, match=told):
+def test_what_is_not_found(package: Path, name: str, message: str) -> None:
+    """One sentence, with a suggestion."""
+    with pytest.raises(SettingsError, match=message):
         read_settings(name)
 
 
 @pytest.mark.parametrize("recipe", bundled_recipes().values(), ids=lambda recipe: recipe.name)
 def test_published_recipes_can_be_listed_and_copied(recipe: BundledRecipe, tmp_path: Path) -> None:
-    """Each begins with a sentence about it, and a copy has the same settings."""
+    """Each starts with a description; a copy has the same settings."""
     assert len(recipe.description) > 10
     copy = tmp_path / "copy.yaml"
     copy.write_text(recipe.to_copy())

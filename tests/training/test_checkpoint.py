@@ -20,7 +20,7 @@ def save(folder: Path, step: int, keep: int = 2) -> Path:
 
 
 def test_a_broken_newest_checkpoint_falls_back_to_the_previous(tmp_path: Path) -> None:
-    """Cut in half by a full disk or a crash of the machine."""
+    """Truncated by a full disk or a crash of the machine."""
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     newest.write_bytes(newest.read_bytes()[:200])
@@ -33,7 +33,7 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_previous(tmp_path: Path) -
 
 
 def test_a_broken_newer_checkpoint_does_not_push_out_good_ones(tmp_path: Path) -> None:
-    """After falling back, what is saved is kept although a broken file has a higher number."""
+    """After falling back to an older checkpoint, new ones are kept although a broken file has a higher step."""
     save(tmp_path, 1)
     (tmp_path / "step_0000009.pt").write_bytes(b"broken")
     save(tmp_path, 2, keep=1)
@@ -43,7 +43,7 @@ def test_a_broken_newer_checkpoint_does_not_push_out_good_ones(tmp_path: Path) -
 
 
 def test_a_killed_write_leaves_the_older_checkpoint(tmp_path: Path) -> None:
-    """A leftover .tmp is no checkpoint, and is cleared away."""
+    """A leftover .tmp file is not a checkpoint, and is removed."""
     save(tmp_path, 1)
     (tmp_path / "step_0000002.tmp").write_bytes(b"half")
     state = checkpoint.load_newest(tmp_path)
@@ -57,7 +57,7 @@ def test_a_killed_write_leaves_the_older_checkpoint(tmp_path: Path) -> None:
 def test_an_interrupted_write_says_why_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
 ) -> None:
-    """torch's writer turns Ctrl-C and a full disk into an error of its own: they come through as what they are."""
+    """torch's writer replaces Ctrl-C and errors of a full disk by its own error; the originals are raised."""
     save(tmp_path, 1)
 
     class Failing(io.BytesIO):
@@ -74,7 +74,7 @@ def test_an_interrupted_write_says_why_and_leaves_nothing(
 
 
 def test_random_states_are_restored() -> None:
-    """The next numbers of all three generators are those that would have come."""
+    """The next numbers of all three generators are the same."""
     import random
 
     def draw() -> tuple[float, float, float]:
@@ -88,21 +88,21 @@ def test_random_states_are_restored() -> None:
 
 
 def test_steps_that_stay(tmp_path: Path) -> None:
-    """Whatever their age."""
+    """Independent of their age."""
     for step in range(1, 6):
         checkpoint.save_checkpoint(tmp_path, step, {}, keep=2, also={1, 3})
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_000000{step}.pt" for step in (1, 3, 4, 5)]
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    """Also where the folder is missing; other files do not count."""
+    """Also if the folder is missing; other files do not count."""
     assert checkpoint.load_newest(tmp_path / "missing") is None
     (tmp_path / "step_last.pt").write_bytes(b"x")
     assert checkpoint.load_newest(tmp_path) is None
 
 
 def test_checkpoints_are_sorted_by_number(tmp_path: Path) -> None:
-    """Not by name, in which ten million would come before two."""
+    """Sorted by number, not by name."""
     save(tmp_path, 9_999_999)
     save(tmp_path, 10_000_000)
     state = checkpoint.load_newest(tmp_path)
@@ -112,7 +112,7 @@ def test_checkpoints_are_sorted_by_number(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    """A pickle that would create a file: refused, and not run."""
+    """A pickle that would create a file is rejected and not executed."""
     import pickle
 
     class Evil:
@@ -126,7 +126,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 
 def test_replace_folder(tmp_path: Path) -> None:
-    """The new one takes the old one's place, and nothing is left beside it."""
+    """The new folder replaces the old one, and no temporary folder remains."""
     for name in ("final", "temporary"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").write_text("x")

@@ -1,4 +1,4 @@
-"""Batches: what a number decides, whatever the workers and processes."""
+"""Batches depend on their index only, not on workers and processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sceneref import SceneRefSettings, write_sceneref
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    """All tensors and names of two batches."""
+    """Assert that all tensors and names of two batches are equal."""
     return all(
         torch.equal(value, getattr(other, name)) if isinstance(value, torch.Tensor) else value == getattr(other, name)
         for name, value in vars(one).items()
@@ -29,24 +29,24 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 def open_source(settings: TrainSettings) -> Source:
-    """The source of the run's extension."""
+    """Return the source of the run's extension."""
     return load_extension(settings.extension).open_source(settings)
 
 
 def processor_of(settings: TrainSettings) -> ReferSamProcessor:
-    """With a tokenizer of the run's own words."""
+    """Return a processor whose tokenizer is trained on the run's phrases."""
     return build_processor(settings, open_source(settings))
 
 
 def stream(
     settings: TrainSettings, processor: ReferSamProcessor, first: int = 0, rank: int = 0, world: int = 1
 ) -> BatchStream:
-    """Of a whole run."""
+    """Return the stream of a whole run."""
     return BatchStream(settings, open_source(settings), processor, settings.steps, first, rank, world)
 
 
 def test_workers_give_the_batches_of_one_process(miniature: Callable[..., TrainSettings]) -> None:
-    """Two workers, in order, each batch once, also from the middle; shapes and ranges."""
+    """Two workers yield each batch once, in order, also from the middle; shapes and ranges."""
     settings = miniature(steps=7, batch_size=2, data={"workers": 2})
     processor = processor_of(settings)
     expected = list(stream(settings, processor))
@@ -69,7 +69,7 @@ def test_workers_give_the_batches_of_one_process(miniature: Callable[..., TrainS
 def test_spawned_workers_give_the_batches_of_one_process(
     miniature: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
-    """The stream, its data set and its processor are pickled; each batch is the same."""
+    """The stream, its data set and its processor are pickled; the batches are equal."""
     write_sceneref(tmp_path, "train", 3, 0, SceneRefSettings(width=64, height=48, phrases_per_scene=2))
     settings = miniature(steps=2, data={"workers": 1, "root": str(tmp_path)})
     processor = processor_of(settings)
@@ -79,7 +79,7 @@ def test_spawned_workers_give_the_batches_of_one_process(
 
 
 def test_processes_share_the_images_of_one(miniature: Callable[..., TrainSettings]) -> None:
-    """Two processes with one image each load what one process with two loads, in order, and sample the same points."""
+    """Two processes with one image each load the same images and points as one process with two."""
     both, one = miniature(batch_size=2), miniature()
     processor = processor_of(both)
     for number in range(2):
@@ -92,7 +92,7 @@ def test_processes_share_the_images_of_one(miniature: Callable[..., TrainSetting
 
 
 def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., TrainSettings]) -> None:
-    """Else a resumed run would draw other numbers than one that was not stopped."""
+    """Otherwise a resumed run would use other random numbers than an uninterrupted one."""
     settings = miniature(steps=1)
     batches = training_batches(stream(settings, processor_of(settings)))
     before = torch.get_rng_state()
@@ -101,7 +101,7 @@ def test_the_loader_leaves_torchs_generator_alone(miniature: Callable[..., Train
 
 
 class Recorder(Source):
-    """Records what is asked of the source of a run."""
+    """Source that records the arguments of its calls."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -129,7 +129,7 @@ class Recorder(Source):
 
 @pytest.mark.parametrize(("size", "each", "world"), [(4, 1, 1), (2, 1, 2), (1, 4, 1), (2, 2, 1), (1, 2, 2)])
 def test_progress_of_a_source(size: int, each: int, world: int, miniature: Callable[..., TrainSettings]) -> None:
-    """The share of the steps that are done, the same for all images of a step, however they are distributed."""
+    """The share of completed steps is the same for all images of a step, for any distribution over processes."""
     settings = miniature(steps=4, batch_size=size, gradient_accumulation_steps=each)
     source, count = Recorder(open_source(settings)), settings.steps * each
     processor = processor_of(settings)
@@ -141,7 +141,7 @@ def test_progress_of_a_source(size: int, each: int, world: int, miniature: Calla
 
 
 def test_what_a_source_decides(miniature: Callable[..., TrainSettings]) -> None:
-    """The side of the input, and `Batch.extra`, in the order of the phrases."""
+    """Input size and `Batch.extra`, in the order of the phrases."""
     settings = miniature(steps=2, batch_size=2)
     source = Recorder(open_source(settings))
     stream = BatchStream(settings, source, processor_of(settings), settings.steps)
@@ -153,7 +153,7 @@ def test_what_a_source_decides(miniature: Callable[..., TrainSettings]) -> None:
 
 
 def test_nested_tensors_of_extra_move_with_the_batch(miniature: Callable[..., TrainSettings]) -> None:
-    """To the device of the model; anything else stays."""
+    """Tensors are moved to the device of the model; other values stay."""
     settings = miniature(steps=1)
     batch = stream(settings, processor_of(settings)).batch(0)
     batch.extra = {"labels": {8: torch.zeros(2)}, "names": ["a"]}

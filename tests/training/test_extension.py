@@ -1,4 +1,4 @@
-"""Extensions: modules that are named, refused in a sentence, and the example of the documentation, which trains."""
+"""Extensions: import by name, errors, and the example of the documentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULE = "extension_of_a_test"
 
 @pytest.fixture
 def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
-    """Call with source text, and a name: writes a module that can be imported during the test, and a recipe."""
+    """Call with source code and a name to write an importable module and a recipe."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -44,16 +44,16 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
 
 
 def test_without_a_name() -> None:
-    """A recipe trains on a data set alone."""
+    """A recipe without extension trains on a data set."""
     extension = load_extension(None)
     assert type(extension) is Extension
     assert extension.settings_type is TrainSettings
-    with pytest.raises(SettingsError, match=r"^data\.root is needed, the folder of the data sets"):
+    with pytest.raises(SettingsError, match=r"^data\.root is missing: set it to the folder of the data sets"):
         extension.open_source(TrainSettings())
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", f"{MODULE} must have an instance of refersam.training.Extension called 'extension', but has none."),
         ("extension = 3", f"{MODULE} must have an instance of .* called 'extension', but it is of type int."),
@@ -68,16 +68,16 @@ def test_without_a_name() -> None:
         ("import no_such_module_either", f"cannot import '{MODULE}': no module named 'no_such_module_either'."),
     ],
 )
-def test_modules_that_are_refused(text: str, told: str, write_module: Callable[..., Path]) -> None:
-    """One sentence that begins with the recipe, when it is read."""
+def test_modules_that_are_refused(text: str, message: str, write_module: Callable[..., Path]) -> None:
+    """One sentence that starts with the path of the recipe, raised when the recipe is read."""
     path = write_module(text)
-    with pytest.raises(SettingsError, match=rf"^{re.escape(str(path))}: extension: {told}") as caught:
+    with pytest.raises(SettingsError, match=rf"^{re.escape(str(path))}: extension: {message}") as caught:
         read_settings(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "no_such_module",
@@ -90,11 +90,11 @@ def test_modules_that_are_refused(text: str, told: str, write_module: Callable[.
         ("[a, b]", r"extension must be the import path of a module, but is \['a', 'b'\]"),
     ],
 )
-def test_names_that_are_refused(name: str, told: str, tmp_path: Path) -> None:
+def test_names_that_are_refused(name: str, message: str, tmp_path: Path) -> None:
     """One sentence."""
     path = tmp_path / "recipe.yaml"
     path.write_text(f"extension: {name}\ndata: {{root: x}}\n")
-    with pytest.raises(SettingsError, match=told) as caught:
+    with pytest.raises(SettingsError, match=message) as caught:
         read_settings(path)
     assert "\n" not in str(caught.value)
 
@@ -124,7 +124,7 @@ extension = MyExtension()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("own.wait=1", "unknown setting own.wait, did you mean weight?"),
         ("own.part.widht=1", "unknown setting own.part.widht, did you mean width?"),
@@ -136,19 +136,19 @@ extension = MyExtension()
         ("batch_sise=3", "unknown setting batch_sise, did you mean batch_size?"),
     ],
 )
-def test_settings_of_an_extension(change: str, told: str, write_module: Callable[..., Path]) -> None:
-    """They are checked like all others: an unknown one is told with the nearest."""
+def test_settings_of_an_extension(change: str, message: str, write_module: Callable[..., Path]) -> None:
+    """They are validated like all others; an unknown one is reported with the nearest name."""
     path = write_module(SECTIONS)
     with pytest.raises(SettingsError) as caught:
         read_settings(path, [change])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     settings = read_settings(path, ["own.weight=2"])
     assert settings.model_dump()["own"]["weight"] == 2
 
 
 def test_a_run_names_its_extension(write_module: Callable[..., Path]) -> None:
-    """settings.yaml of a run holds the section, and is read with the types of the extension."""
+    """settings.yaml of a run contains the section, and is read with the extension's types."""
     path = write_module(SECTIONS)
     settings = read_settings(path, ["own.part.width=7"])
     path.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
@@ -161,20 +161,20 @@ def test_a_run_names_its_extension(write_module: Callable[..., Path]) -> None:
 
 
 def code_block(name: str) -> str:
-    """The code block of the page that begins with the name of a file."""
+    """Return the code block of the page that starts with a file name."""
     found = re.search(rf"^```\w+[^\n]*\n# {re.escape(name)}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None, name
     return found.group(1)
 
 
 def as_json(region: Any) -> dict[str, Any]:
-    """A run-length encoding as JSON has it."""
+    """Return a run-length encoding for JSON."""
     return {"size": region["size"], "counts": region["counts"].decode()}
 
 
 @pytest.fixture
 def two_datasets(tmp_path: Path) -> Path:
-    """A folder with the data set sceneref, and with other scenes as the data set jsonl."""
+    """Folder with the data set sceneref, and with other scenes as the data set jsonl."""
     root, other = tmp_path / "data", tmp_path / "other"
     scenes = SceneRefSettings(width=64, height=64, phrases_per_scene=2)
     for split in ("train", "val"):
@@ -196,7 +196,7 @@ def two_datasets(tmp_path: Path) -> Path:
 def test_the_example_of_the_documentation(
     two_datasets: Path, write_module: Callable[..., Path], tmp_path: Path, miniature: Callable[..., Any]
 ) -> None:
-    """It trains on both data sets, and the log has its term; an unknown setting names the nearest."""
+    """It trains on both data sets, and its term is logged; an unknown setting is reported with the nearest name."""
     write_module(code_block("my_training.py"), "my_training")
     recipe = yaml.safe_load(code_block("my_recipe.yaml"))
     assert recipe["extension"] == "my_training"

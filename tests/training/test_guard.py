@@ -1,4 +1,4 @@
-"""Which steps are skipped, and when that is enough."""
+"""Guard: which steps are skipped, and when the run ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refersam.training.guard import StepGuard
 
 
 def test_what_is_bad() -> None:
-    """No number, or far above the recent mean once there is one; high losses at the start are fine."""
+    """NaN, or far above the recent mean once there is one; high initial losses are accepted."""
     guard = StepGuard(explosion=10, max_skipped=1)
     assert guard.is_bad(math.nan, 1)
     assert guard.is_bad(1, math.inf)
@@ -25,19 +25,20 @@ def test_what_is_bad() -> None:
 
 
 def test_steps_in_a_hundred_count() -> None:
-    """Old ones are forgotten; one too many ends the run and names the first samples."""
+    """Old skipped steps do not count; too many end the run and name the first samples."""
     guard = StepGuard(explosion=10, max_skipped=2)
     for step in (0, 50, 150, 151):
         guard.skip(step, math.nan, 1, ["a"])
     names = [f"s{index}" for index in range(11)]
     with pytest.raises(
-        TrainingError, match=r"^The loss is nan.* at step 152, with the samples s0, .*, s7 and 3 more; 3 st"
+        TrainingError,
+        match=r"^Too many bad steps: the loss is nan.* at step 152, with the samples s0, .*, s7 and 3 more; 3 of",
     ):
         guard.skip(152, math.nan, 1, names)
 
 
 def test_it_survives_a_checkpoint() -> None:
-    """All that it remembers."""
+    """The whole state is restored."""
     guard = StepGuard(explosion=10, max_skipped=2)
     guard.accept(3.0)
     guard.skip(7, math.nan, 1, ["a"])

@@ -1,4 +1,4 @@
-"""The training loop with an engine that only pretends: means for the log, stops, the order of what happens."""
+"""Training loop with a fake engine: means for the log, stops, order of the callbacks."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ class PretendedEngine:
 
 
 def run(engine: PretendedEngine, first: int = 0, **changes: Any) -> tuple[bool, list[tuple[int, LogLine | None]]]:
-    """Run to step 6; return whether all steps are done, and what `on_step` was called with."""
-    told: list[tuple[int, LogLine | None]] = []
+    """Run to step 6; return whether all steps are completed, and the arguments of `on_step`."""
+    calls: list[tuple[int, LogLine | None]] = []
     arguments: dict[str, Any] = {
         "first": first,
         "steps": 6,
         "log_every": 1,
         "lr_factor": lambda step: 0.0,
         "is_stopping": lambda: False,
-        "on_step": lambda done, line: told.append((done, line)),
+        "on_step": lambda done, line: calls.append((done, line)),
         "after_step": lambda done, stop: stop,
         **changes,
     }
     is_complete = run_steps(engine, ([f"batch {step}"] for step in range(first, 6)), **arguments)  # type: ignore[arg-type]
-    return is_complete, told
+    return is_complete, calls
 
 
 def test_means_since_the_previous_line() -> None:
     """A line every four steps and after the last one; `on_step` is called after every step."""
-    is_complete, told = run(PretendedEngine(), log_every=4, lr_factor=lambda step: step / 10)
+    is_complete, calls = run(PretendedEngine(), log_every=4, lr_factor=lambda step: step / 10)
     assert is_complete
-    assert [done for done, _ in told] == [1, 2, 3, 4, 5, 6]
-    lines = {done: line for done, line in told if line is not None}
+    assert [done for done, _ in calls] == [1, 2, 3, 4, 5, 6]
+    lines = {done: line for done, line in calls if line is not None}
     assert list(lines) == [4, 6]
     assert lines[4].terms == {"total": 1.5, "square": 3.5}
     assert lines[6].terms == {"total": 4.5, "square": 20.5}
@@ -63,10 +63,10 @@ def test_means_since_the_previous_line() -> None:
 
 
 def test_lines_are_due_by_the_number_of_the_step() -> None:
-    """A resumed run writes them at the same steps; means are of the steps since it was resumed."""
+    """A resumed run logs at the same steps; means are over the steps since it resumed."""
     engine = PretendedEngine()
-    _, told = run(engine, first=3, log_every=4)
-    assert [(done, line.terms["total"]) for done, line in told if line is not None] == [(4, 3.0), (6, 4.5)]
+    _, calls = run(engine, first=3, log_every=4)
+    assert [(done, line.terms["total"]) for done, line in calls if line is not None] == [(4, 3.0), (6, 4.5)]
     assert [(batches, step) for batches, step, *_ in engine.taken] == [
         (["batch 3"], 3),
         (["batch 4"], 4),
@@ -75,12 +75,12 @@ def test_lines_are_due_by_the_number_of_the_step() -> None:
 
 
 def test_skipped_steps_are_no_part_of_the_means() -> None:
-    """They are counted; a line without a step that was taken is put off."""
-    _, told = run(PretendedEngine(skipped=[1, 2, 5]), log_every=2)
-    lines = {done: (line.terms["total"], line.skipped) for done, line in told if line is not None}
+    """They are counted; without a completed step, the line is postponed."""
+    _, calls = run(PretendedEngine(skipped=[1, 2, 5]), log_every=2)
+    lines = {done: (line.terms["total"], line.skipped) for done, line in calls if line is not None}
     assert lines == {2: (0.0, 1), 4: (3.0, 1), 6: (4.0, 1)}
-    _, told = run(PretendedEngine(skipped=[0, 1, 4]))
-    lines = {done: (line.terms["total"], line.skipped) for done, line in told if line is not None}
+    _, calls = run(PretendedEngine(skipped=[0, 1, 4]))
+    lines = {done: (line.terms["total"], line.skipped) for done, line in calls if line is not None}
     assert lines == {3: (2.0, 2), 4: (3.0, 0), 6: (5.0, 1)}
 
 
@@ -116,11 +116,11 @@ def test_after_step_comes_last() -> None:
 
 @pytest.mark.parametrize("where", ["this process", "another process"])
 def test_a_stop(where: str) -> None:
-    """After the step in which it is asked for, which is reported; no further batch is prepared."""
+    """After the step of the signal, which is reported; no further batch is prepared."""
     engine = PretendedEngine(stopping=[] if where == "this process" else [2])
     asked = iter([False, False, where == "this process"])
     seen: list[tuple[int, bool]] = []
-    is_complete, told = run(
+    is_complete, calls = run(
         engine,
         log_every=10,
         is_stopping=lambda: next(asked),
@@ -128,20 +128,20 @@ def test_a_stop(where: str) -> None:
     )
     assert not is_complete
     assert seen == [(1, False), (2, False), (3, True)]
-    assert told == [(1, None), (2, None), (3, None)]
+    assert calls == [(1, None), (2, None), (3, None)]
     assert [stop for *_, stop in engine.taken] == [False, False, where == "this process"]
 
 
 def test_after_step_decides_about_the_stop() -> None:
-    """The last step is not abandoned; a validation may be stopped where the step was not."""
-    is_complete, told = run(PretendedEngine(stopping=[5]), after_step=lambda done, stop: stop and done < 6)
-    assert (is_complete, len(told)) == (True, 6)
-    is_complete, told = run(PretendedEngine(), after_step=lambda done, stop: done == 2)
-    assert (is_complete, len(told)) == (False, 2)
+    """The last step is completed; a validation may stop the run even if the step did not."""
+    is_complete, calls = run(PretendedEngine(stopping=[5]), after_step=lambda done, stop: stop and done < 6)
+    assert (is_complete, len(calls)) == (True, 6)
+    is_complete, calls = run(PretendedEngine(), after_step=lambda done, stop: done == 2)
+    assert (is_complete, len(calls)) == (False, 2)
 
 
 def test_speed_leaves_out_what_after_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validations and checkpoints are no part of it, skipped steps are."""
+    """Excludes validations and checkpoints, includes skipped steps."""
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
@@ -157,12 +157,12 @@ def test_speed_leaves_out_what_after_step_takes(monkeypatch: pytest.MonkeyPatch)
         return take_step(*arguments)
 
     engine.take_step = slow  # type: ignore[method-assign]
-    _, told = run(engine, log_every=3, after_step=lambda done, stop: wait(100.0, stop))
-    assert [line.steps_per_second for _, line in told if line is not None] == pytest.approx([2.0, 2.0])
+    _, calls = run(engine, log_every=3, after_step=lambda done, stop: wait(100.0, stop))
+    assert [line.steps_per_second for _, line in calls if line is not None] == pytest.approx([2.0, 2.0])
 
 
 def test_nothing_is_left() -> None:
-    """All steps are done already."""
+    """All steps are already completed."""
     engine = PretendedEngine()
     assert run(engine, first=6) == (True, [])
     assert engine.taken == []

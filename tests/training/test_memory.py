@@ -1,4 +1,4 @@
-"""Too little memory is told in a sentence."""
+"""Errors about insufficient memory are one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refersam.training.trainer import Trainer
 def test_a_full_gpu_ends_a_run_with_what_to_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Callable[..., TrainSettings]
 ) -> None:
-    """In the second step; the log of the first stays."""
+    """In the second step; the log of the first one is kept."""
     run = Trainer(miniature(), tmp_path)
     take_step = run.engine.take_step
 
@@ -31,9 +31,9 @@ def test_a_full_gpu_ends_a_run_with_what_to_lower(
     monkeypatch.setattr(run.engine, "take_step", full)
     with pytest.raises(
         TrainingError, match=r"^The GPU is out of memory: lower batch_size .*image_size.*gradient_checkpointing"
-    ) as told:
+    ) as message:
         run.run()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(message.value)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
@@ -42,23 +42,23 @@ def test_a_full_gpu_ends_a_run_with_what_to_lower(
     [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")],
 )
 def test_a_full_machine(error: Exception) -> None:
-    """numpy's and torch's ways of saying so."""
+    """The errors of numpy and torch."""
     with pytest.raises(TrainingError, match=r"^The machine is out of memory"), explained_out_of_memory():
         raise error
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    """With their own text."""
+    """Other errors keep their message."""
     with pytest.raises(RuntimeError, match=r"^something else$"), explained_out_of_memory():
         raise RuntimeError("something else")
 
 
 def test_peak_memory_of_a_process() -> None:
-    """In GB: Python with torch takes more than 50 MB and less than a terabyte."""
+    """In GiB: Python with torch needs more than 50 MB and less than a terabyte."""
     assert 0.05 < peak_memory(torch.device("cpu")) < 1000
 
 
 def test_peak_memory_without_the_resource_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows: what psutil knows."""
+    """As on Windows: from psutil."""
     monkeypatch.setitem(sys.modules, "resource", None)
     assert 0.05 < peak_memory(torch.device("cpu")) < 1000

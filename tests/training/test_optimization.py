@@ -1,4 +1,4 @@
-"""Optimizers: which parameter gets which rate and decay; the schedule."""
+"""Optimizers: learning rate and weight decay of each parameter; the schedule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_rate_factor_by_hand() -> None:
 
 
 def test_weight_decay_is_on_matrices_and_kernels_alone() -> None:
-    """Each trained parameter is in one group; norms, biases, gates, tokens and embeddings are in the plain one."""
+    """Each trained parameter is in one group; norms, biases, gates, tokens and embeddings have no weight decay."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
     (optimizer,) = build_optimizers(model, OptimizerSettings(learning_rate=0.3, weight_decay=0.07, beta2=0.9))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -44,7 +44,7 @@ def test_weight_decay_is_on_matrices_and_kernels_alone() -> None:
 
 
 def test_muon_takes_the_matrices_of_linear_layers() -> None:
-    """Each trained parameter is in one group of one optimizer; kernels, embeddings and vectors stay AdamW's."""
+    """Each trained parameter is in one group of one optimizer; AdamW trains kernels, embeddings and vectors."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
     muon, adamw = build_optimizers(
         model, OptimizerSettings(learning_rate=0.3, muon_learning_rate=0.2, weight_decay=0.07)
@@ -69,7 +69,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 
 def test_rate_shares_by_hand() -> None:
-    """Text, ViT by depth, and everything else; the neck has the backbone's full rate."""
+    """Text encoder, ViT by depth, all others; the neck has the full scale of the image encoder."""
     settings = OptimizerSettings(
         image_encoder_lr_scale=0.1, text_encoder_lr_scale=0.5, spatial_prior_lr_scale=0.3, layer_decay=0.8
     )
@@ -88,7 +88,7 @@ def test_rate_shares_by_hand() -> None:
 
 
 def test_rates_of_all_groups() -> None:
-    """Each trained parameter is in the group of its rate, and all are in one."""
+    """Each trained parameter is in one group, that of its learning rate."""
     model = ReferSamModel(ReferSamConfig.from_preset("tiny"))
     settings = OptimizerSettings(
         learning_rate=0.3, image_encoder_lr_scale=0.1, text_encoder_lr_scale=0.5, layer_decay=0.8
@@ -102,7 +102,7 @@ def test_rates_of_all_groups() -> None:
 
 
 def test_warm_up_from_a_share() -> None:
-    """From a thousandth of the rate, in proportion to the decay that goes on beneath."""
+    """Starts at a thousandth of the peak, multiplied by the decay."""
     settings = OptimizerSettings(warmup_steps=10, warmup_from=0.001, decay_from=0.0, decay_power=0.9)
     assert lr_factor(4, 100, settings) == pytest.approx((0.001 + 0.999 * 0.5) * 0.96**0.9)
     assert lr_factor(50, 100, settings) == pytest.approx(0.5**0.9)
@@ -110,7 +110,7 @@ def test_warm_up_from_a_share() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 6), (3, 8), (9, 4)])
 def test_muon_on_a_cpu_is_not_rounded(shape: tuple[int, int]) -> None:
-    """Its first step is momentum and Newton-Schulz in full precision; torch's own is that to bfloat16's rounding."""
+    """The first step is momentum and Newton-Schulz in full precision; torch's differs by bfloat16 rounding."""
     rng = np.random.default_rng(0)
     start, gradient = rng.standard_normal((2, *shape)).astype(np.float32)
     taken = {}

@@ -1,4 +1,4 @@
-"""Two processes train as one does: torchrun on the CPU, gloo between them."""
+"""Training with two processes is equivalent to one: torchrun on the CPU with gloo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from refersam.cli import main; main()
 
 
 def launch(settings: TrainSettings, folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
-    """`refersam train` under torchrun; the run is in folder/run."""
+    """Run `refersam train` under torchrun; the run is in folder/run."""
     folder.mkdir(exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     (folder / "script.py").write_text(SCRIPT)
@@ -36,7 +36,7 @@ def launch(settings: TrainSettings, folder: Path, processes: int, *more: str) ->
 
 
 def log(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Lines of a kind, without times."""
+    """Return the log lines of a kind, without times."""
     lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
 
@@ -46,11 +46,11 @@ def log(folder: Path, kind: str) -> list[dict[str, Any]]:
 def test_two_processes_train_as_one(
     tmp_path: Path, without_dropout: dict[str, Any], miniature: Callable[..., TrainSettings]
 ) -> None:
-    """Same global batch: the same loss curve within float noise, and the same integers of validation."""
+    """Equal global batches: the same loss curve up to float noise, and equal validation counts."""
     fields = {"steps": 6, "model": {"config": without_dropout}, "validate_every": 3, "data": {"validation_images": 5}}
     fields["sceneref"] = {"objectives": {"grounding": 1.0, "attributes": 1.0}}
-    for name, processes, pictures in (("one", 1, 2), ("two", 2, 1)):
-        done = launch(miniature(batch_size=pictures, **fields), tmp_path / name, processes)
+    for name, processes, images in (("one", 1, 2), ("two", 2, 1)):
+        done = launch(miniature(batch_size=images, **fields), tmp_path / name, processes)
         assert done.returncode == 0, done.stderr
     one, two = log(tmp_path / "one", "train"), log(tmp_path / "two", "train")
     assert [line["samples"] for line in one] == [line["samples"] for line in two] == [4, 8, 12, 16, 20, 24]
@@ -78,9 +78,9 @@ def test_two_processes_train_as_one(
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_two_processes_resume_bit_for_bit(tmp_path: Path, miniature: Callable[..., TrainSettings]) -> None:
-    """With dropout, so that the random state of both counts; a checkpoint of two processes holds two. One warns."""
+    """With dropout, so that the random states of both matter; a checkpoint has both. Only one process warns."""
     whole = launch(miniature(steps=4), tmp_path / "whole", 2, "--resume")
-    assert (whole.returncode, whole.stderr.count("the run starts afresh")) == (0, 1), whole.stderr
+    assert (whole.returncode, whole.stderr.count("the run starts from the beginning")) == (0, 1), whole.stderr
     launch(miniature(steps=4), tmp_path / "parts", 2)
     checkpoints = tmp_path / "parts" / "run" / "checkpoints"
     (checkpoints / "step_0000004.pt").unlink()

@@ -1,4 +1,4 @@
-"""Recipes: read, changed, refused with all that is wrong at once."""
+"""Recipes: reading, changes, and errors that list all problems at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def recipe(folder: Path, text: str) -> Path:
-    """A recipe of that text."""
+    """Write a recipe with this text."""
     path = folder / "recipe.yaml"
     path.write_text(text)
     return path
@@ -27,7 +27,7 @@ def recipe(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("text", ["", "# steps: 3\n", "---\n", "{}"])
 def test_an_empty_recipe_is_refused(tmp_path: Path, text: str) -> None:
-    """Also of comments alone, and also where another recipe extends it: it would start 10,000 steps."""
+    """Also with comments only, and if another recipe extends it: it would start 10,000 steps."""
     path = recipe(tmp_path, text)
     with pytest.raises(SettingsError, match=r"^.*recipe\.yaml is empty: expected a YAML mapping of settings"):
         read_settings(path, ["steps=3"])
@@ -37,7 +37,7 @@ def test_an_empty_recipe_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_recipe_may_extend_another_and_nothing_else(tmp_path: Path) -> None:
-    """But it has to name it."""
+    """It must name a recipe."""
     recipe(tmp_path, "steps: 3")
     path = tmp_path / "next.yaml"
     path.write_text("extends: recipe.yaml")
@@ -89,7 +89,7 @@ def test_words_and_numbers_have_the_declared_type(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("injection_gate_init=small", "injection_gate_init should be a valid number, but is 'small'"),
         ("fusion_num_heads=1.5", "fusion_num_heads should be a valid integer, but is 1.5"),
@@ -104,16 +104,16 @@ def test_words_and_numbers_have_the_declared_type(
         ("text_config={model_type: t5}", "text_config.model_type must be one of bert, clip_text_model, but is 't5'"),
     ],
 )
-def test_wrong_fields_of_the_model_are_refused(tmp_path: Path, change: str, told: str) -> None:
-    """When settings are read, before any data or model is loaded."""
+def test_wrong_fields_of_the_model_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    """Validated when settings are read, before data or models are loaded."""
     with pytest.raises(SettingsError) as caught:
         read_settings(recipe(tmp_path, "steps: 4"), [f"model.config.{change}"])
-    assert f"model.config: {told}" in str(caught.value)
+    assert f"model.config: {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
-    """pydantic would read true as 1: one step, or a second moment of 1."""
+    """pydantic would convert true to 1: one step, or a second moment of 1."""
     with pytest.raises(SettingsError) as caught:
         read_settings(recipe(tmp_path, "steps: true\noptimizer: {beta2: false}"))
     assert "steps should be a valid integer, but is True" in str(caught.value)
@@ -125,14 +125,14 @@ PUBLISHED = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_published_recipes_are_valid(path: Path) -> None:
-    """And say something; what they set for the model's configuration are fields of it."""
+    """Each has a description; model.config contains fields of the configuration only."""
     settings = read_settings(path)
     assert settings != TrainSettings()
     assert set(settings.model.config) <= set(ReferSamConfig().to_dict())
 
 
 def test_there_is_a_recipe_for_every_benchmark_and_size() -> None:
-    """Each trains on its data set, with its weights of SAM and text."""
+    """Each uses its data set, and its weights of SAM and text encoder."""
     for folder in ("refcoco", "refcoco+", "refcocog", "mixed", "grefcoco", "refzom"):
         for size in ("base", "large", "huge"):
             settings = read_settings(RECIPES / folder / f"{size}.yaml")
@@ -142,7 +142,7 @@ def test_there_is_a_recipe_for_every_benchmark_and_size() -> None:
 
 
 def test_the_documentation_names_settings_that_exist() -> None:
-    """docs/training.md: every setting with its section."""
+    """docs/training.md describes every setting with its section."""
     text = (ROOT / "docs" / "training.md").read_text()
     for section, name in re.findall(r"`(data|optimizer|loss|model)\.([a-z_]+)", text):
         assert name in type(getattr(TrainSettings(), section)).model_fields, name
@@ -150,7 +150,7 @@ def test_the_documentation_names_settings_that_exist() -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("ablations/*.yaml")), ids=lambda path: path.stem)
 def test_published_suites_are_valid(path: Path) -> None:
-    """All of their runs build settings, each other than the rest, and a configuration."""
+    """All runs have valid and different settings, and a valid configuration."""
     runs = read_suite(path).runs
     dumped = [settings.model_dump_json() for settings in runs.values()]
     assert len(set(dumped)) == len(dumped) >= 9
@@ -159,7 +159,7 @@ def test_published_suites_are_valid(path: Path) -> None:
 
 
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
-    """Section by section, lists whole, by way of a third; --set is over all; a circle is told as such."""
+    """Sections are merged, lists are replaced, over two levels; --set has precedence; cycles are errors."""
     (tmp_path / "deep").mkdir()
     (tmp_path / "base.yaml").write_text("steps: 5\noptimizer: {learning_rate: 0.5, beta2: 0.9}\ntrackers: [wandb]")
     (tmp_path / "deep" / "middle.yaml").write_text("extends: ../base.yaml\noptimizer: {beta2: 0.8}")
@@ -177,16 +177,16 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
 
 
 def test_steps_of_a_recipe_that_counts_epochs() -> None:
-    """They would be without effect."""
+    """They would have no effect."""
     path, root = RECIPES / "own_data.yaml", "data.root=somewhere"
-    with pytest.raises(SettingsError, match="counts epochs, not steps: add --set epochs=null"):
+    with pytest.raises(SettingsError, match="has epochs, which override steps: add --set epochs=null"):
         read_settings(path, [root, "steps=100"])
     settings = read_settings(path, [root, "steps=100", "epochs=null"])
     assert (settings.steps, settings.epochs) == (100, None)
 
 
 def test_settings_of_an_older_version(tmp_path: Path) -> None:
-    """What it did not know has its default, which is no change; what is known no more is one."""
+    """Settings unknown to the old version have their defaults, which are no changes; removed settings are changes."""
     content = TrainSettings().model_dump(mode="json")
     del content["sharding"]
     path = recipe(tmp_path, yaml.safe_dump(content))
@@ -197,7 +197,7 @@ def test_settings_of_an_older_version(tmp_path: Path) -> None:
 
 
 def test_changed_settings_by_hand() -> None:
-    """Nested names; fields of the model's configuration as one."""
+    """Nested names; model.config counts as one setting."""
     old, new = (
         TrainSettings().model_dump(),
         TrainSettings.model_validate({"steps": 3, "data": {"workers": 2}}).model_dump(),
@@ -207,17 +207,17 @@ def test_changed_settings_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("data: {dataset: coco, root: x}", "data.dataset: should be one of refcoco, "),
-        ("data: {dataset: mixed, root: x}", "data: mixed has no val split: give validation_dataset"),
+        ("data: {dataset: mixed, root: x}", "data: mixed has no val split: set validation_dataset"),
         ("steps: 3\nseed: 1\nsteps: 4", "'steps' is given twice"),
         ("seed: 2024-13-45", "seed should be a valid integer, but is '2024-13-45'"),
         ("seed: " + "[" * 3000, "cannot be read as YAML"),
         ("optimizer: {learning_rate: .inf}", "optimizer.learning_rate should be a finite number"),
         ("model: {sam: x}", "model: sam and text belong together"),
-        ("model: {sam: x, text: y, start_from: z}", "model: a run starts from sam and text, or from start_from"),
-        ("model: {start_from: x, config: {num_sparse_tokens: 2}}", "only fields without weights can be changed"),
+        ("model: {sam: x, text: y, start_from: z}", "model: a run starts either from sam and text, or from start_from"),
+        ("model: {start_from: x, config: {num_sparse_tokens: 2}}", "config may only change fields without weights"),
         (
             "{precision: fp16, optimizer: {muon_learning_rate: 0.1}}",
             "optimizer.muon_learning_rate works with precision bf16 or no",
@@ -227,11 +227,11 @@ def test_changed_settings_by_hand() -> None:
         ("data: {augment: {flipp: 1}}", "unknown setting data.augment.flipp, did you mean flip?"),
     ],
 )
-def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, told: str) -> None:
-    """One sentence with the place, and what to do."""
+def test_settings_that_do_not_fit_together(tmp_path: Path, text: str, message: str) -> None:
+    """One sentence with the name of the setting and the remedy."""
     with pytest.raises(SettingsError) as caught:
         read_settings(recipe(tmp_path, text))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -244,15 +244,15 @@ def test_settings_survive_being_written(tmp_path: Path) -> None:
 
 
 def test_changes_win_over_the_recipe(tmp_path: Path) -> None:
-    """The last one of two; a value may hold '='."""
+    """The last of two changes applies; a value may contain '='."""
     path = recipe(tmp_path, "steps: 5\noptimizer: {learning_rate: 0.5, beta2: 0.9}")
     changed = read_settings(path, ["steps=6", "steps=7", "optimizer.learning_rate=1e-3", "model.start_from=a=b"])
     assert (changed.steps, changed.optimizer.learning_rate, changed.optimizer.beta2) == (7, 0.001, 0.9)
     assert changed.model.start_from == "a=b"
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    """A typing error, a wrong number, a wrong word, something deep inside: each with its place."""
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    """A typing error, a number out of range, an unknown word, a nested name: each with its path."""
     path = recipe(
         tmp_path,
         """
@@ -281,7 +281,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("data: 3", "data should be a valid dictionary, but is 3"),
         ("[1, 2]", "must hold a YAML mapping of settings, such as steps: 1000, but holds a list"),
@@ -293,42 +293,42 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.system ['true']", "cannot be read as YAML"),
     ],
 )
-def test_recipes_that_are_refused(tmp_path: Path, text: str, told: str) -> None:
-    """One sentence, on one line."""
-    with pytest.raises(SettingsError, match=told) as caught:
+def test_recipes_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """One sentence on one line."""
+    with pytest.raises(SettingsError, match=message) as caught:
         read_settings(recipe(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
 def test_a_part_of_a_list_cannot_be_changed(tmp_path: Path) -> None:
-    """Only the whole list."""
-    with pytest.raises(SettingsError, match="'trackers' is a list here: give it as a whole"):
+    """Only the whole list can be set."""
+    with pytest.raises(SettingsError, match="'trackers' is a list: set the whole list"):
         read_settings(recipe(tmp_path, "trackers: [wandb]"), ["trackers.first=trackio"])
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, a folder, binary, far too large."""
+    """Missing, a folder, binary, too large."""
     with pytest.raises(SettingsError, match=r"^No such file: .*nowhere\.yaml\.$"):
         read_settings(tmp_path / "nowhere.yaml")
-    with pytest.raises(SettingsError, match="is a folder: name a YAML file"):
+    with pytest.raises(SettingsError, match=r"Expected a YAML file, but .* is a folder"):
         read_settings(tmp_path)
-    for content, told in (
+    for content, message in (
         (b"\x89PNG\r\n\x1a\n", "is not a YAML file: expected UTF-8 text"),
         (b"\0" * 64, "cannot be read as YAML"),
         (b"a" * (2 << 20), "is not a YAML file of settings: it has more than 1,048,576 bytes"),
     ):
         (tmp_path / "binary.yaml").write_bytes(content)
-        with pytest.raises(SettingsError, match=told) as caught:
+        with pytest.raises(SettingsError, match=message) as caught:
             read_settings(tmp_path / "binary.yaml")
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ("steps", "must look like optimizer.learning_rate=0.001, but got 'steps'"),
-        ("=3", "must look like"),
-        ("optimizer.=3", "must look like"),
+        ("steps", "Expected a change such as optimizer.learning_rate=0.001, but got 'steps'"),
+        ("=3", "Expected a change such as"),
+        ("optimizer.=3", "Expected a change such as"),
         ("steps.more=3", "'steps' is not a section"),
         ("steps=[", "the value is not YAML"),
         ("steps=many", "steps should be a valid integer"),
@@ -337,16 +337,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("optimiser.beta2=0.5", "unknown setting optimiser, did you mean optimizer?"),
     ],
 )
-def test_changes_that_are_refused(tmp_path: Path, change: str, told: str) -> None:
-    """The sentence says how it must look, or which setting was meant."""
+def test_changes_that_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    """The sentence shows the expected form, or the nearest setting."""
     with pytest.raises(ChangeError) as caught:
         read_settings(recipe(tmp_path, "steps: 4"), [change])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_change_is_blamed_for_its_own_mistakes_only(tmp_path: Path) -> None:
-    """A recipe that is wrong without it, or needs it, is told apart from a change that is wrong."""
+    """An invalid recipe is distinguished from an invalid change."""
     path = recipe(tmp_path, "steps: 0")
     with pytest.raises(SettingsError) as caught:
         read_settings(path, ["seed=4"])

@@ -1,4 +1,4 @@
-"""A model that processes share out trains, stops and goes on as one that each of them holds."""
+"""A sharded model trains, stops and resumes like a full model in each process."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Miniature = Callable[..., TrainSettings]
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A group of one process."""
+    """A process group of one process."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
 
 def build(small_model: dict[str, Any]) -> ReferSamModel:
-    """The same weights each time."""
+    """Build the same weights each time."""
     torch.manual_seed(0)
     config = ReferSamConfig.from_preset("tiny", "bert", **small_model)
     config.text_config.vocab_size = 256
@@ -44,14 +44,14 @@ def build(small_model: dict[str, Any]) -> ReferSamModel:
 
 
 def inputs() -> dict[str, Tensor]:
-    """Two pictures with a phrase each."""
+    """Two images with one phrase each."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(2, 3, 64, 64, generator=generator)
     return {"pixel_values": pixels, "input_ids": torch.randint(5, 99, (2, 7), generator=generator)}
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Of any loss."""
+    """Return gradients of an arbitrary loss."""
     output = model(**inputs())
     (output.mask_logits.square().mean() + output.coarse_mask_logits.mean()).backward()
     optimizer.step()
@@ -59,7 +59,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Nested containers of tensors."""
+    """Return all tensors of nested containers."""
     if isinstance(one, Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -71,7 +71,7 @@ def equal(one: Any, other: Any) -> bool:
 
 @pytest.mark.usefixtures("alone")
 def test_sharded_state_is_that_of_a_whole_model(small_model: dict[str, Any]) -> None:
-    """Weights and moments after a step, in one format that either takes; units are layers and parts of them."""
+    """Weights and moments after a step are interchangeable; units are layers and the interactor's parts."""
     plain, sharded = build(small_model), build(small_model)
     sharding.shard(sharded, torch.device("cpu"), 1)
     assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
@@ -102,7 +102,7 @@ def test_sharded_state_is_that_of_a_whole_model(small_model: dict[str, Any]) -> 
 
 @pytest.mark.usefixtures("alone")
 def test_a_hollow_model_is_filled_for_a_while(small_model: dict[str, Any]) -> None:
-    """It holds no weights before and after, and meanwhile answers as the whole one."""
+    """It has no weights before and after, and equals the full model in between."""
     plain, sharded = build(small_model), build(small_model)
     hollow = sharding.hollow(sharded)
     sharding.shard(sharded, torch.device("cpu"), 1)
@@ -116,18 +116,18 @@ def test_a_hollow_model_is_filled_for_a_while(small_model: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"optimizer": {"muon_learning_rate": 0.01}},
-            "sharding: full works without optimizer.muon_learning_rate: Muon needs whole matrices",
+            "sharding: full works without optimizer.muon_learning_rate: Muon needs full matrices",
         ),
         ({"precision": "fp16"}, "sharding: full works with precision bf16 or no, not with fp16"),
     ],
 )
-def test_what_does_not_go_with_sharding(changes: dict[str, Any], told: str) -> None:
-    """A sentence each."""
-    with pytest.raises(ValueError, match=told):
+def test_what_does_not_go_with_sharding(changes: dict[str, Any], message: str) -> None:
+    """One sentence each."""
+    with pytest.raises(ValueError, match=message):
         TrainSettings.model_validate({"sharding": "full", "data": {"root": "x"}, **changes})
 
 
@@ -153,13 +153,13 @@ for name, goes_on_from, settings in json.loads((out / "jobs.json").read_text()):
 
 
 def losses(folder: Path) -> list[float]:
-    """Of each step, and the norms of its gradient."""
+    """Return the losses and gradient norms of each step."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line[name] for line in lines if line["kind"] == "train" for name in ("total", "grad norm")]
 
 
 def distance(one: Path, other: Path, part: str) -> float:
-    """Between the weights of two last checkpoints, as a share of their length."""
+    """Return the relative difference of the weights of two last checkpoints."""
     states = [read_checkpoint(checkpoint_path(folder / "checkpoints", 3))[part] for folder in (one, other)]
     flat = [torch.cat([value.flatten().double() for value in state.values()]) for state in states]
     return float((flat[0] - flat[1]).norm() / flat[0].norm())
@@ -168,7 +168,7 @@ def distance(one: Path, other: Path, part: str) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -> None:
-    """gloo on CPUs, dropout and all: curves and weights as of whole models; resumed and resharded as if undisturbed."""
+    """gloo on CPUs with dropout: curves and weights equal those of full models, also resumed and resharded."""
     base: dict[str, Any] = {"steps": 3, "checkpoint_every": 2, "validate_every": 3}
     full = {**base, "sharding": "full"}
     bf16 = {"precision": "bf16", "gradient_accumulation_steps": 2}

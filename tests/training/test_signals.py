@@ -1,4 +1,4 @@
-"""Signals that end a run: remembered once, and at once by Ctrl-C again."""
+"""Stop signals: recorded once; a second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from refersam.training.signals import Stopped, StopSignals, until_stopped
 
 
 def test_ctrl_c_is_remembered_and_ends_at_once_again(caplog: pytest.LogCaptureFixture) -> None:
-    """The first says what happens; afterwards handlers are as before."""
+    """The first signal logs a message; handlers are restored afterwards."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with caplog.at_level(logging.WARNING), StopSignals() as signals:
         assert not signals.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert (signals.is_set(), signals.received) == (True, "SIGINT")
-        assert "Ctrl-C again ends at once" in caplog.text
+        assert "Press Ctrl-C again to stop at once" in caplog.text
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
@@ -27,7 +27,7 @@ def test_ctrl_c_is_remembered_and_ends_at_once_again(caplog: pytest.LogCaptureFi
 
 
 def test_a_launcher_forwards_what_the_terminal_sent() -> None:
-    """Within the grace another one is the same."""
+    """Within the grace period, a second signal is ignored."""
     with StopSignals(grace=60.0) as signals:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
@@ -35,7 +35,7 @@ def test_a_launcher_forwards_what_the_terminal_sent() -> None:
 
 
 def test_an_ignored_interrupt_stays_ignored() -> None:
-    """As a shell starts what runs in the background."""
+    """As shells start background jobs."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with StopSignals() as signals:
@@ -46,7 +46,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 
 
 def test_items_until_a_stop() -> None:
-    """Those before it."""
+    """Items before the stop are yielded."""
     stops = iter([False, False, True])
     items = until_stopped("abc", lambda: next(stops))
     assert [next(items), next(items)] == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Passes over a data set: every phrase in each, in another order, without target as often as asked."""
+"""Epochs over a data set: every phrase, in a new order, with the given share of no-target phrases."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sceneref import SceneRefSettings, write_sceneref
 Miniature = Callable[..., TrainSettings]
 
 
-def samples(*pictures: tuple[int, int]) -> list[ReferringSample]:
-    """For each picture so many phrases with and without target."""
+def samples(*images: tuple[int, int]) -> list[ReferringSample]:
+    """Create samples with the given numbers of phrases with and without target for each image."""
     made = []
-    for number, (with_target, without) in enumerate(pictures):
-        image = ImageRecord(f"picture {number}", Path("nowhere"), 8, 8)
+    for number, (with_target, without) in enumerate(images):
+        image = ImageRecord(f"image {number}", Path("nowhere"), 8, 8)
         for index in range(with_target + without):
             regions = ([[0, 0, 4, 0, 4, 4]],) if index < with_target else ()
             made.append(ReferringSample(f"{number}.{index}", "a thing", image, regions))
@@ -31,13 +31,13 @@ def samples(*pictures: tuple[int, int]) -> list[ReferringSample]:
 
 
 def flat(order: list[tuple[int, ...]]) -> list[int]:
-    """All positions of a pass."""
+    """Return all indices of an epoch."""
     return [position for part in order for position in part]
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SceneRef on the disk: six pictures to train on, two to validate on."""
+    """SceneRef on disk: six images to train on, two to validate on."""
     root = tmp_path_factory.mktemp("scenes")
     for split, count in (("train", 6), ("val", 2)):
         write_sceneref(root, split, count, 0, SceneRefSettings(width=64, height=64, phrases_per_scene=3))
@@ -45,7 +45,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pass_has_every_phrase_once(miniature: Miniature) -> None:
-    """In even parts of one picture each; another pass, another order; the same again from the same seed."""
+    """In even parts of one image each; epochs differ in order; equal seeds give equal orders."""
     data = {"root": "somewhere", "phrases_per_image": 4}
     listed = samples((9, 0), (1, 0), (4, 0), (5, 0))
     source = DatasetSource(listed, miniature(data=data))
@@ -60,12 +60,12 @@ def test_a_pass_has_every_phrase_once(miniature: Miniature) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.8])
-@pytest.mark.parametrize("pictures", [[(6, 2)] * 10, [(4, 0)] * 5 + [(0, 30)] * 5])
+@pytest.mark.parametrize("images", [[(6, 2)] * 10, [(4, 0)] * 5 + [(0, 30)] * 5])
 def test_phrases_without_target_have_their_share(
-    share: float, pictures: list[tuple[int, int]], miniature: Miniature
+    share: float, images: list[tuple[int, int]], miniature: Miniature
 ) -> None:
-    """Exactly, over a pass; none comes again before all have come; all others come once."""
-    listed = samples(*pictures)
+    """Exact per epoch; no sample repeats before all have occurred; all others occur once."""
+    listed = samples(*images)
     source = DatasetSource(listed, miniature(data={"root": "somewhere", "no_target_share": share}))
     for number in (0, 1):
         counts = Counter(flat(source.order(number)))
@@ -84,8 +84,8 @@ def test_a_share_that_cannot_be_given(miniature: Miniature) -> None:
             DatasetSource(listed, miniature(data={"root": "somewhere", "no_target_share": 0.3}))
 
 
-def test_pictures_by_number(scenes: Path, miniature: Miniature) -> None:
-    """Passes follow one another; augmentation follows from the index, whatever the progress."""
+def test_images_by_index(scenes: Path, miniature: Miniature) -> None:
+    """Epochs follow one another; augmentation depends on the index only."""
     data = {"root": str(scenes), "phrases_per_image": 3, "augment": {"crop": 1.0, "smallest_crop": 0.5}}
     settings = miniature(data=data)
     listed = open_dataset(scenes, "sceneref", "train")
@@ -100,7 +100,7 @@ def test_pictures_by_number(scenes: Path, miniature: Miniature) -> None:
 
 
 def test_training_on_a_data_set(scenes: Path, tmp_path: Path, miniature: Miniature) -> None:
-    """By passes; validated by the evaluator; a stopped run goes on bit for bit, with a worker."""
+    """With epochs, validated by the evaluator; a stopped run resumes bit for bit, with a worker."""
     augment = {"flip": 0.5, "crop": 0.5, "colour": 0.2}
     data = {"root": str(scenes), "phrases_per_image": 3, "no_target_share": 0.2, "augment": augment}
     settings = miniature(data=data, epochs=1, batch_size=2)
@@ -124,8 +124,8 @@ def _interrupt_after(last: int) -> Callable[[int, dict[str, float]], None]:
     return interrupt
 
 
-def test_a_broken_picture_is_named(scenes: Path, tmp_path: Path, miniature: Miniature) -> None:
-    """Also where a worker process reads it."""
+def test_a_broken_image_is_named(scenes: Path, tmp_path: Path, miniature: Miniature) -> None:
+    """Also if a worker process reads it."""
     import shutil
 
     from refersam.errors import ReferSamError
@@ -141,7 +141,7 @@ def test_a_broken_picture_is_named(scenes: Path, tmp_path: Path, miniature: Mini
 
 
 def test_steps_of_passes(miniature: Miniature) -> None:
-    """Passes x pictures / (pictures of a step, all processes together)."""
+    """Epochs times images, divided by the images of a step over all processes."""
     settings = miniature(data={"root": "somewhere"}, epochs=3, batch_size=2, gradient_accumulation_steps=2)
     source = DatasetSource(samples(*[(2, 0)] * 40), settings)
     assert total_steps(settings, source, 1) == 30

@@ -1,4 +1,4 @@
-"""A miniature training: runs, reloads, resumes bit for bit, survives what clusters do."""
+"""Small-scale training: runs, reloading, bit-exact resuming, and fault tolerance."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Miniature = Callable[..., TrainSettings]
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in nested containers, by their place."""
+    """Return all tensors in nested containers by path."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, dict | list | tuple):
@@ -48,12 +48,12 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def log_lines(folder: Path) -> list[dict[str, Any]]:
-    """log.jsonl, parsed."""
+    """Read log.jsonl."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 class Killed(BaseException):
-    """Stops a run where it stands, as a signal would."""
+    """Stops a run immediately, as a signal would."""
 
 
 def run_until(folder: Path, settings: TrainSettings, last: int) -> None:
@@ -72,7 +72,7 @@ def run_until(folder: Path, settings: TrainSettings, last: int) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, miniature: Miniature) -> Path:
-    """The folder of a run of five steps that nothing stopped."""
+    """Folder of an uninterrupted run of five steps."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SceneSource, "tokenizer_images", 30)
@@ -82,9 +82,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, miniature: Miniature) 
 
 
 def test_a_run_leaves_log_settings_checkpoints_and_model(undisturbed: Path, miniature: Miniature) -> None:
-    """Nothing more, and nothing half-written."""
+    """No further and no incomplete files."""
     assert {path.name for path in undisturbed.iterdir()} == {
-        *("checkpoints", "model", "pictures", "tensorboard", "curves.png"),
+        *("checkpoints", "model", "images", "tensorboard", "curves.png"),
         *("environment.json", "log.jsonl", "result.json", "settings.yaml"),
     }
     kept = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
@@ -108,7 +108,7 @@ def test_a_run_leaves_log_settings_checkpoints_and_model(undisturbed: Path, mini
 
 
 def test_a_run_says_what_it_ran_on(undisturbed: Path) -> None:
-    """Versions, state of the source, command, device; one entry for each start."""
+    """Versions, state of the source code, command, device; one entry for each start."""
     (start,) = json.loads((undisturbed / "environment.json").read_text())
     assert start["packages"]["torch"] == torch.__version__
     assert (start["step"], start["seed"], start["processes"]) == (0, 0, 1)
@@ -116,11 +116,11 @@ def test_a_run_says_what_it_ran_on(undisturbed: Path) -> None:
 
 
 def test_what_there_is_to_see(undisturbed: Path) -> None:
-    """Curves, a sheet of samples, TensorBoard's numbers and pictures."""
+    """Curves, a sheet of samples, TensorBoard's values and images."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert Image.open(undisturbed / "curves.png").size[0] > 500
-    assert Image.open(undisturbed / "pictures" / "step_0000005.png").size[0] > 500
+    assert Image.open(undisturbed / "images" / "step_0000005.png").size[0] > 500
     events = EventAccumulator(str(undisturbed / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/total")] == [1, 2, 3, 4, 5]
     assert events.Scalars("validation/oIoU")[0].step == 5
@@ -128,7 +128,7 @@ def test_what_there_is_to_see(undisturbed: Path) -> None:
 
 
 def test_the_model_is_the_averaged_one_and_predicts_the_same(undisturbed: Path) -> None:
-    """Reloaded from the folder; the checkpoint holds the same averaged weights."""
+    """Reloaded from the folder; the checkpoint contains the same averaged weights."""
     predictor = ReferSamPredictor.from_pretrained(undisturbed / "model", device="cpu")
     state = torch.load(undisturbed / "checkpoints" / "step_0000005.pt", weights_only=True)
     average = {name.removeprefix("module."): value for name, value in state["average"].items()}
@@ -137,11 +137,11 @@ def test_the_model_is_the_averaged_one_and_predicts_the_same(undisturbed: Path) 
         torch.testing.assert_close(tensor, average[name], atol=0, rtol=0, msg=name)
     assert any(not torch.equal(tensor, state["model"][name]) for name, tensor in weights.items())
 
-    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    result = predictor.predict(picture, "the red circle")
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    result = predictor.predict(image, "the red circle")
     model = ReferSamModel(predictor.model.config).eval()
     model.load_state_dict({name: average[name] for name in weights})
-    twin = ReferSamPredictor(model, predictor.processor).predict(picture, "the red circle")
+    twin = ReferSamPredictor(model, predictor.processor).predict(image, "the red circle")
     np.testing.assert_allclose(result.probability, twin.probability, atol=1e-6)
     assert predictor.processor.image_processor.size == {"height": 64, "width": 64}
 
@@ -150,7 +150,7 @@ def test_the_model_is_the_averaged_one_and_predicts_the_same(undisturbed: Path) 
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
     undisturbed: Path, tmp_path: Path, workers: int, miniature: Miniature
 ) -> None:
-    """Stopped after step 3, so that it goes on from step 2, with and without a worker process."""
+    """Stopped after step 3, so that it resumes from step 2, with and without a worker process."""
     settings = miniature(data={"workers": workers})
     run_until(tmp_path, settings, 3)
     torch.manual_seed(12345)
@@ -169,7 +169,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
 
 
 def test_the_log_of_a_resumed_run_has_every_step_once(tmp_path: Path, miniature: Miniature) -> None:
-    """Lines after the checkpoint and a half line are dropped, not repeated."""
+    """Lines after the checkpoint and an incomplete line are removed, not repeated."""
     run_until(tmp_path, miniature(), 3)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
@@ -179,50 +179,52 @@ def test_the_log_of_a_resumed_run_has_every_step_once(tmp_path: Path, miniature:
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, miniature: Miniature) -> None:
-    """Nothing in it is touched; a file in its place is told as such."""
+    """Its content is not changed; a file instead of a folder is an error."""
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(TrainingError, match="already holds files: give another folder, or --resume"):
+    with pytest.raises(TrainingError, match="already holds files: choose another folder, or add --resume"):
         Trainer(miniature(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    with pytest.raises(TrainingError, match=r"notes\.txt is a file: give a folder"):
+    with pytest.raises(TrainingError, match=r"Expected an output folder, but .*notes\.txt is a file"):
         Trainer(miniature(), tmp_path / "notes.txt")
 
 
 def test_resuming_with_another_model_is_refused(
     undisturbed: Path, small_model: dict[str, Any], miniature: Miniature
 ) -> None:
-    """The sentence names the recipe to use, and the run is not touched."""
+    """The error names the recipe to use, and the run is not changed."""
     before = {path: path.read_bytes() for path in undisturbed.glob("*.*")}
     other = miniature(model={"config": {**small_model, "num_extra_fusions": 1}})
-    with pytest.raises(TrainingError, match=r"of another model than the recipe's.*settings\.yaml"):
+    with pytest.raises(TrainingError, match=r"does not match the model.*settings\.yaml"):
         Trainer(other, undisturbed, resume=True)
     assert {path: path.read_bytes() for path in undisturbed.glob("*.*")} == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"fusion_num_heads": 5}, "model.config: .*5 heads"),
     ],
 )
 def test_models_that_cannot_be_built(
-    tmp_path: Path, changes: dict[str, Any], told: str, small_model: dict[str, Any], miniature: Miniature
+    tmp_path: Path, changes: dict[str, Any], message: str, small_model: dict[str, Any], miniature: Miniature
 ) -> None:
-    """A sentence that names the setting; no folder is made."""
-    with pytest.raises(SettingsError, match=told):
+    """A sentence that names the setting; no folder is created."""
+    with pytest.raises(SettingsError, match=message):
         Trainer(miniature(model={"config": {**small_model, **changes}}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_more_words_than_the_text_encoder_has_room_for(tmp_path: Path, miniature: Miniature) -> None:
     """A sentence, before anything is written."""
-    with pytest.raises(SettingsError, match="max_text_tokens is 65, but the text encoder has room for 64"):
+    with pytest.raises(
+        SettingsError, match="max_text_tokens must be at most 64, the limit of the text encoder, but is 65"
+    ):
         Trainer(miniature(data={"max_text_tokens": 65}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, miniature: Miniature) -> None:
-    """Its weights and its tokenizer; a folder that is none is told as such."""
+    """Its weights and its tokenizer; a missing folder is an error."""
     start = Trainer(miniature(model={"start_from": str(tiny_model_folder), "config": {}}), tmp_path / "run")
     expected = ReferSamModel.from_pretrained(tiny_model_folder).state_dict()
     for name, tensor in start.engine.model.state_dict().items():
@@ -247,12 +249,12 @@ def test_starting_from_a_trained_model(tiny_model_folder: Path, tmp_path: Path, 
 
 
 def test_changed_settings_are_named(tmp_path: Path, miniature: Miniature, caplog: pytest.LogCaptureFixture) -> None:
-    """On resume; the run goes on with the new ones, and settings.yaml holds them."""
+    """On resume, the new settings apply and are written to settings.yaml."""
     run_until(tmp_path, miniature(), 3)
     changed = miniature(optimizer={"learning_rate": 0.5, "weight_decay": 0.125}, seed=7)
     resumed = Trainer(changed, tmp_path, resume=True)
-    told = "optimizer.learning_rate: 0.001 -> 0.5; optimizer.weight_decay: 0.01 -> 0.125; seed: 0 -> 7."
-    assert f"goes on with changed settings: {told}" in caplog.text
+    changes = "optimizer.learning_rate: 0.001 -> 0.5; optimizer.weight_decay: 0.01 -> 0.125; seed: 0 -> 7."
+    assert f"Resuming with changed settings: {changes}" in caplog.text
     assert {group["weight_decay"] for each in resumed.engine.optimizers for group in each.param_groups} == {0.0, 0.125}
     assert yaml.safe_load((tmp_path / "settings.yaml").read_text())["seed"] == 7
 
@@ -260,7 +262,7 @@ def test_changed_settings_are_named(tmp_path: Path, miniature: Miniature, caplog
 def test_without_a_checkpoint_the_run_starts_afresh(
     tmp_path: Path, miniature: Miniature, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And says so; what was logged before the kill is gone."""
+    """With a warning; log lines from before the kill are removed."""
     run_until(tmp_path, miniature(), 1)
     run = Trainer(miniature(), tmp_path, resume=True)
     assert run.step == 0
@@ -272,7 +274,7 @@ def test_without_a_checkpoint_the_run_starts_afresh(
 def test_a_signal_ends_the_run_with_a_checkpoint(
     tmp_path: Path, undisturbed: Path, number: int, miniature: Miniature
 ) -> None:
-    """After the step that it came in; the resumed run ends where the undisturbed one did."""
+    """After the step of the signal; the resumed run equals the uninterrupted one."""
 
     def announce(step: int, _values: dict[str, float]) -> None:
         if step == 2:
@@ -291,7 +293,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 
 
 def break_loss(run: Trainer, monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[int], bool], factor: float) -> None:
-    """Multiply the loss of those calls by a factor."""
+    """Multiply the loss of the given calls by a factor."""
     forward, calls = run.engine.plain_trainee.loss.forward, iter(range(1000))
 
     def broken(*arguments: Any) -> Any:
@@ -304,13 +306,11 @@ def break_loss(run: Trainer, monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[
 def test_a_loss_that_stays_no_number_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature
 ) -> None:
-    """After two skipped steps; it names the samples, and the weights are untouched."""
+    """After two skipped steps; the error names the samples, and the weights are unchanged."""
     run = Trainer(miniature(max_skipped=2), tmp_path)
     before = {name: tensor.clone() for name, tensor in run.engine.model.state_dict().items()}
     break_loss(run, monkeypatch, lambda _: True, float("nan"))
-    with pytest.raises(
-        TrainingError, match=r"The loss is nan.*at step 2, with the samples scene_2_0, scene_2_1; 3 steps"
-    ):
+    with pytest.raises(TrainingError, match=r"the loss is nan.*at step 2, with the samples scene_2_0, scene_2_1; 3 of"):
         run.run()
     for name, tensor in run.engine.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -319,11 +319,11 @@ def test_a_loss_that_stays_no_number_ends_the_run(
 def test_single_bad_steps_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run goes on, and the log counts them."""
+    """The run continues, and the log counts them."""
     run = Trainer(miniature(log_every=5), tmp_path)
     break_loss(run, monkeypatch, lambda call: call == 2, float("inf"))
     run.run()
-    assert "A step is skipped: the loss is inf" in caplog.text
+    assert "Skipping a step: the loss is inf" in caplog.text
     assert "scene_2_0" in caplog.text
     assert log_lines(tmp_path)[0]["skipped"] == 1
 
@@ -331,7 +331,7 @@ def test_single_bad_steps_are_skipped(
 def test_a_bad_step_does_not_stop_fp16s_scaler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature
 ) -> None:
-    """Which refuses to unscale twice without an update between: it is updated, and lowers its scale."""
+    """The scaler must be updated between two steps: it is, and lowers its scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
 
     def with_scaler(settings: TrainSettings) -> Accelerator:
@@ -353,7 +353,7 @@ def test_a_bad_step_does_not_stop_fp16s_scaler(
 
 
 def test_a_line_of_zeros_in_the_log_is_dropped(tmp_path: Path, miniature: Miniature) -> None:
-    """What a power cut may leave where a line was being written."""
+    """As a power failure may leave it."""
     run_until(tmp_path, miniature(), 3)
     with (tmp_path / "log.jsonl").open("ab") as file:
         file.write(b"\0" * 20 + b"\n")
@@ -364,7 +364,7 @@ def test_a_line_of_zeros_in_the_log_is_dropped(tmp_path: Path, miniature: Miniat
 def test_a_full_disk_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature
 ) -> None:
-    """The run ends with the system's own error, and goes on from there later."""
+    """The run ends with the system's error, and can be resumed later."""
     save, count = torch.save, iter(range(10))
 
     def full(*arguments: Any, **keywords: Any) -> None:
@@ -382,7 +382,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 def test_the_best_checkpoint_stays_and_can_become_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature
 ) -> None:
-    """Whatever its age; the model is that of its averaged weights."""
+    """Independent of its age; the model has its averaged weights."""
     scores = iter([10.0, 90.0, 20.0, 30.0, 40.0])
     monkeypatch.setattr(Validator, "score", lambda self, model, _is_stopping: {"oIoU": next(scores)})
     settings = miniature(validate_every=1, keep_checkpoints=1, keep_best=1, final_model="best")
@@ -396,7 +396,7 @@ def test_the_best_checkpoint_stays_and_can_become_the_model(
 
 
 def test_accumulated_passes_add_up(tmp_path: Path, without_dropout: dict[str, Any], miniature: Miniature) -> None:
-    """Two passes of one picture make the step that one pass of two pictures makes."""
+    """Two forward passes of one image equal one forward pass of two images."""
     losses = []
     for name, changes in {"one": {"batch_size": 2}, "two": {"batch_size": 1, "gradient_accumulation_steps": 2}}.items():
         fields = {
@@ -411,27 +411,29 @@ def test_accumulated_passes_add_up(tmp_path: Path, without_dropout: dict[str, An
 
 
 def test_a_tracker_that_is_not_there(tmp_path: Path, miniature: Miniature) -> None:
-    """Told before anything starts."""
+    """Reported before training starts."""
     with pytest.raises(SettingsError, match="wandb is not installed: pip install wandb"):
         Trainer(miniature(trackers=["wandb"]), tmp_path / "run")
 
 
 def test_a_tracker_reads_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature: Miniature) -> None:
-    """Numbers with their step, a picture, and the end."""
-    told: list[Any] = []
-    run = SimpleNamespace(log=lambda values, step: told.append((step, set(values))), finish=lambda: told.append("end"))
+    """Values with their step, an image, and the end."""
+    logged: list[Any] = []
+    run = SimpleNamespace(
+        log=lambda values, step: logged.append((step, set(values))), finish=lambda: logged.append("end")
+    )
     module = SimpleNamespace(init=lambda **_: run, Image=lambda array: array.shape, __spec__=object())
     monkeypatch.setitem(sys.modules, "trackio", module)
     Trainer(miniature(steps=1, trackers=["trackio"]), tmp_path).run()
-    assert [item if item == "end" else item[0] for item in told] == [1, 1, 1, "end"]
-    assert "train/total" in told[0][1]
-    assert told[2][1] == {"validation"}
+    assert [item if item == "end" else item[0] for item in logged] == [1, 1, 1, "end"]
+    assert "train/total" in logged[0][1]
+    assert logged[2][1] == {"validation"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.2, 0.5, 0.8])
 def test_killed_at_any_moment(tmp_path: Path, undisturbed: Path, moment: float, miniature: Miniature) -> None:
-    """kill -9 of the whole process group between the first step and the end, with a worker; then --resume."""
+    """kill -9 of the whole process group during the run, with a worker; then --resume."""
     recipe = tmp_path / "recipe.yaml"
     settings = miniature(data={"workers": 1}).model_dump(mode="json")
     recipe.write_text(yaml.safe_dump(settings))
@@ -456,7 +458,7 @@ def test_killed_at_any_moment(tmp_path: Path, undisturbed: Path, moment: float, 
 
 @pytest.mark.slow
 def test_the_smoke_recipe(tmp_path: Path, run: Callable[..., SimpleNamespace]) -> None:
-    """By the command line: a log line for each of 12 steps, a table, a model that loads."""
+    """On the command line: a log line for each of 12 steps, a table, a model that loads."""
     done = run("train", "smoke", "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "mIoU" in done.out
@@ -464,11 +466,11 @@ def test_the_smoke_recipe(tmp_path: Path, run: Callable[..., SimpleNamespace]) -
     ReferSamPredictor.from_pretrained(tmp_path / "run" / "model", device="cpu")
     again = run("train", "smoke", "--out", tmp_path / "run")
     assert (again.code, again.out) == (1, "")
-    assert "already holds files: give another folder, or --resume" in again.err
+    assert "already holds files: choose another folder, or add --resume" in again.err
 
 
 def test_a_run_moves_with_its_folder(tmp_path: Path, miniature: Miniature) -> None:
-    """Nothing in a checkpoint says where it lies."""
+    """Checkpoints contain no paths."""
     run_until(tmp_path / "here", miniature(), 3)
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert Trainer(miniature(), tmp_path / "there", resume=True).step == 2
@@ -478,7 +480,7 @@ def test_a_run_moves_with_its_folder(tmp_path: Path, miniature: Miniature) -> No
 
 
 def test_a_second_run_into_a_folder_is_refused(tmp_path: Path, miniature: Miniature) -> None:
-    """While the first is at work, from its first moment on; it is not disturbed."""
+    """Rejected during the first run, which is not disturbed."""
     first = Trainer(miniature(), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     with pytest.raises(DataError, match=r"^Another process is at work in .*: wait for it, or name another folder\.$"):
@@ -490,7 +492,7 @@ def test_a_second_run_into_a_folder_is_refused(tmp_path: Path, miniature: Miniat
 
 
 def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path, undisturbed: Path, miniature: Miniature) -> None:
-    """After the step, as an exception; the resumed run ends where the undisturbed one did."""
+    """After the step, as an exception; the resumed run equals the uninterrupted one."""
 
     def interrupt(_pretrained: int, step: int) -> None:
         if step == 2:
@@ -528,7 +530,7 @@ def test_ctrl_c_again_ends_at_once(tmp_path: Path, miniature: Miniature) -> None
 def test_a_signal_abandons_the_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, miniature: Miniature
 ) -> None:
-    """With a checkpoint of its step; the resumed run validates it first, and ends where an undisturbed one does."""
+    """With a checkpoint of its step; the resumed run validates it first, and equals an uninterrupted one."""
     settings = miniature(validate_every=2, checkpoint_every=100, data={"validation_images": 2})
     Trainer(settings, tmp_path / "undisturbed").run()
     run = Trainer(settings, tmp_path / "stopped")
@@ -555,7 +557,7 @@ def test_a_signal_abandons_the_validation(
 
 
 def test_every_step_is_reported(tmp_path: Path, miniature: Miniature) -> None:
-    """Between the lines of the log, too."""
+    """Also between the lines of the log."""
     steps: list[tuple[int, int]] = []
     lines: list[int] = []
     run = Trainer(miniature(log_every=3), tmp_path)
@@ -586,7 +588,7 @@ main()
 def test_a_signal_to_the_group_while_workers_validate(
     tmp_path: Path, sent: str, code: int, miniature: Miniature
 ) -> None:
-    """As `timeout` and a terminal send it: a checkpoint and a sentence, no traceback, whatever the workers get."""
+    """As `timeout` and a terminal send it: a checkpoint and a message, no traceback, for any signal to the workers."""
     for split, count in (("train", 3), ("val", 12)):
         write_sceneref(tmp_path, split, count, 0, SceneRefSettings(width=64, height=64, phrases_per_scene=2))
     settings = miniature(steps=3, validate_every=1, data={"root": str(tmp_path), "workers": 1, "validation_images": 12})

@@ -1,4 +1,4 @@
-"""Videos: what is read, answered, written and refused."""
+"""Videos: reading, segmenting, writing, and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FRAMES = 8
 
 
 def draw_video(path: Path, sizes: tuple[tuple[int, int], ...] = ((64, 48),) * FRAMES) -> Path:
-    """Ten frames a second, each by itself, grey noise that gets brighter with the frame's number."""
+    """Write ten frames per second of gray noise whose brightness increases with the frame index; all are key frames."""
     container = av.open(str(path), "w")
     stream = container.add_stream("mpeg4", rate=10)
     stream.width, stream.height = sizes[0]
@@ -51,13 +51,13 @@ def draw_video(path: Path, sizes: tuple[tuple[int, int], ...] = ((64, 48),) * FR
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """64 wide, 48 high."""
+    """A clip of 64 x 48 pixels."""
     return draw_video(tmp_path / "clip.mp4")
 
 
 @pytest.fixture
 def broken_clip(clip: Path) -> Path:
-    """Its fourth frame is zeros."""
+    """The fourth frame is zeros."""
     with av.open(str(clip)) as container:
         position, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][3]
     data = bytearray(clip.read_bytes())
@@ -76,7 +76,7 @@ def predictor(tiny_model_folder: Path) -> ReferSamPredictor:
 
 
 def test_frames_in_order(clip: Path) -> None:
-    """Numbers, times, size, brightness; as many as the file says."""
+    """Indices, times, size, brightness, and number of frames."""
     with VideoReader(clip) as reader:
         assert (reader.rate, reader.expected_frames) == (10, FRAMES)
         frames = list(reader)
@@ -89,7 +89,7 @@ def test_frames_in_order(clip: Path) -> None:
 
 @pytest.mark.parametrize(("codec", "gop"), [("mpeg4", 1), ("mpeg4", 4), ("libx264", 8)])
 def test_a_trimmed_video_is_not_broken(codec: str, gop: int, tmp_path: Path) -> None:
-    """Cut without being encoded anew: frames before the cut are in the file, and are not shown."""
+    """Cut without re-encoding: frames before the cut are in the file, but not shown."""
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV was built without {codec}")
     path = tmp_path / "trimmed.mp4"
@@ -110,7 +110,7 @@ def test_a_trimmed_video_is_not_broken(codec: str, gop: int, tmp_path: Path) -> 
 
 
 def test_one_frame_at_a_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading one does not decode the others."""
+    """Reading a frame does not decode the others."""
     with VideoReader(clip) as reader:
         decoded = []
         take = reader._decoded
@@ -126,7 +126,7 @@ def test_one_frame_at_a_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_turned_upright(clip: Path) -> None:
-    """A camera held sideways: the file says how to show its frames."""
+    """The file contains a rotation for display."""
     with VideoReader(clip) as reader:
         plain = next(iter(reader)).picture
     data = bytearray(clip.read_bytes())
@@ -140,7 +140,7 @@ def test_turned_upright(clip: Path) -> None:
 
 
 def test_a_broken_frame_does_not_stop_the_others(broken_clip: Path) -> None:
-    """It is named."""
+    """The broken frame is reported."""
     with VideoReader(broken_clip) as reader:
         frames = list(reader)
     assert [frame.number for frame in frames if isinstance(frame, BrokenFrame)] == [3]
@@ -149,7 +149,7 @@ def test_a_broken_frame_does_not_stop_the_others(broken_clip: Path) -> None:
 
 
 def test_limits(clip: Path) -> None:
-    """Pixels and frames, before anything is decoded."""
+    """Limits of pixels and frames apply before decoding."""
     with pytest.raises(VideoError, match="frames of 64 x 48 pixels, more than 1,000"):
         VideoReader(clip, max_pixels=1000)
     with pytest.raises(VideoError, match="more than 5 frames: cut it, or allow more with --max-frames"):
@@ -157,7 +157,7 @@ def test_limits(clip: Path) -> None:
 
 
 def test_a_file_that_hides_its_frames_is_stopped(tmp_path: Path) -> None:
-    """One that says too little of them."""
+    """A file that declares too few frames."""
     path = draw_video(tmp_path / "clip.mp4")
     with VideoReader(path, max_frames=FRAMES) as reader:
         reader.max_frames = 5
@@ -179,7 +179,7 @@ def test_a_file_that_hides_its_frames_is_stopped(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_video_is_refused(clip: Path, name: str, content: str) -> None:
-    """Playlists and lists, too: ffmpeg would open what they name."""
+    """Also playlists, since ffmpeg would open the files that they name."""
     path = clip.with_name(name)
     path.write_text(content)
     with pytest.raises(VideoError, match="is not a video that can be read"):
@@ -187,7 +187,7 @@ def test_what_is_no_video_is_refused(clip: Path, name: str, content: str) -> Non
 
 
 def test_only_regular_files(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No address, no folder, no pipe."""
+    """No URL, no folder, no pipe."""
     monkeypatch.chdir(clip.parent)
     os.mkfifo("pipe.mp4")
     for name in ("http://127.0.0.1:9/x.mp4", "concat:clip.mp4|clip.mp4", "file:clip.mp4", "nowhere.mp4"):
@@ -202,7 +202,7 @@ def test_only_regular_files(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
-    """Sizes become even; each picture keeps its time."""
+    """Sizes become even; each frame keeps its time."""
     pictures = [Image.new("RGB", (33, 21), (20 * n, 90, 90)) for n in range(5)]
     times = [0, 0.1, 0.4, 0.5, 0.9]
     with VideoWriter(tmp_path / "x.mp4", 10, (33, 21)) as writer:
@@ -230,7 +230,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_choice(choice: FrameChoice, numbers: list[int]) -> None:
-    """The count is that of the frames."""
+    """The count refers to the frames."""
     assert [number for number in range(FRAMES) if number in choice] == numbers
     assert choice.count(FRAMES) == len(numbers)
 
@@ -239,7 +239,7 @@ def test_choice(choice: FrameChoice, numbers: list[int]) -> None:
 
 
 def test_video(run: Run, clip: Path, tiny_model_folder: Path, predictor: ReferSamPredictor) -> None:
-    """Answers are the predictor's for each frame; the overlay has their frames and times."""
+    """Results equal the predictor's for each frame; the overlay has the same frames and times."""
     options = ["--every", "3", "--threshold", "0.4", "--no-target-threshold", "0", "--model", tiny_model_folder]
     done = run("video", clip, *PHRASES, "--out", "a/b", "--device", "cpu", *options)
     assert done.code == 0, done.err
@@ -264,8 +264,8 @@ def test_video(run: Run, clip: Path, tiny_model_folder: Path, predictor: ReferSa
     assert "H.264" in done.out or "MPEG-4" in done.out
 
 
-def test_broken_frames_are_told_at_the_end(run: Run, broken_clip: Path, tiny_model_folder: Path) -> None:
-    """Exit code 1, the rest is written."""
+def test_broken_frames_are_reported_at_the_end(run: Run, broken_clip: Path, tiny_model_folder: Path) -> None:
+    """Exit code 1; the rest is written."""
     done = run("video", broken_clip, "star", "--device", "cpu", "--model", tiny_model_folder, "--first", "2")
     assert (done.code, "Traceback" in done.err) == (1, False)
     assert re.search("Frame 3: it cannot be decoded: .*", done.err)
@@ -274,7 +274,7 @@ def test_broken_frames_are_told_at_the_end(run: Run, broken_clip: Path, tiny_mod
 
 
 def test_answers_never_replace_others(clip: Path, predictor: ReferSamPredictor) -> None:
-    """Other phrases about a video, and another video of its name; the same question replaces its own files."""
+    """Other phrases about a video, or another video of the same name; equal queries replace their own files."""
     other = clip.parent / "other" / clip.name
     other.parent.mkdir()
     shutil.copy(clip, other)
@@ -286,7 +286,7 @@ def test_answers_never_replace_others(clip: Path, predictor: ReferSamPredictor) 
 
 
 def test_nothing_half_written(clip: Path, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it fails on the way; what was there before stays."""
+    """After an error, existing files are unchanged."""
     out = clip.parent / "out"
     out.mkdir()
     before = out / f"{answer_name(clip, PHRASES)}.jsonl"
@@ -309,7 +309,7 @@ def test_nothing_half_written(clip: Path, predictor: ReferSamPredictor, monkeypa
 def test_frames_of_another_size_are_left_out(
     clip: Path, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And told."""
+    """They are reported."""
     frames = [Frame(n, n / 10, Image.new("RGB", (64, 48) if n != 1 else (32, 32))) for n in range(3)]
     monkeypatch.setattr(VideoReader, "__iter__", lambda _self: iter(frames))
     with VideoReader(clip) as reader:
@@ -318,7 +318,7 @@ def test_frames_of_another_size_are_left_out(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["nowhere.mp4", "star"], 1, r"No such file: nowhere\.mp4"),
         (["clip.mp4", "star", "--first", "100"], 1, "has no frame to segment among those asked for"),
@@ -326,16 +326,16 @@ def test_frames_of_another_size_are_left_out(
         (["clip.mp4", "star", "--max-frames", "3"], 1, "more than 3 frames"),
     ],
 )
-def test_refused(run: Run, clip: Path, tiny_model_folder: Path, arguments: list[str], code: int, told: str) -> None:
-    """One sentence, nothing left behind."""
+def test_refused(run: Run, clip: Path, tiny_model_folder: Path, arguments: list[str], code: int, message: str) -> None:
+    """One sentence, and no files."""
     done = run("video", *arguments, "--model", tiny_model_folder, "--device", "cpu")
     assert (done.code, "Traceback" in done.err) == (code, False)
-    assert re.search(told, done.err), done.err
+    assert re.search(message, done.err), done.err
     assert not Path("out").exists() or not list(Path("out").iterdir())
 
 
 def test_used_wrongly(run: Run, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code 2; without PyAV, its extra is named."""
+    """Exit code 2; without PyAV, the extra is named."""
     assert run("video", clip, "star", "--first", "5", "--last", "4").code == 2
     assert run("video", clip).code == 2
     monkeypatch.setitem(__import__("sys").modules, "av", None)
@@ -344,14 +344,14 @@ def test_used_wrongly(run: Run, clip: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_rate_is_a_fraction(tmp_path: Path) -> None:
-    """Such as television's 30000/1001."""
+    """Such as 30000/1001."""
     with VideoWriter(tmp_path / "x.mp4", 30000 / 1001, (16, 16)) as writer:
         assert writer._stream.codec_context.framerate == Fraction(30000, 1001)
         writer.add(Image.new("RGB", (16, 16)), 0)
 
 
 def test_lines_carry_the_domain(clip: Path, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the model that made them, if it has one."""
+    """The domain of the model, if it has one."""
     for domain in (None, "chest X-rays"):
         monkeypatch.setattr(predictor.model.config, "domain", domain)
         with VideoReader(clip) as reader:

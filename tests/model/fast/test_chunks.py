@@ -12,7 +12,7 @@ from refersam.model.fast.chunks import in_chunks
 
 @pytest.mark.parametrize(("batch", "length", "calls"), [(1, 40, 1), (1, 41, 2), (2, 20, 1), (5, 20, 3), (2, 100, 6)])
 def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch, batch: int, length: int, calls: int) -> None:
-    """Whole samples, as many as fit; equal parts of those that do not."""
+    """As many whole samples as fit, or equal parts of one sample."""
     monkeypatch.setitem(chunks.CHUNK_VALUES, "cpu", 40 * 3)
     tokens, other = torch.randn(batch, length, 3), torch.randn(batch, length, 3)
     weight = torch.randn(batch, 3, 5)

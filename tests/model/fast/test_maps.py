@@ -10,14 +10,14 @@ from refersam.model.fast.maps import normalise, repeat_per_phrase, resize
 
 
 def test_repeat_per_phrase() -> None:
-    """The phrases of an image follow one another; nothing is copied for one phrase per image."""
+    """The phrases of an image are consecutive; nothing is copied for one phrase per image."""
     features = torch.tensor([[1.0], [2.0]])
     assert repeat_per_phrase(features, 6).flatten().tolist() == [1, 1, 1, 2, 2, 2]
     assert repeat_per_phrase(features, 2) is features
 
 
 def exported(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-    """The result of the module's exported graph."""
+    """Run the exported graph of a module."""
     return torch.export.export(module, inputs).module()(*inputs)
 
 
@@ -29,19 +29,19 @@ class Call(nn.Module):
         self.function = function
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Call it."""
+        """Call the function."""
         return self.function(values)  # type: ignore[operator]
 
 
 def test_repeat_per_phrase_in_a_graph() -> None:
-    """The exported form repeats alike."""
+    """The exported graph gives the same repetition."""
     features = torch.randn(3, 2)
     found = exported(Call(lambda values: repeat_per_phrase(values, 6)), features)
     assert torch.equal(found, features.repeat_interleave(2, dim=0))
 
 
 def test_resize() -> None:
-    """As `F.interpolate`, but without work where the size is right, and always with work in an exported graph."""
+    """As `F.interpolate`; returns its input if the size is right, except in an exported graph."""
     maps = torch.randn(1, 2, 4, 6)
     assert resize(maps, (4, 6), mode="bilinear") is maps
     larger = resize(maps, (8, 9), mode="bilinear")

@@ -19,7 +19,7 @@ LEVELS = [24, 6, 2]
 
 @pytest.fixture
 def plainly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
-    """Call with an attention and its inputs: computes the plain formula."""
+    """Call with an attention and its inputs to compute the reference implementation."""
 
     def call(module: nn.Module, *inputs: object) -> Tensor:
         with monkeypatch.context() as patch:
@@ -30,13 +30,13 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
 
 
 def gradients(output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """Of a fixed weighted sum of the output."""
+    """Return the gradients of a fixed weighted sum of the output."""
     weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
     return list(torch.autograd.grad((output * weights).sum(), inputs))
 
 
 def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    """Output and gradients; exact up to rounding in double precision."""
+    """Output and gradients; equal up to rounding in double precision."""
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     for left, right in zip(gradients(found, inputs), gradients(expected, inputs), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-9)
@@ -90,7 +90,7 @@ def test_the_cheaper_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("reassociated", [False, True])
 def test_exported_graphs_have_the_recorded_form(reassociated: bool) -> None:
-    """Whatever form is cheaper at the size of the example: it has a product of matrices per head, or none."""
+    """The form that is cheaper at the example's size, identified by its matrix products."""
     module = Attention(query_size=12, key_size=20, hidden_size=24, num_heads=3)
     module.reassociated_in_export = reassociated
     query, key = torch.randn(1, 32, 12), torch.randn(1, 5, 20)
@@ -100,14 +100,14 @@ def test_exported_graphs_have_the_recorded_form(reassociated: bool) -> None:
 
 
 def count_multiplications(call: Callable[[], Tensor]) -> int:
-    """Counted by PyTorch: two operations per multiplication."""
+    """Count the operations with PyTorch: two per multiplication."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the fused kernel is not counted
         call()
     return counter.get_total_flops() // 2
 
 
 def test_costs_are_multiplications(plainly: Callable[..., Tensor]) -> None:
-    """Of every form, as PyTorch counts them, but for lower-order terms that `costs` leaves out."""
+    """Each form as counted by PyTorch, except lower-order terms that `costs` omits."""
     sizes = {"query_size": 12, "key_size": 20, "hidden_size": 24, "num_heads": 3}
     levels, attention = LevelAttention(**sizes), Attention(**sizes)
     query, key = torch.randn(1, 5, 12), torch.randn(1, 32, 20)
@@ -124,7 +124,7 @@ def test_costs_are_multiplications(plainly: Callable[..., Tensor]) -> None:
 
 @pytest.mark.parametrize("num_keys", [1, 20, 36, 200, 4116])
 def test_the_choice_follows_the_counted_multiplications(monkeypatch: pytest.MonkeyPatch, num_keys: int) -> None:
-    """The form that runs is reassociated exactly where it needs at most the given share of the plain form's."""
+    """The reassociated form runs exactly if it needs at most the given share of the plain form's multiplications."""
     module = Attention(query_size=48, key_size=48, hidden_size=48, num_heads=3)
     counted = costs(module, 1000, num_keys)
     for ratio in (0.9 * counted.few_keys / counted.plain, 1.1 * counted.few_keys / counted.plain):

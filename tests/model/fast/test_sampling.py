@@ -1,4 +1,4 @@
-"""Each way of sampling maps against the plain formula, and the choice of the Triton kernel."""
+"""Each way of sampling maps against the reference implementation, and the choice of the Triton kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = ((4, 6), (2, 3), (1, 2))
 @pytest.mark.parametrize("sizes", [SIZES, ((3, 5),)])
 @pytest.mark.parametrize("reach", [1.0, 5.0], ids=["inside", "far outside"])
 def test_gathered_samples_are_those_of_the_plain_formula(sizes: tuple[tuple[int, int], ...], reach: float) -> None:
-    """In double precision, with points on, beside and beyond the border."""
+    """In double precision, with points inside, on and outside the border."""
     length = sum(height * width for height, width in sizes)
     values, weights = torch.randn(2, length, 3, 4).double(), torch.rand(2, 7, 3, len(sizes), 2).double()
     locations = (torch.rand(2, 7, 3, len(sizes), 2, 2).double() - 0.5) * reach + 0.5
@@ -42,7 +42,7 @@ def test_samples_are_gathered_in_inference_only(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_softmax_of_few_entries() -> None:
-    """As PyTorch's, in both modes."""
+    """Equal to PyTorch's in both modes."""
     scores = torch.randn(2, 5, 3, 8)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
@@ -51,12 +51,12 @@ def test_softmax_of_few_entries() -> None:
 
 @torch.no_grad()
 def test_a_kernel_gets_what_it_needs_to_sample_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In deformops' layout: sizes and beginnings of the levels as tensors; the switch chooses it, on CUDA alone."""
+    """In deformops' layout, with sizes and first cells of the levels as tensors; the switch applies to CUDA only."""
     sizes = ((4, 6), (2, 3), (1, 2))
     seen = []
 
     def msda(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        """As deformops documents it, level by level."""
+        """Compute what deformops documents, level by level."""
         seen.append((shapes.tolist(), starts.tolist(), locations.shape, weights.shape))
         parts = []
         for level, ((height, width), start) in enumerate(zip(shapes.tolist(), starts.tolist(), strict=True)):
@@ -83,7 +83,7 @@ def test_a_kernel_gets_what_it_needs_to_sample_the_same(monkeypatch: pytest.Monk
 
 
 def test_the_switch_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named."""
+    """The error names the extra."""
     monkeypatch.setenv(TRITON_SWITCH, "1")
     monkeypatch.setitem(sys.modules, "deformops", None)
     with pytest.raises(MissingExtraError, match=r"REFERSAM_TRITON=1 needs the package deformops.*\.\[gpu\]"):

@@ -16,7 +16,7 @@ from refersam.model.fast.window_attention import relative_table
 @pytest.mark.parametrize("max_tokens", [1, 24, 48, 10**6], ids=["head by head", "one", "two", "all"])
 @torch.no_grad()
 def test_groups_of_heads(monkeypatch: pytest.MonkeyPatch, max_tokens: int) -> None:
-    """The same as transformers' attention, however few heads are computed at once."""
+    """Equal to transformers' attention for any number of heads per group."""
     config = sam_vision_config(24, 2, 3, [1], 128, 4, 16)
     config._attn_implementation = "sdpa"
     attention = SamVisionSdpaAttention(config, window_size=0).double()
@@ -38,7 +38,7 @@ def test_groups_of_heads(monkeypatch: pytest.MonkeyPatch, max_tokens: int) -> No
 
 
 def test_relative_table() -> None:
-    """Entry (i, j) belongs to the distance i - j; a table for another length is resized linearly."""
+    """Entry (i, j) is for the distance i - j; a table of another length is resized linearly."""
     table = nn.Parameter(torch.randn(7, 2))
     found = relative_table(table, 4)
     for query in range(4):

@@ -13,12 +13,12 @@ from refersam.training.signals import never
 
 @pytest.fixture(autouse=True)
 def _few_scenes(few_scenes: None) -> None:
-    """Rendered scenes are few and small in every test."""
+    """Use few and small rendered scenes in every test."""
 
 
 @pytest.fixture(scope="session")
 def train_phase() -> Callable[[Phase], list[dict[str, float]]]:
-    """Call with a phase: trains it without checkpoints, changes its model, and returns the terms of each log line."""
+    """Call with a phase to train it without checkpoints, update its model, and return the terms of each log line."""
 
     def train(phase: Phase) -> list[dict[str, float]]:
         lines: list[dict[str, float]] = []

@@ -13,7 +13,7 @@ from sceneref.training.attributes import AttributeHeads, attribute_labels, cell_
 
 
 def test_labels_of_cells() -> None:
-    """Counted pixel by pixel: the object that covers enough of a cell, the topmost of several."""
+    """Checked pixel by pixel: the object that covers enough of a cell, the topmost of several."""
     scene = generate_scene(SceneRefSettings(width=96, height=64, phrases_per_scene=1), "train", 0, 3)
     labelled = 0
     for stride, least in ((8, 0.5), (16, 0.2)):
@@ -33,8 +33,8 @@ def test_labels_of_cells() -> None:
     assert labelled > 5
 
 
-def test_looks_do_not_depend_on_how_images_are_distributed() -> None:
-    """Images with many objects and with none: the mean of two batches is that of both together."""
+def test_attributes_do_not_depend_on_how_images_are_distributed() -> None:
+    """Images with many objects and with none: the mean of two batches equals that of the joint batch."""
     torch.manual_seed(0)
     heads, pyramid = AttributeHeads(8), torch.rand(2, 64 + 16 + 4, 8)
     labels = {8: torch.randint(-1, 3, (2, 3, 8, 8)), 16: torch.randint(-1, 3, (2, 3, 4, 4))}

@@ -1,4 +1,4 @@
-"""The extension as a whole: what a recipe with `extension: sceneref.training` trains."""
+"""The extension as a whole: components of recipes with `extension: sceneref.training`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_objectives_without_a_weight(tiny_model_folder: Path, miniature: Miniatu
 def test_a_spatial_prior_of_another_model(
     tiny_model_folder: Path, tmp_path: Path, miniature: Miniature, small_model: dict[str, Any]
 ) -> None:
-    """That of the named model, frozen where its learning rate is 0; an ablation has none; a misfit is a sentence."""
+    """From the named model, frozen for a learning rate of 0; ablations have none; other sizes are an error."""
 
     def interactor(name: str, config: dict[str, Any], source: Path | None = None) -> Any:
         section = {"spatial_prior_from": str(source or tiny_model_folder)}

@@ -1,4 +1,4 @@
-"""Labels of rendered scenes: mentions, looks and conditions, from scenes worked out by hand to batches."""
+"""Labels of rendered scenes: mentions, attributes and conditions, for hand-made scenes and batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Miniature = Callable[..., SceneRefTrainSettings]
 
 
 def test_mention_mask_by_hand() -> None:
-    """The first description's objects, then the union of the others'."""
+    """The objects of the first description, then the union of the others."""
     cells = torch.tensor([0.5, 0.25, 0.125, 0.0625]).view(4, 1, 1).expand(4, 2, 3)
     assert mention_mask(cells, [(0, 2)]).unique().tolist() == [0, 0.625]
     assert mention_mask(cells, [(), (1, 2), (2, 3)])[:, 0, 0].tolist() == [0, 0.4375]
@@ -38,7 +38,7 @@ def test_mention_mask_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["grounding", "pointing", "attributes", "conditions"])
 def test_labels_of_a_batch(name: str, miniature: Miniature) -> None:
-    """They are collated for any objective on objects, and for none else; the other tensors are the same either way."""
+    """They are collated for objectives on objects only; the other tensors are the same."""
     settings, without = miniature(sceneref={"objectives": {name: 1.0}}), miniature()
     positions = miniature(sceneref={"objectives": {"positions": 1.0}})
     processor = build_processor(without, SceneSource(without))
@@ -68,7 +68,7 @@ def test_labels_of_a_batch(name: str, miniature: Miniature) -> None:
 
 
 def scene_of(region: Region | None, negation_matches: tuple[int, ...] | None) -> tuple[Scene, ScenePhrase]:
-    """8 x 6 pixels with two objects, around x = 2 and x = 5, and a phrase."""
+    """Return a scene of 8 x 6 pixels with two objects, around x = 2 and x = 5, and a phrase."""
     masks = np.zeros((2, 6, 8), dtype=bool)
     masks[0, 1:3, 1:4] = masks[1, 3:5, 4:7] = True
     palette = (0, 0, 0)
@@ -77,26 +77,26 @@ def scene_of(region: Region | None, negation_matches: tuple[int, ...] | None) ->
     return Scene(np.zeros((6, 8, 3), np.uint8), tuple(objects), masks, (phrase,)), phrase
 
 
-def test_an_object_is_in_a_place_as_a_whole() -> None:
-    """By its centre, and left open where that is; pixels beside objects by themselves."""
-    told = condition_map(*scene_of(Region("x", high=4.5, margin=0.75), None))
-    assert told[0].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
-    assert told[1].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
-    assert told[4].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+def test_an_object_is_in_a_region_as_a_whole() -> None:
+    """Objects are labelled by their centre, undefined within the margin; other pixels by their own position."""
+    condition = condition_map(*scene_of(Region("x", high=4.5, margin=0.75), None))
+    assert condition[0].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
+    assert condition[1].tolist() == [1, 1, 1, 1, -1, 0, 0, 0]
+    assert condition[4].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert condition_map(*scene_of(Region("x", low=5, margin=1), None))[3].tolist() == [0, 0, 0, 0, -1, -1, -1, 1]
-    assert told.dtype == np.int8
+    assert condition.dtype == np.int8
 
 
-def test_what_a_negation_leaves_is_said_of_objects_alone() -> None:
-    """And where there is neither place nor negation, nothing is said."""
-    told = condition_map(*scene_of(None, (1,)))
-    assert [np.unique(told[mask]).tolist() for mask in scene_of(None, (1,))[0].masks] == [[0], [1]]
-    assert (told == -1).sum() == 8 * 6 - 12
+def test_negations_label_objects_only() -> None:
+    """Without region and negation, there are no labels."""
+    condition = condition_map(*scene_of(None, (1,)))
+    assert [np.unique(condition[mask]).tolist() for mask in scene_of(None, (1,))[0].masks] == [[0], [1]]
+    assert (condition == -1).sum() == 8 * 6 - 12
     assert np.unique(condition_map(*scene_of(None, None))).tolist() == [-1]
 
 
 def test_labels_are_cut_and_mirrored_with_the_image() -> None:
-    """Masks and conditions; the mentions and looks stay."""
+    """Masks and conditions change; mentions and attributes do not."""
     scene = generate_scene(SceneRefSettings(width=64, height=48, phrases_per_scene=3), "train", 0, 2)
     labels = SceneLabels.of_scene(scene)
     before = replace(scene.to_referring_image("x"), extra=labels)
@@ -111,7 +111,7 @@ def test_labels_are_cut_and_mirrored_with_the_image() -> None:
 
 
 def test_images_without_labels_are_refused() -> None:
-    """An error of the programmer: the source did not attach them."""
+    """A programming error: the source did not add the labels."""
     image = generate_scene(SceneRefSettings(width=64, height=48, phrases_per_scene=1), "train", 0, 0)
     with pytest.raises(TypeError, match="needs images with SceneLabels"):
         collate_labels([image.to_referring_image("x")], [[0]], 64)

@@ -1,4 +1,4 @@
-"""Auxiliary objectives on rendered scenes: losses by hand, hooks, and runs that stop and resume."""
+"""Auxiliary objectives on rendered scenes: losses by hand, hooks, stopped and resumed runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Miniature = Callable[..., SceneRefTrainSettings]
 
 
 def test_the_loss_by_hand() -> None:
-    """One head, one feature that is the logit of the first mention; the second has its bias alone."""
+    """One head, one feature that is the logit of the first mention; the second mention has its bias only."""
     heads = GroundingHeads(hidden_size=1, num_fusions=1)
     with torch.no_grad():
         heads.heads[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
@@ -57,7 +57,7 @@ def test_the_loss_by_hand() -> None:
 
 
 def test_the_loss_of_conditions_by_hand() -> None:
-    """Each level weighs as much, and of its cells those with a label; a phrase without any adds 0, but counts."""
+    """Levels have equal weights, and so have labelled cells; a phrase without labels contributes 0."""
     heads = ConditionHeads(hidden_size=1, num_fusions=1)
     with torch.no_grad():
         heads.heads[0].weight.fill_(1.0)
@@ -78,7 +78,7 @@ WEIGHTS = {"grounding": 1.0, "attributes": 2.0, "conditions": 3.0, "positions": 
 
 
 def make_batch() -> Batch:
-    """An image with two phrases and random labels."""
+    """Return a batch of one image with two phrases and random labels."""
     labels = {8: torch.randint(-1, 3, (1, 3, 8, 8)), 16: torch.randint(-1, 3, (1, 3, 4, 4))}
     conditions = {8: torch.randint(-1, 2, (2, 8, 8)), 16: torch.randint(-1, 2, (2, 4, 4))}
     return Batch(
@@ -93,7 +93,7 @@ def make_batch() -> Batch:
 
 
 def test_objectives_of_a_model(tiny_model_folder: Path) -> None:
-    """A term for each weight and their weighted sum; gradients reach the fusions, or only what comes before them."""
+    """A term per weight and the weighted sum; gradients reach the fusions, or only the parts before them."""
     model, batch = ReferSamModel.from_pretrained(tiny_model_folder), make_batch()
     inputs = batch.pixel_values, batch.input_ids, batch.attention_mask
     objectives = SceneObjectives(model, ObjectiveSettings(**WEIGHTS))
@@ -124,7 +124,7 @@ def test_objectives_of_a_model(tiny_model_folder: Path) -> None:
 
 
 def test_hooks_are_removed(tiny_model_folder: Path) -> None:
-    """Also after an error; the output of the model does not change, and the features of a batch are freed."""
+    """Also after an error; the model's output is unchanged, and the features of a batch are freed."""
     model, batch = ReferSamModel.from_pretrained(tiny_model_folder), make_batch()
     inputs = batch.pixel_values, batch.input_ids, batch.attention_mask
     objectives = SceneObjectives(model, ObjectiveSettings(**WEIGHTS))
@@ -141,7 +141,7 @@ def test_hooks_are_removed(tiny_model_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", list(WEIGHTS))
 def test_an_objective_alone(tiny_model_folder: Path, name: str) -> None:
-    """Only its own terms, and no labels but its own are read."""
+    """Only its own terms are computed, from its own labels."""
     model, batch = ReferSamModel.from_pretrained(tiny_model_folder), make_batch()
     needs = {"grounding": MENTIONS, "pointing": MENTIONS, "attributes": ATTRIBUTES, "conditions": CONDITIONS}
     batch.extra = {key: value for key, value in batch.extra.items() if key == needs.get(name)}
@@ -160,7 +160,7 @@ def test_an_objective_alone(tiny_model_folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(WEIGHTS))
 def test_they_need_an_interactor(name: str, miniature: Miniature, small_model: dict[str, Any]) -> None:
-    """A sentence before the first step."""
+    """One sentence before the first step."""
     settings = miniature(model={"config": {**small_model, "use_interactor": False}})
     model = build_model(settings, build_processor(settings, SceneSource(settings)))
     with pytest.raises(SettingsError, match=r"sceneref\.objectives need a model with an interactor"):
@@ -168,7 +168,7 @@ def test_they_need_an_interactor(name: str, miniature: Miniature, small_model: d
 
 
 def test_a_run_learns_them_and_resumes_bit_for_bit(tmp_path: Path, miniature: Miniature) -> None:
-    """Heads, their moments and their learning rate are in the checkpoint; the final model has nothing of them."""
+    """A checkpoint has the heads, their moments and learning rate; the final model has no heads."""
     weights = {"grounding": 0.5, "attributes": 0.25, "conditions": 0.125, "positions": 0.0625}
     settings = miniature(sceneref={"objectives": weights}, steps=4, optimizer={"warmup_steps": 0})
     whole = Trainer(settings, tmp_path / "whole")

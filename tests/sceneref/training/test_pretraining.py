@@ -32,32 +32,32 @@ FINAL = "model/model.safetensors"
 
 
 class Killed(BaseException):
-    """Stops a run where it stands."""
+    """Stops a run immediately."""
 
 
 def few(**changes: object) -> PretrainingSettings:
-    """Settings of a small phase."""
+    """Return settings of a small phase."""
     return PretrainingSettings.model_validate({**SMALL, **changes})
 
 
 def make_model() -> ReferSamModel:
-    """The same weights each time."""
+    """Build the same weights each time."""
     torch.manual_seed(0)
     return ReferSamModel(ReferSamConfig.from_preset("tiny", spatial_prior_channels=8)).train()
 
 
 def make_phase(model: ReferSamModel, **changes: object) -> LabelPhase:
-    """A small phase on one process."""
+    """Return a small phase for one process."""
     return LabelPhase(few(**changes), model, ReferSamImageProcessor(), Accelerator(cpu=True), seed=0, max_skipped=5)
 
 
 def with_phases(miniature: Miniature, *phases: dict[str, Any], **changes: Any) -> SceneRefTrainSettings:
-    """A run with small phases."""
+    """Return settings of a run with small phases."""
     return miniature(sceneref={"pretraining": [{**SMALL, **phase} for phase in phases]}, **changes)
 
 
 def phase_lines(folder: Path) -> list[dict[str, Any]]:
-    """Lines of the log about the phases."""
+    """Return the log lines of the phases."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "pretraining"]
 
@@ -66,7 +66,7 @@ def phase_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_fine_labels() -> None:
-    """The share of each cell that objects cover, counted pixel by pixel; edges are at the objects' borders."""
+    """The share of each cell that objects cover, checked by pixels; edges are at the objects' borders."""
     scene = generate_scene(SceneRefSettings(width=96, height=64, phrases_per_scene=1), "train", 0, 3)
     fine = fine_labels(scene)
     assert fine.shape == (2, 16, 24)
@@ -79,7 +79,7 @@ def test_fine_labels() -> None:
 
 
 def test_share_of_patterned_images() -> None:
-    """None, or in most; an image may show plain objects only."""
+    """None, or most images; an image may contain plain objects only."""
 
     def has_patterns(**changes: object) -> list[bool]:
         cells = LabelledScenes(few(images=12, **changes), seed=0).cells[16]  # (12, 3, rows, columns)
@@ -90,7 +90,7 @@ def test_share_of_patterned_images() -> None:
 
 
 def test_images_and_labels_are_rotated_together() -> None:
-    """Each batch depends on its number only; an image and its labels are rotated and mirrored alike."""
+    """A batch depends only on its index; an image and its labels are rotated and mirrored alike."""
     processor = ReferSamImageProcessor()
     scenes = LabelledScenes(few(images=3), seed=0)
     originals = [processor.normalise(image.numpy()) for image in scenes.images]
@@ -115,7 +115,7 @@ def test_images_and_labels_are_rotated_together() -> None:
 
 
 def test_processes_render_different_images() -> None:
-    """Every image of the pool belongs to one process."""
+    """Every image belongs to one process."""
     whole = LabelledScenes(few(images=5), seed=0).images
     parts = [LabelledScenes(few(images=5), seed=0, rank=rank, world_size=2).images for rank in range(2)]
     assert torch.equal(parts[0], whole[::2])
@@ -123,7 +123,7 @@ def test_processes_render_different_images() -> None:
 
 
 def test_the_largest_seed_on_many_processes() -> None:
-    """It fits into the 64 bits of torch's seeds; processes and batches still differ."""
+    """Seeds are within torch's 64 bits; processes and batches differ."""
     processor = ReferSamImageProcessor()
     one, other = (LabelledScenes(few(images=16), 2**31 - 1, rank, 8) for rank in (6, 7))
     first = one.batch(0, 4, processor).pixel_values
@@ -136,7 +136,7 @@ def test_the_largest_seed_on_many_processes() -> None:
 
 @pytest.mark.parametrize("part", ["prior", "encoder"])
 def test_colours_are_learned(part: str, train_phase: TrainPhase) -> None:
-    """In sixty steps, far below the loss of a guess among twelve at both strides."""
+    """In sixty steps, far below the loss of random guessing among twelve colours at both strides."""
     lines = train_phase(
         make_phase(make_model(), part=part, steps=60, images=24, log_every=20, difficulty=0.0, batch_size=8)
     )
@@ -148,7 +148,7 @@ def test_colours_are_learned(part: str, train_phase: TrainPhase) -> None:
 
 
 def test_positions_are_learned(train_phase: TrainPhase) -> None:
-    """Half the error of a guess of the centre, which is a quarter of the side; and the terms add up."""
+    """Half the error of always predicting the centre, a quarter of the side; the terms add up."""
     phase = make_phase(
         make_model(), part="encoder", steps=60, images=24, log_every=10, batch_size=8, position_weight=0.5
     )
@@ -171,7 +171,7 @@ TEXT_INDEPENDENT = (
 
 @pytest.mark.parametrize("part", ["prior", "encoder"])
 def test_what_is_trained(part: str, train_phase: TrainPhase) -> None:
-    """The spatial prior, or all that is text-independent; the rest stays. A prior that is frozen later is trained."""
+    """The spatial prior, or all text-independent parts, and no others; also if the prior is frozen later."""
     model = make_model()
     assert model.interactor.layer_groups[0] == (0, 1)
     model.interactor.spatial_prior.requires_grad_(False)
@@ -185,7 +185,7 @@ def test_what_is_trained(part: str, train_phase: TrainPhase) -> None:
 
 
 def test_images_without_an_object() -> None:
-    """Objects may all be too small for a cell: no loss is NaN."""
+    """All objects may be too small to label a cell: no loss is NaN."""
     module = LabelTrainee(SpatialPrior(channels=8, hidden_size=32))
     nothing = {stride: torch.full((1, 3, 64 // stride, 64 // stride), -1) for stride in (8, 16)}
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_images_without_an_object() -> None:
 
 
 def test_learning_rate() -> None:
-    """Warm-up of 50 steps, constant, then a line to zero."""
+    """Warm-up of 50 steps, constant, linear decay to zero."""
     settings = PretrainingSettings(steps=1000, decay_from=0.6, warmup_steps=50)
     factors = [settings.lr_factor(step) for step in (0, 49, 600, 800, 1000)]
     assert factors == pytest.approx([0.02, 1.0, 1.0, 0.5, 0.0])
@@ -206,7 +206,7 @@ def test_learning_rate() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_a_run_with_pretraining(scale: float, miniature: Miniature, tmp_path: Path) -> None:
-    """The phase is logged and comes once; its prior stays as it is where its learning rate is 0."""
+    """The phase is logged and runs once; the prior is unchanged for a learning rate of 0."""
     optimizer = {"spatial_prior_lr_scale": scale, "ema_decay": 0.0}
     Trainer(with_phases(miniature, {}, optimizer=optimizer), tmp_path / "run").run()
     assert [line["pretraining steps"] for line in phase_lines(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
@@ -221,7 +221,7 @@ def test_a_run_with_pretraining(scale: float, miniature: Miniature, tmp_path: Pa
 
 @pytest.mark.parametrize("part", ["prior", "encoder", "text"])
 def test_a_stop_in_a_phase(part: str, miniature: Miniature, tmp_path: Path) -> None:
-    """By a signal with a checkpoint, or by a kill: the resumed run ends bit for bit where an undisturbed one does."""
+    """By a signal with a checkpoint, or by a kill: the resumed run equals the uninterrupted one bit for bit."""
     settings = with_phases(miniature, {"part": part, "checkpoint_every": 4}, steps=1)
     Trainer(settings, tmp_path / "undisturbed").run()
 
@@ -250,7 +250,7 @@ def test_a_stop_in_a_phase(part: str, miniature: Miniature, tmp_path: Path) -> N
 def test_a_finished_phase_is_not_repeated(
     miniature: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between phase and first checkpoint of the run: what was trained is loaded, no image is rendered."""
+    """Killed between the phase and the run's first checkpoint: trained weights are loaded, no image is rendered."""
     settings = with_phases(miniature, {}, steps=3, checkpoint_every=100)
     Trainer(settings, tmp_path / "undisturbed").run()
 
@@ -266,7 +266,7 @@ def test_a_finished_phase_is_not_repeated(
 
 
 def test_phases_follow_one_another(miniature: Miniature, tmp_path: Path) -> None:
-    """Each starts from the model of the one before, logged as one; a stop in the second loses nothing of either."""
+    """Each starts from the model of the previous one, with a joint log; a stop in the second loses nothing."""
     text = {"part": "text", "steps": 4, "phrases_per_image": 4}
     settings = with_phases(miniature, {"part": "encoder"}, text, steps=1)
     Trainer(settings, tmp_path / "undisturbed").run()
@@ -306,7 +306,7 @@ def test_phases_of_a_model_without_interactor(
 def test_a_signal_while_images_are_rendered(
     part: str, miniature: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No further image is rendered, no step is taken; the resumed run begins the phase anew."""
+    """No further image is rendered, no step is taken; the resumed run starts the phase again."""
     module = pretraining if part == "encoder" else text_pretraining
     generate, rendered = module.generate_scene, []
 

@@ -1,4 +1,4 @@
-"""Rewording: synonyms, typing errors, sentences around phrases."""
+"""Text augmentation: synonyms, typing errors, sentences around phrases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sceneref.words import _NOUNS, ADJECTIVES
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4))
 def test_a_typing_error_is_in_one_word_and_never_in_a_side(numbers: list[float]) -> None:
-    """At most one letter more or less, the first one as it was; short words and sides stay."""
+    """At most one letter is added or removed, not the first; short words and position words are unchanged."""
     phrase = "the small purple star on the left of a big box"
     before, after = phrase.split(" "), misspell(phrase, np.array(numbers)).split(" ")
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
@@ -38,7 +38,7 @@ def test_a_typing_error_is_in_one_word_and_never_in_a_side(numbers: list[float])
 
 
 def test_typing_errors_by_hand() -> None:
-    """Letters change places, one is missing, doubled, or the key beside it was hit."""
+    """Two letters swapped, one missing, one doubled, or a neighbouring key."""
     for kind, expected in ((0.0, "pruple"), (0.3, "prple"), (0.6, "puurple"), (0.9, "pyrple")):
         assert misspell("purple", np.array([0.0, 0.0, kind, 0.0])) == expected
 
@@ -56,8 +56,8 @@ def test_typing_errors_by_hand() -> None:
         ("the furry dog", (0.0, 0.0), "the furry dog"),
     ],
 )
-def test_other_names(phrase: str, numbers: tuple[float, float], expected: str) -> None:
-    """Of one word, with the article that it needs; none of them is a word of SceneRef's own."""
+def test_synonyms(phrase: str, numbers: tuple[float, float], expected: str) -> None:
+    """One word is replaced, with the right article; no synonym is a word of SceneRef."""
     assert replace_word(phrase, np.array(numbers)) == expected
     others = [name for names in (*_OTHER_ADJECTIVES.values(), *_OTHER_NOUNS.values()) for name in names]
     assert len(others) == len(set(others))
@@ -66,7 +66,7 @@ def test_other_names(phrase: str, numbers: tuple[float, float], expected: str) -
 
 
 def reworded(phrases: Sequence[str], seed: int = 0, **shares: float) -> list[str]:
-    """All phrases of an image, reworded with those shares."""
+    """Reword all phrases of an image with these shares."""
     draws = RewordingDraw.of_phrases(len(phrases), np.random.default_rng(seed))
     settings = RewordingSettings(**shares)
     return [reword(phrase, settings, draw) for phrase, draw in zip(phrases, draws, strict=True)]
@@ -86,7 +86,7 @@ def test_shares_of_rewording() -> None:
 
 
 def test_every_share_changes_its_own_kind_only() -> None:
-    """What is drawn does not depend on the shares: sentences around the same phrases, whatever else is on."""
+    """Random draws are independent of the shares: the same phrases are in sentences for any other settings."""
     phrases = ["the red star"] * 200
     sentences = reworded(phrases, sentences=0.5)
     chosen = [new != old for old, new in zip(phrases, sentences, strict=True)]
@@ -97,7 +97,7 @@ def test_every_share_changes_its_own_kind_only() -> None:
 
 
 def test_synonyms_come_before_typing_errors() -> None:
-    """A misspelt word could not be replaced any more."""
+    """A misspelt word has no synonym."""
     draw = RewordingDraw(
         error=0.0,
         error_kind=np.array([0.99, 0.0, 0.0, 0.0]),
@@ -118,7 +118,7 @@ def test_synonyms_come_before_typing_errors() -> None:
         ("a Striped Bar", "a Bar , it is Striped", "a Bar , the Striped one"),
     ],
 )
-def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
+def test_noun_first(phrase: str, first: str, last: str) -> None:
     """The noun comes first."""
     assert (put_noun_first(phrase, 0.0), put_noun_first(phrase, 0.999)) == (first, last)
 
@@ -127,6 +127,6 @@ def test_phrases_turned_round(phrase: str, first: str, last: str) -> None:
     "phrase",
     ["all red stars", "red stars", "the star", "the red star on the left", "the furry dog", "the largest star", ""],
 )
-def test_phrases_that_are_not_turned_round(phrase: str) -> None:
-    """Plurals, what has no adjective or one that is not known, and what goes on after the noun."""
+def test_phrases_without_noun_first(phrase: str) -> None:
+    """Plurals, no adjective or an unknown one, and words after the noun."""
     assert put_noun_first(phrase, 0.0) == phrase

@@ -1,4 +1,4 @@
-"""The recipe's section `sceneref`: read, checked, refused."""
+"""The recipe's section `sceneref`: reading, validation, errors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ OBJECTIVES = ("grounding", "pointing", "attributes", "conditions")
 
 
 def recipe(folder: Path, text: str) -> Path:
-    """A recipe of that text with the extension."""
+    """Write a recipe with the extension and this text."""
     path = folder / "recipe.yaml"
     path.write_text(f"extension: sceneref.training\n{text}")
     return path
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("data: {root: x}", "data.root is for data sets, but extension: sceneref.training renders its images"),
         ("data: {no_target_share: 0.1}", "data.no_target_share is for data sets"),
@@ -49,29 +49,29 @@ def recipe(folder: Path, text: str) -> Path:
         ("sceneref: {rewording: {synonym: 0.1}}", "unknown setting sceneref.rewording.synonym, did you mean synonyms"),
     ],
 )
-def test_recipes_that_are_refused(tmp_path: Path, text: str, told: str) -> None:
-    """One sentence with the place, and what to do."""
-    with pytest.raises(SettingsError, match=told.replace("Value error, ", "")) as caught:
+def test_recipes_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """One sentence with the name of the setting and the remedy."""
+    with pytest.raises(SettingsError, match=message.replace("Value error, ", "")) as caught:
         read_settings(recipe(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         ("sharding: full", "sharding: full works without sceneref.objectives"),
         ("precision: fp16", "sceneref.objectives work with precision bf16 or no, not with fp16"),
     ],
 )
-def test_what_objectives_do_without(tmp_path: Path, objective: str, other: str, told: str) -> None:
+def test_what_objectives_do_without(tmp_path: Path, objective: str, other: str, message: str) -> None:
     """Their heads are neither sharded nor scaled."""
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         read_settings(recipe(tmp_path, f"sceneref: {{objectives: {{{objective}: 1}}}}\n{other}"))
 
 
 def test_photographs_have_no_section(tmp_path: Path) -> None:
-    """Synonyms and the rest are for SceneRef's own words and scenes."""
+    """Text augmentation is for SceneRef's vocabulary and scenes."""
     path = tmp_path / "recipe.yaml"
     path.write_text("data: {root: x}\nsceneref: {rewording: {synonyms: 0.1}}")
     with pytest.raises(SettingsError, match="unknown setting sceneref"):

@@ -1,4 +1,4 @@
-"""Rendered training images: the curriculum with its review, sizes, rewording; a pickled copy is the same."""
+"""Rendered training images: curriculum with review, sizes, text augmentation; pickled copies are equivalent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TWO_STAGES = [
 
 
 def equal(one: ReferringImage, other: ReferringImage) -> bool:
-    """Pixels, masks and phrases."""
+    """Compare pixels, masks and phrases."""
     return (
         np.array_equal(one.image, other.image)
         and np.array_equal(one.masks, other.masks)
@@ -33,7 +33,7 @@ def equal(one: ReferringImage, other: ReferringImage) -> bool:
 
 
 def test_stages_follow_the_progress(miniature: Miniature) -> None:
-    """A stage begins where the one before ends; the last one stays; each knows what it reviews."""
+    """A stage starts at the end of the previous one; the last one continues; each has the stage it reviews."""
     source = SceneSource(miniature(sceneref={"stages": [{"until": 0.25}, {"until": 0.5}, {"until": 0.75}]}))
     stages = source.settings.sceneref.stages
     for progress, expected in ((0.0, 0), (0.2499, 0), (0.25, 1), (0.5, 2), (0.75, 2), (0.999, 2)):
@@ -45,7 +45,7 @@ def test_stages_follow_the_progress(miniature: Miniature) -> None:
 
 
 def test_a_share_of_images_reviews_the_previous_stage(miniature: Miniature) -> None:
-    """The first stage has none; which images they are depends on seed and index."""
+    """The first stage reviews itself; the choice of images depends on seed and index."""
     section = {"stages": TWO_STAGES, "scene_sizes": [128], "objectives": {"attributes": 1.0}}
     source = SceneSource(miniature(sceneref=section))
 
@@ -63,7 +63,7 @@ def test_a_share_of_images_reviews_the_previous_stage(miniature: Miniature) -> N
 
 
 def test_reviews_are_a_share_of_every_size(miniature: Miniature) -> None:
-    """Sizes alternate with the images; reviews must not fall on one of them."""
+    """Sizes alternate; reviews are distributed over all sizes."""
     source = SceneSource(miniature(seed=7))
     chosen = [index for index in range(4000) if source._is_review(index, 0.25)]
     by_size = Counter(index % 4 for index in chosen)
@@ -72,7 +72,7 @@ def test_reviews_are_a_share_of_every_size(miniature: Miniature) -> None:
 
 
 def test_an_image_is_a_scene_of_the_training_split(miniature: Miniature) -> None:
-    """Of the run's seed, in one of the sizes in turn; labels only where an objective reads them."""
+    """With the run's seed and alternating sizes; labels only if an objective reads them."""
     source = SceneSource(miniature(seed=3))
     for index, side in ((0, 64), (1, 80), (2, 64)):
         scene = generate_scene(source.settings.sceneref.stages[0].scenes(side, 2), "train", 3, index)
@@ -84,7 +84,7 @@ def test_an_image_is_a_scene_of_the_training_split(miniature: Miniature) -> None
 
 
 def test_rewording_changes_phrases_and_nothing_else(miniature: Miniature) -> None:
-    """Pixels, masks and crops are the same with and without."""
+    """Pixels, masks and crops are the same with and without rewording."""
     augment = {"crop": 1.0, "smallest_crop": 0.5}
     sources = [
         SceneSource(miniature(data={"augment": augment}, sceneref={"rewording": rewording}))
@@ -98,14 +98,14 @@ def test_rewording_changes_phrases_and_nothing_else(miniature: Miniature) -> Non
 
 
 def test_a_pickled_copy_loads_the_same(miniature: Miniature) -> None:
-    """Worker processes receive one."""
+    """Worker processes receive a pickled copy."""
     source = SceneSource(miniature(data={"augment": {"flip": 0.5}}, sceneref={"rewording": {"synonyms": 0.5}}))
     copy = pickle.loads(pickle.dumps(source))
     assert all(equal(source.load(index, 0.5), copy.load(index, 0.5)) for index in (0, 1, 5))
 
 
 def test_phrases_for_the_tokenizer(miniature: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many scenes as declared, of the run's seed."""
+    """From the declared number of scenes, with the run's seed."""
     monkeypatch.setattr(SceneSource, "tokenizer_images", 3)
     phrases = list(SceneSource(miniature()).phrases())
     assert 3 < len(phrases) <= 36
@@ -113,7 +113,7 @@ def test_phrases_for_the_tokenizer(miniature: Miniature, monkeypatch: pytest.Mon
 
 
 def test_a_scene_without_room(miniature: Miniature) -> None:
-    """A sentence, not the traceback of a worker."""
+    """One sentence, not the traceback of a worker."""
     section = {"scene_sizes": [32], "stages": [{"min_objects": 10, "max_objects": 10}]}
     source = SceneSource(miniature(sceneref=section))
     with pytest.raises(DataError, match=r"Scene \d+ cannot be rendered. No room for 10 objects in 32 x 32 pixels"):

@@ -1,4 +1,4 @@
-"""Text pretraining on cached image tokens: the tokens and their labels, the loss, and what changes in the model."""
+"""Text pretraining on cached image tokens: tokens and labels, the loss, and the trained parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TrainPhase = Callable[[Phase], list[dict[str, float]]]
 
 
 def few(**changes: object) -> PretrainingSettings:
-    """Four steps on eight small images."""
+    """Return settings of four steps on eight small images."""
     small = {"part": "text", "steps": 4, "images": 8, "batch_size": 6, "image_size": 64, "log_every": 1}
     return PretrainingSettings.model_validate({**small, "phrases_per_image": 8, "checkpoint_every": 2, **changes})
 
@@ -49,22 +49,22 @@ def processor(tiny_model_folder: Path) -> ReferSamProcessor:
 
 
 def make_phase(model: ReferSamModel, processor: ReferSamProcessor, **changes: object) -> TextPhase:
-    """A small phase on one process."""
+    """Return a small phase for one process."""
     return TextPhase(few(**changes), model, processor, Accelerator(cpu=True), seed=0, max_skipped=5)
 
 
 def test_phrases_about_a_scene_are_new_and_all_different() -> None:
-    """From the same source of draws the same ones."""
+    """Equal random generators give equal phrases."""
     settings = few(phenomena={"attribute": 0.5, "ordinal": 0.5}).scenes()
     scene = generate_scene(settings, "train", 0, 3)
-    said = phrases_about(scene.objects, settings, "train", np.random.default_rng(1), 12)
-    assert said == phrases_about(scene.objects, settings, "train", np.random.default_rng(1), 12)
-    assert len({phrase.text.lower() for phrase in said}) == len(said) > 4
-    assert {phrase.tags[0] for phrase in said} <= {"attribute", "ordinal"}
+    phrases = phrases_about(scene.objects, settings, "train", np.random.default_rng(1), 12)
+    assert phrases == phrases_about(scene.objects, settings, "train", np.random.default_rng(1), 12)
+    assert len({phrase.text.lower() for phrase in phrases}) == len(phrases) > 4
+    assert {phrase.tags[0] for phrase in phrases} <= {"attribute", "ordinal"}
 
 
 def test_the_cache_of_a_scene(model: ReferSamModel, processor: ReferSamProcessor) -> None:
-    """The tokens of the pyramid, labelled by the objects that their cells touch; every object has some."""
+    """Tokens of the pyramid, labelled by the objects in their cells; every object has tokens."""
     settings = few(image_size=128).scenes()
     model.eval()
     for number in range(12):
@@ -95,7 +95,7 @@ def test_the_cache_of_a_scene(model: ReferSamModel, processor: ReferSamProcessor
 
 
 def _on(mask: np.ndarray, cached: CachedScene) -> np.ndarray:
-    """Return which tokens lie at least partly on a mask of 128 x 128 pixels."""
+    """Return which tokens are at least partly on a mask of 128 x 128 pixels."""
     token_indices, on = cached.token_indices.numpy(), []
     for region in token_indices:
         for stride, start in ((8, 0), (16, 256), (32, 320)):
@@ -108,7 +108,7 @@ def _on(mask: np.ndarray, cached: CachedScene) -> np.ndarray:
 
 
 def test_batches_depend_on_seed_and_number_only(model: ReferSamModel, processor: ReferSamProcessor) -> None:
-    """Processes render different images; typing errors change words and nothing else."""
+    """Processes render different images; typing errors change only words."""
     scenes = CachedScenes(few(), 3, model, processor)
     again = CachedScenes(few(), 3, model, processor)
     one, other = scenes.batch(5, 4), again.batch(5, 4)
@@ -127,22 +127,22 @@ def test_batches_depend_on_seed_and_number_only(model: ReferSamModel, processor:
 def test_sentences_around_all_phrases_of_a_batch_or_none(
     model: ReferSamModel, processor: ReferSamProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never around some, since a batch is as long as its longest phrase; images and labels stay."""
+    """Never around some, since a batch has the length of its longest phrase; images and labels are unchanged."""
     plain, reworded = (CachedScenes(few(sentences=share), 3, model, processor) for share in (0.0, 0.5))
     encoded: list[list[str]] = []
     encode = processor.encode_phrases
     monkeypatch.setattr(processor, "encode_phrases", lambda phrases: encoded.append(phrases) or encode(phrases))
     counts = set()
     for number in range(12):
-        bare, other = plain.batch(number, 6), reworded.batch(number, 6)
+        unchanged, other = plain.batch(number, 6), reworded.batch(number, 6)
         for name in ("features", "token_indices", "labels"):
-            assert torch.equal(getattr(bare, name), getattr(other, name)), name
+            assert torch.equal(getattr(unchanged, name), getattr(other, name)), name
         counts.add(sum(before != after for before, after in zip(*encoded[-2:], strict=True)))
     assert counts == {0, 6}
 
 
 def test_the_loss_by_hand(model: ReferSamModel) -> None:
-    """Heads that predict the same for every token: entropies of a guess; only the phrase without target is right."""
+    """Constant predictions: entropies of a guess; only the no-target phrase is correct."""
     trainee = TextTrainee(model, 64)
     with torch.no_grad():
         for head in trainee.heads:
@@ -175,7 +175,7 @@ def test_the_loss_by_hand(model: ReferSamModel) -> None:
 
 
 def test_what_is_trained(model: ReferSamModel, processor: ReferSamProcessor, train_phase: TrainPhase) -> None:
-    """Text encoder, context tokens, and all fusions with their positions; nothing that encodes the image."""
+    """Text encoder, context tokens, and all fusions with their positions, but not the image encoder."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train_phase(make_phase(model, processor))
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}

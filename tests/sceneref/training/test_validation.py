@@ -19,7 +19,7 @@ WORDS = {"left", "second", "star", "circle", "striped", "large"}
 
 
 def test_content_of_the_scenes(miniature: Miniature) -> None:
-    """As few objects and as plain phrases as set; the benchmark's by default; the same scenes each time."""
+    """Number of objects and kinds of phrases as set; the benchmark's by default; the same scenes each time."""
     own = {"max_objects": 3, "named": ["colour"], "phenomena": {"attribute": 1.0}, "difficulty": 0.0}
     words = []
     for section in ({"validation": own}, {}):
@@ -35,14 +35,14 @@ def test_content_of_the_scenes(miniature: Miniature) -> None:
 
 
 def test_shares_of_a_validation_add_up(tiny_model_folder: Any, miniature: Miniature) -> None:
-    """With the same weights, two processes count the very integers that one does."""
+    """With equal weights, two processes have the same pixel counts as one."""
     predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
     validation = SceneValidation(miniature(data={"validation_images": 4}))
     whole = Validator(validation, predictor.processor, Processes()).score(predictor.model)
     found: list[Any] = []
 
     class Pretended(Processes):
-        """One of two, which leaves what it found for the other."""
+        """One of two processes, which stores its results for the other."""
 
         def gather(self, items: list[Any]) -> list[Any]:
             found.extend(items)
