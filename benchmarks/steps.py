@@ -1,13 +1,14 @@
-"""What each exact short cut gains: from the reference implementation to what runs by default, step by step, in one run.
+"""Measure the gain of each exact optimization, step by step from the reference implementation to the default.
 
     python benchmarks/steps.py                             # base at 448 px, 20 and 6 tokens, float32 and bfloat16
     python benchmarks/steps.py --preset tiny --size 256 --tokens 6 --dtypes float32
-    python benchmarks/steps.py --phrases 5                 # five phrases about one picture, and other ways to ask one
-    python benchmarks/steps.py --memory 1024               # peak memory of a forward pass, plain and default
+    python benchmarks/steps.py --phrases 5                 # five phrases about one image, and single phrases
+    python benchmarks/steps.py --memory 1024               # peak memory of a forward pass, reference and default
 
-The forms take turns within one process, so that a noisy machine disturbs all alike; the median of the repeats counts.
-U is the time of 460 GFLOP, what the formulas need for base at 448 px with 20 tokens, at the machine's own float32 rate
-of matrix products, measured between the repeats. Weights are random: neither time nor arithmetic depends on them.
+The variants run interleaved in one process, so that noise affects all of them equally; the median of the repeats is
+reported. U is the time of 460 GFLOP at the machine's float32 rate of matrix products, measured between the repeats. 460
+GFLOP is the cost of the reference implementation for base at 448 px with 20 tokens. Weights are random, since time does
+not depend on them.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from refersam.training.memory import peak_memory
 
 UNIT_GFLOP = 460.0
 GIVE_BACK = "MALLOC_MMAP_THRESHOLD_"
-"""glibc gives blocks of more bytes than this back as soon as they are free."""
+"""Environment variable: glibc returns freed blocks of more bytes than this to the system at once."""
 
 
 def _plain_attention(attention: SamVisionAttention, tokens: torch.Tensor, window: int) -> torch.Tensor:
-    """Compute a layer's attention as SAM's authors: zeros pad the windows; all scores and their bias at once."""
+    """Compute a layer's attention as SAM's authors: windows padded with zeros, all scores with a dense bias."""
     if not window:
         return SamVisionAttention.forward(attention, tokens)[0]
     windows, padded = SamVisionLayer.window_partition(None, tokens, window)
@@ -60,12 +61,12 @@ PLAIN: dict[str, tuple[Any, str, Any]] = {
     "deformable points gathered": (sampling, "gather", sample_maps),
     "channels last": (SpatialPrior, "__call__", _contiguous_prior),
 }
-"""For each short cut: where it lives, its name there, and the plain form."""
+"""For each optimization: its owner, its attribute there, and the reference implementation."""
 
 
 @contextmanager
 def plain_forms(names: list[str]) -> Iterator[None]:
-    """These short cuts are off inside."""
+    """Disable optimizations within the context."""
     with ExitStack() as stack:
         for name in names:
             owner, attribute, plain = PLAIN[name]
@@ -74,13 +75,13 @@ def plain_forms(names: list[str]) -> Iterator[None]:
 
 
 def build(preset: str, dtype: torch.dtype, device: torch.device) -> ReferSamModel:
-    """A random model."""
+    """Build a model with random weights."""
     torch.manual_seed(0)
     return ReferSamModel(ReferSamConfig.from_preset(preset)).eval().to(device, dtype)
 
 
-def take_turns(forms: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each form, and of a unit."""
+def measure_interleaved(forms: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Return the median seconds of each variant, and of the unit U."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     rates = []
     for call in forms.values():
@@ -90,12 +91,12 @@ def take_turns(forms: dict[str, Callable[[], Any]], repeats: int, device: torch.
         rates.append(matrix_rate(device, torch.float32, repeats=4))
         for name in order:
             times[name].append(seconds(forms[name], device))
-        order = order[1:] + order[:1]  # whoever comes after the products finds the caches full of them
+        order = order[1:] + order[:1]  # rotated, since the matrix products fill the caches before the first variant
     return {name: statistics.median(found) for name, found in times.items()} | {"U": UNIT_GFLOP / max(rates)}
 
 
 def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> list[tuple[str, ...]]:
-    """A row for the plain forms and for each step."""
+    """Return a row for the reference implementation and for each step."""
     device = torch.device(args.device)
     model = build(args.preset, dtype, device)
     pixels = torch.randn(1, 3, args.size, args.size, device=device, dtype=dtype)
@@ -115,7 +116,7 @@ def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> 
         exact = copy.deepcopy(model).float()  # with the same rounded weights
         reference = exact(pixels.float(), ids).mask_logits
     del exact
-    found = take_turns(forms, args.repeats, device)
+    found = measure_interleaved(forms, args.repeats, device)
     rows = []
     for label, off in zip(labels, stages, strict=True):
         with plain_forms(off):
@@ -138,7 +139,7 @@ def measure_steps(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> 
 
 @torch.inference_mode()
 def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -> list[tuple[str, ...]]:
-    """Several phrases about one picture, per phrase, and other ways to ask one, against a phrase asked alone."""
+    """Return the time per phrase of several phrases about one image and of variants of a single phrase."""
     device = torch.device(args.device)
     model = build(args.preset, dtype, device)
     pixels = torch.randn(1, 3, args.size, args.size, device=device, dtype=dtype)
@@ -150,13 +151,13 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
             return model(pixels, ids[:1])
 
     forms = {
-        "one phrase, alone": lambda: model(pixels, ids[:1]),
-        f"{args.phrases} phrases about one picture": lambda: model(pixels, ids),
-        "one phrase, picture looked at before": lambda: model(None, ids[:1], image_features=features),
-        "one phrase, alone, with a guided filter": guided,
+        "one phrase": lambda: model(pixels, ids[:1]),
+        f"{args.phrases} phrases about one image": lambda: model(pixels, ids),
+        "one phrase, image encoded before": lambda: model(None, ids[:1], image_features=features),
+        "one phrase, with a guided filter": guided,
     }
-    found = take_turns(forms, args.repeats, device)
-    alone = found["one phrase, alone"]
+    found = measure_interleaved(forms, args.repeats, device)
+    single = found["one phrase"]
     rows = []
     for label in forms:
         per_phrase = found[label] / (args.phrases if label[0].isdigit() else 1)
@@ -167,14 +168,14 @@ def measure_phrases(args: argparse.Namespace, dtype: torch.dtype, tokens: int) -
                 label,
                 f"{1000 * per_phrase:.0f}",
                 f"{per_phrase / found['U']:.2f}",
-                f"{per_phrase / alone:.2f}",
+                f"{per_phrase / single:.2f}",
             )
         )
     return rows
 
 
 def memory_of_pass(preset: str, size: int, off: list[str]) -> tuple[float, float]:
-    """MiB of a process with the model before, and at the peak of, a forward pass."""
+    """Return the memory of a process in MiB: before a forward pass, and its peak during the pass."""
     device = torch.device("cpu")
     model = build(preset, torch.float32, device)
     pixels, ids = torch.randn(1, 3, size, size), torch.randint(5, 100, (1, 20))
@@ -190,17 +191,17 @@ def main() -> None:
     parser.add_argument("--preset", default="base")
     parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--tokens", type=int, nargs="+", default=[20, 6])
-    parser.add_argument("--dtypes", nargs="+", help="default: those that the machine has")
+    parser.add_argument("--dtypes", nargs="+", help="default: those supported by the machine")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--phrases", type=int, default=1, help="measure so many phrases about one picture instead")
-    parser.add_argument("--memory", type=int, help="measure peak memory on a CPU at this size instead")
+    parser.add_argument("--phrases", type=int, default=1, help="measure this number of phrases about one image instead")
+    parser.add_argument("--memory", type=int, help="measure peak memory on a CPU at this image size instead")
     add_option(parser)
     args = parser.parse_args()
 
     where = machine(args.device)
     if args.memory:
-        header = ("form", "peak MiB", "of it in the pass")
+        header = ("variant", "peak MiB", "MiB in the pass")
         rows = []
         context = multiprocessing.get_context("spawn")
         for setting in ({}, {GIVE_BACK: "1048576"}):
@@ -216,7 +217,7 @@ def main() -> None:
     else:
         several = args.phrases > 1
         measured = measure_phrases if several else measure_steps
-        header = ("format", "tokens", "form", "ms a phrase" if several else "ms", "U", "ratio")
+        header = ("dtype", "tokens", "variant", "ms per phrase" if several else "ms", "U", "ratio")
         header += () if several else ("GFLOP", "difference")
         rows = [
             row
