@@ -37,13 +37,10 @@ def _is_distinct(name: str, present: list[str]) -> bool:
 def _absent_description(view: View) -> Description | None:
     """Return a description that matches no object; it names a held-out pair in `compositional` and only there."""
     description = _draw_description(view)
-    if (
-        description is None
-        or view.matching(description)
-        or ((description.colour, description.shape) in HELD_OUT_PAIRS) != view.compositional
-    ):
+    if description is None or view.matching(description):
         return None
-    return description
+    is_held_out = (description.colour, description.shape) in HELD_OUT_PAIRS
+    return description if is_held_out == view.compositional else None
 
 
 def _draw_description(view: View) -> Description | None:

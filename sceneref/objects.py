@@ -251,9 +251,8 @@ def object_coverage(item: SceneObject) -> Coverage:
     if hole is not None:  # one sample smaller, since the bias of a hole has the opposite sign
         middle = hole.mean(axis=0)
         reach = float(np.hypot(*(hole[0] - middle)))
-        draw.polygon(
-            _flat_coordinates(middle + (hole - middle) * max(0.0, 1 - 1 / (scale * reach)), corner, scale), fill=0
-        )
+        hole = middle + (hole - middle) * max(0.0, 1 - 1 / (scale * reach))
+        draw.polygon(_flat_coordinates(hole, corner, scale), fill=0)
     values = np.asarray(canvas.reduce(scale).point(_UNBIASED_VALUES[scale]))
     return Coverage(int(corner[0]), int(corner[1]), values, values >= 128)
 

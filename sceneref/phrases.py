@@ -216,9 +216,8 @@ def _several_alike(view: View, words: Wording, form: str) -> Draft | None:
     if view.chance(0.5):
         noun_phrase = words.noun_phrase(description, plural=True, before=f"{count_word(2)} {_OUTER[direction][0]}")
         return words.with_article(noun_phrase), targets
-    return words.with_article(
-        words.noun_phrase(description, plural=True, before="two")
-    ) + f" {_OUTER[direction][1]}", targets
+    noun_phrase = words.noun_phrase(description, plural=True, before="two")
+    return f"{words.with_article(noun_phrase)} {_OUTER[direction][1]}", targets
 
 
 _OUTER = {
