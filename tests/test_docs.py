@@ -1,4 +1,4 @@
-"""README and docs: links lead somewhere, every Python block runs, every command line is one that the program takes."""
+"""README and docs: links resolve, every Python block runs, every command line is valid."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 
 
 def blocks() -> Iterator[tuple[str, str, str]]:
-    """(page and line, language, text) of every fenced block."""
+    """Return (page and line, language, text) of every fenced block."""
     for page in PAGES:
         text = page.read_text()
         for match in BLOCK.finditer(text):
@@ -63,20 +63,20 @@ COMMANDS = [
 ]
 
 COPIES = {word for line in COMMANDS for word in re.findall(r"^refersam recipes \S+ --copy (\S+)", line.values[0])}
-"""Files that a command of the pages makes of a recipe."""
+"""Files that commands in the pages create from a recipe."""
 INLINE = [
     (page.name, " ".join(code.split()))
     for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md")
     for code in re.findall(r"`([^`]+)`", BLOCK.sub("", page.read_text()))
 ]
 OTHERS_OPTIONS = ("--gpus", "--build-arg", "--no-deps", "--signal", "--multi_gpu", "--local-dir")
-"""Of docker, pip, Slurm, accelerate and hf."""
+"""Options of docker, pip, Slurm, accelerate and hf."""
 
 
 @pytest.mark.filterwarnings("ignore:OpenCV")
 @pytest.mark.parametrize("texts", RUNS)
 def test_python_blocks_run(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page's one after the other, from a folder with the examples in it, as from the checkout."""
+    """The blocks of a page in order, in a folder with the examples, as in a checkout."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
@@ -86,19 +86,19 @@ def test_python_blocks_run(texts: list[str], tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("text", COMPILES)
 def test_other_python_blocks_compile(text: str) -> None:
-    """Those that need weights or data which are not there."""
+    """Blocks that need unavailable weights or data."""
     compile(text, "a block", "exec")
 
 
 def words_of(line: str) -> list[str]:
-    """Those behind "refersam" and before another program; optional ones in brackets are left out."""
+    """Return the words after "refersam" and before another program, without optional ones in brackets."""
     words = shlex.split(re.sub(r" \[[^\]]*\]", "", line), comments=True)
     words = [word for word in words[words.index("refersam") + 1 :] if word != "..."]
     return words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))]
 
 
 def find_command(words: list[str]) -> tuple[str, Any, list[str]]:
-    """Name and command, or group of commands, and what is left of the words."""
+    """Return name and command or command group, and the remaining words."""
     command: Any = typer.main.get_command(app)
     names = []
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
@@ -110,7 +110,7 @@ def find_command(words: list[str]) -> tuple[str, Any, list[str]]:
 
 
 def check_values(name: str, values: dict[str, Any]) -> None:
-    """Recipes, settings, data sets and protocols exist. Words in capitals stand for the reader's own."""
+    """Check that recipes, settings, data sets and protocols exist. Words in capitals are placeholders."""
     for option, known in (("dataset", DATASETS), ("protocol", PROTOCOLS)):
         assert values.get(option) in (None, *known), values
     given = values.get("recipe") or values.get("suite")
@@ -125,7 +125,7 @@ def check_values(name: str, values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_lines_are_taken(line: str) -> None:
-    """Command, options, arguments and their values are read by the program itself; nothing is run."""
+    """Command, options, arguments and values are parsed by the program; nothing is run."""
     name, command, words = find_command(words_of(line))
     if hasattr(command, "commands") or "--help" in words:
         command.make_parser(typer.Context(command)).parse_args(list(words))
@@ -140,7 +140,7 @@ def test_command_lines_are_taken(line: str) -> None:
 
 
 def test_commands_in_sentences_are_taken() -> None:
-    """Their options exist; what is needed may be missing."""
+    """Their options exist; required arguments may be missing."""
     found = 0
     for place, code in INLINE:
         if re.match(r"refersam [a-z-]", code):
@@ -155,7 +155,7 @@ def test_commands_in_sentences_are_taken() -> None:
 
 
 def test_options_in_sentences_exist() -> None:
-    """Of a command, or of a program in benchmarks/ and tools/."""
+    """Options of a command, or of a program in benchmarks/ and tools/."""
     known = set(OTHERS_OPTIONS)
     commands: list[Any] = [typer.main.get_command(app)]
     for command in commands:  # grows while it is walked
@@ -199,7 +199,7 @@ def test_names_in_sentences_exist() -> None:
 
 
 def test_own_data_trains(run: Any, tmp_path: Path) -> None:
-    """The trial of docs/own_data.md, on rendered scenes as own data."""
+    """The example of docs/own_data.md, with rendered scenes as own data."""
     write_sceneref(tmp_path / "scenes", "train", 3, 0, SceneRefSettings(width=64, height=64, phrases_per_scene=2))
     samples = open_dataset(tmp_path / "scenes", "sceneref", "train")
     lines = []
@@ -228,7 +228,7 @@ RUNNABLE = sorted(
 
 
 def test_enough_is_found() -> None:
-    """The searches above see the pages."""
+    """The searches above match the pages."""
     assert len(COMPILES) > 4
     assert len(COMMANDS) > 30
     assert len(RUNNABLE) > 1
@@ -244,7 +244,7 @@ def test_command_lines_run(line: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def anchors(page: Path) -> set[str]:
-    """Of the headings, as GitHub and mkdocs make them."""
+    """Return the anchors of the headings, as generated by GitHub and mkdocs."""
     titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
@@ -272,7 +272,7 @@ def test_the_site_shows_every_page() -> None:
 
 
 def test_every_setting_is_in_the_table() -> None:
-    """Of the page on the API: each name that a recipe has, with the default that a recipe without it gets."""
+    """The table of the API page contains each setting of a recipe with its default."""
     page = docs_hooks.on_page_markdown((ROOT / "docs" / "api.md").read_text())
     rows = dict(re.findall(r"^\| `([a-z0-9_.\[\]]+)` \| `(.*?)` \| \S.+ \|$", page, re.MULTILINE))
 

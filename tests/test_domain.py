@@ -1,4 +1,4 @@
-"""The domain of a model: kept in its files, logged once, and part of every answer."""
+"""Domain of a model: stored in its files, logged once, and part of every result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCENE = ROOT / "examples" / "scene_1.png"
 
 @pytest.fixture
 def copy_with(tmp_path: Path) -> Callable[..., Path]:
-    """Call with fields of the configuration: the bundled model with them, in a directory of its own."""
+    """Call with fields of the configuration to copy the bundled model with them to a separate directory."""
 
     def make(**fields: Any) -> Path:
         folder = tmp_path / "model"
@@ -49,14 +49,14 @@ def copy_with(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def warnings_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Call: the warnings about domains since the test began, in which no model was loaded before."""
+    """Call to get the warnings about domains since the start of the test."""
     monkeypatch.setattr(domain_module, "_warned", set())
     caplog.set_level(logging.WARNING, logger=domain_module.logger.name)
     return lambda: [record.getMessage() for record in caplog.records if record.name == domain_module.logger.name]
 
 
 def test_kept_by_save_and_load(small_config: Callable[..., Any], tmp_path: Path) -> None:
-    """With the configuration, and with a model; None unless it is set."""
+    """Stored in configuration and model; None by default."""
     assert ReferSamConfig.from_preset("tiny").domain is None
     assert ReferSamConfig.from_preset("tiny", domain="chest X-rays").domain == "chest X-rays"
     ReferSamModel(small_config(domain="chest X-rays")).save_pretrained(tmp_path)
@@ -67,13 +67,13 @@ def test_kept_by_save_and_load(small_config: Callable[..., Any], tmp_path: Path)
 
 @pytest.mark.parametrize("domain", ["", "  ", "two\nlines", "caf\u00e9", "x" * 81, 3, ["scenes"]])
 def test_wrong_domains_are_refused(domain: object) -> None:
-    """It is shown on pages and sent in headers, and may come from a foreign file."""
+    """It is shown on pages and sent in headers, and may come from an untrusted file."""
     with pytest.raises(ValueError, match=r"domain (must|should) "):
         ReferSamConfig.from_preset("tiny", domain=domain)
 
 
 def test_python_logs_it_once_per_model(copy_with: Callable[..., Path], warnings_of: Callable[[], list[str]]) -> None:
-    """Of the predictor and the pipeline alike, with what to do; nothing for a general model."""
+    """By predictor and pipeline, with advice; not for a general model."""
     for _ in range(2):
         assert ReferSamPredictor.from_pretrained(device="cpu").domain == SYNTHETIC_SCENES
     pipeline("referring-image-segmentation", model=str(BUNDLED_CHECKPOINT), device="cpu")
@@ -85,7 +85,7 @@ def test_python_logs_it_once_per_model(copy_with: Callable[..., Path], warnings_
 
 
 def test_the_command_line_goes_by_the_field(run: Run, copy_with: Callable[..., Path]) -> None:
-    """In the table's warning and in JSON, whose output stays JSON; not by whether --model was given."""
+    """In the table's warning and in valid JSON; depends on the model, not on the option --model."""
     table = run("segment", SCENE, "star", "--device", "cpu")
     assert (table.code, table.err) == (0, "")
     assert domain_warning(SYNTHETIC_SCENES) in table.out
@@ -99,14 +99,14 @@ def test_the_command_line_goes_by_the_field(run: Run, copy_with: Callable[..., P
 
 
 def test_general_models_say_nothing(run: Run, tiny_model_folder: Path) -> None:
-    """Neither on the screen nor in the files."""
+    """Neither on screen nor in files."""
     found = run("segment", SCENE, "star", "--device", "cpu", "--json", "--model", tiny_model_folder)
     assert (found.code, found.err) == (0, "")
     assert all("domain" not in row for row in json.loads(found.out))
 
 
 def test_bulk_results_carry_it(run: Run, tmp_path: Path, tiny_model_folder: Path) -> None:
-    """Each line, and `info` of the COCO file; the command warns."""
+    """In each line and in `info` of the COCO file; the command warns."""
     (tmp_path / "images").mkdir()
     Image.open(SCENE).save(tmp_path / "images" / "scene.png")
     options = ("--images", "images", "--phrases", "the orange star", "--out", "out", "--format", "coco")
@@ -122,7 +122,7 @@ def test_bulk_results_carry_it(run: Run, tmp_path: Path, tiny_model_folder: Path
 
 
 def test_recipes_of_synthetic_scenes_set_it(tmp_path: Path) -> None:
-    """Those that draw their images, and no other; a run may take it away from the model that it starts from."""
+    """Only recipes of rendered scenes; a run may remove the domain of its initial model."""
     for path in (ROOT / "recipes").rglob("*.yaml"):
         if "recipe" not in yaml.safe_load(path.read_text()):
             settings = read_settings(path)

@@ -1,4 +1,4 @@
-"""HEIC as iPhones write it: read upright, named where it cannot be read, refused where it is made to harm."""
+"""HEIC files of iPhones: decoded upright; unreadable and malicious files are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ RED, BLUE = (200, 10, 20), (10, 20, 200)
 
 
 def heic(image: Image.Image, **options: object) -> bytes:
-    """The bytes of a HEIC file."""
+    """Return the bytes of a HEIC file."""
     buffer = io.BytesIO()
     pillow_heif.from_pillow(image).save(buffer, quality=90, **options)
     return buffer.getvalue()
 
 
 def two_halves(width: int = 320, height: int = 200) -> Image.Image:
-    """The left half red, the right half blue."""
+    """Return an image with a red left half and a blue right half."""
     image = Image.new("RGB", (width, height), RED)
     image.paste(BLUE, (width // 2, 0, width, height))
     return image
 
 
 def sized(content: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
-    """Another declared size (`ispe`) for all images of a size."""
+    """Change the declared size (`ispe`) of all images of a size."""
     prefix = b"ispe\0\0\0\0"
     assert prefix + struct.pack(">II", *old) in content
     return content.replace(prefix + struct.pack(">II", *old), prefix + struct.pack(">II", *new))
 
 
 def cropped(content: bytes, width: int, height: int) -> bytes:
-    """With a crop (`clap`) of the only image to its centre."""
+    """Add a crop (`clap`) of the only image to its centre."""
     clap = struct.pack(">I4s8I", 40, b"clap", width, 1, height, 1, 0, 1, 0, 1)
     place = content.index(b"ipma") - 4
     count = content[place + 18]  # of the properties of the item
@@ -65,7 +65,7 @@ def cropped(content: bytes, width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("options", [{}, {"tile_size": 128}])
 def test_a_real_file(options: dict[str, int], tmp_path: Path) -> None:
-    """From a path, and bytes; whole, and in tiles as iPhones write them."""
+    """From a path and bytes; as one image, and in tiles as on iPhones."""
     content = heic(two_halves(), **options)
     assert (b"grid" in content[:400]) == bool(options)
     path = tmp_path / "a.HEIC"
@@ -81,7 +81,7 @@ def test_a_real_file(options: dict[str, int], tmp_path: Path) -> None:
 
 
 def test_transparency_grey_and_rotation() -> None:
-    """Laid over white; made RGB; turned as the file says, once, whether or not EXIF counts."""
+    """Composited on white; converted to RGB; rotated once as declared, with and without EXIF."""
     clear = Image.new("RGBA", (64, 64), (*RED, 0))
     assert np.asarray(load_image(heic(clear))).min() > 250
     assert np.abs(np.asarray(load_image(heic(Image.new("L", (64, 64), 100)))).astype(int) - 100).max() < 4
@@ -96,7 +96,7 @@ def test_transparency_grey_and_rotation() -> None:
 
 
 def test_a_mask_in_heic_is_refused(tmp_path: Path) -> None:
-    """It keeps no values, unless it is all black."""
+    """Compression changes the values, unless the mask is all black."""
     path = tmp_path / "mask.heic"
     path.write_bytes(heic(two_halves()))
     with pytest.raises(DataError, match="HEIF does not keep values: save masks as PNG"):
@@ -117,12 +117,12 @@ def test_a_mask_in_heic_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_how_it_is_recognised(head: bytes, expected: bool) -> None:
-    """By its brands; AVIF and videos are none."""
+    """By its brands; AVIF and videos are not HEIC."""
     assert is_heif(head) is expected
 
 
 def test_avif_is_still_read() -> None:
-    """By Pillow itself, whatever plugins are registered."""
+    """By Pillow, for any registered plugins."""
     load_image(heic(two_halves()))
     buffer = io.BytesIO()
     two_halves().save(buffer, "AVIF")
@@ -130,7 +130,7 @@ def test_avif_is_still_read() -> None:
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one sentence that says what to install; a folder still lists such files, so that none is lost in silence."""
+    """In one sentence with the package to install; folders still list such files, so that none is skipped silently."""
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(heic(two_halves()))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -145,7 +145,7 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_other_images_do_not_load_the_plugin() -> None:
-    """It is registered where the first HEIC file comes."""
+    """It is registered for the first HEIC file."""
     code = (
         "import sys; from PIL import Image; from refersam.image import image_suffixes, load_image;"
         "load_image(Image.new('RGB', (4, 4))); assert '.heic' in image_suffixes();"
@@ -155,7 +155,7 @@ def test_other_images_do_not_load_the_plugin() -> None:
 
 
 def test_broken_files(tmp_path: Path) -> None:
-    """One sentence, wherever the file is cut or changed."""
+    """One sentence for files truncated or changed at any position."""
     content = heic(two_halves())
     for length in (20, 100, 300, 500, len(content) - 10):
         with pytest.raises(ImageError, match="The picture"):
@@ -170,7 +170,7 @@ def test_broken_files(tmp_path: Path) -> None:
 
 
 def test_large_images_are_refused(tmp_path: Path) -> None:
-    """By the size that they declare, before they are decoded; for every way to open them."""
+    """By the declared size, before decoding; for all ways to open them."""
     content = sized(heic(two_halves()), (320, 200), (20_000, 20_000))
     path = tmp_path / "a.heic"
     path.write_bytes(content)
@@ -182,14 +182,14 @@ def test_large_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_pixels_than_declared_are_not_decoded() -> None:
-    """The decoder refuses them."""
+    """The decoder rejects them."""
     big = heic(Image.new("RGB", (2000, 1500)))
     with pytest.raises(ImageError, match=r"broken or cut off: .*exceeds the maximum"):
         load_image(sized(big, (2000, 1500), (64, 64)))
 
 
 def test_a_crop_of_something_large_is_refused() -> None:
-    """What it hides is decoded, too."""
+    """The hidden part is decoded, too."""
     big = cropped(heic(Image.new("RGB", (2000, 1500), RED)), 64, 64)
     assert load_image(big).size == (64, 64)
     with pytest.raises(ImageSizeError, match="holds an image of more than the limit of 2,000,000 pixels"):
@@ -197,7 +197,7 @@ def test_a_crop_of_something_large_is_refused() -> None:
 
 
 def test_tiles_that_are_not_needed_are_refused() -> None:
-    """A grid that shows little of many tiles, or whose tiles are grids."""
+    """A grid that shows a small part of many tiles, or with nested grids."""
     content = heic(two_halves(1536, 1024), tile_size=512)
     assert load_image(content, max_pixels=1536 * 1024).size == (1536, 1024)
     small = sized(content, (1536, 1024), (64, 64))
@@ -213,7 +213,7 @@ def test_tiles_that_are_not_needed_are_refused() -> None:
 
 @pytest.mark.parametrize("box", [b"iinf", b"iprp", b"ipma", b"meta"])
 def test_boxes_that_come_twice_or_never_are_refused(box: bytes) -> None:
-    """Readers differ in which of two they take."""
+    """Readers differ in their choice of two boxes."""
     content = heic(two_halves())
     with pytest.raises(ImageError, match="in a way that no program writes"):
         check_heif(content.replace(box, b"skip"), "x", 10_000_000)

@@ -1,4 +1,4 @@
-"""Models of the Hub without a network: one sentence at once, and what was downloaded before loads."""
+"""Hub models without network: one sentence at once; cached models are loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = "owner/nothing-at-all"
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a Hub at a port where nothing listens. Returns the cache."""
+    """An empty cache, and a Hub address that refuses connections; returns the cache."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -43,7 +43,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_into(cache: Path, name: str, folder: Path) -> Path:
-    """Lay a folder out as a downloaded model; returns the snapshot."""
+    """Lay out a folder as a downloaded model; return the snapshot."""
     repository, commit = cache / f"models--{name.replace('/', '--')}", "0" * 40
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
@@ -51,7 +51,7 @@ def put_into(cache: Path, name: str, folder: Path) -> Path:
 
 
 def settings_with(**model: str) -> SceneRefTrainSettings:
-    """A run on rendered scenes."""
+    """Return settings of a run on rendered scenes."""
     section = {"spatial_prior_from": model.pop("spatial_prior_from", None)}
     return SceneRefTrainSettings.model_validate({"model": model, "sceneref": section})
 
@@ -68,7 +68,7 @@ LOADERS: dict[str, Callable[[str, Path], object]] = {
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_model_that_was_never_downloaded(offline: Path, tiny_model_folder: Path, loader: str) -> None:
-    """One sentence at once: what is missing, why, and what to do."""
+    """One sentence at once: what is missing, why, and the remedy."""
     start = time.monotonic()
     with pytest.raises(DownloadError) as caught:
         LOADERS[loader](NAME, tiny_model_folder)
@@ -84,14 +84,14 @@ def test_a_model_that_was_never_downloaded(offline: Path, tiny_model_folder: Pat
 
 
 def test_the_hub_is_not_asked_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason is given."""
+    """The error contains the reason."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
         ReferSamProcessor.from_text_encoder(NAME)
 
 
 def test_a_hub_that_accepts_but_never_answers(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waited for once, however many files and models are asked for."""
+    """One timeout for all files and models."""
     monkeypatch.setattr(hub, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -105,7 +105,7 @@ def test_a_hub_that_accepts_but_never_answers(offline: Path, monkeypatch: pytest
 
 @pytest.fixture
 def answering(offline: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Hub that answers."""
+    """A Hub that responds."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -113,7 +113,7 @@ def answering(offline: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Disable logging."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -141,7 +141,7 @@ def test_a_downloaded_model_loads_without_a_network(offline: Path, tiny_model_fo
 
 
 def test_a_model_that_was_downloaded_in_part(offline: Path, tiny_model_folder: Path) -> None:
-    """Its configuration alone is no model."""
+    """Its configuration is not a model."""
     snapshot = put_into(offline, "owner/tiny", tiny_model_folder)
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(DownloadError, match="No such model: owner/tiny"):
@@ -149,7 +149,7 @@ def test_a_model_that_was_downloaded_in_part(offline: Path, tiny_model_folder: P
 
 
 def test_a_broken_download_is_not_called_missing(offline: Path, tiny_model_folder: Path) -> None:
-    """The file is there, and the error says what is wrong with it."""
+    """The file exists, and the error describes its problem."""
     snapshot = put_into(offline, "owner/tiny", tiny_model_folder)
     (snapshot / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="No model could be read from owner/tiny") as caught:
@@ -169,7 +169,7 @@ def test_a_broken_download_is_not_called_missing(offline: Path, tiny_model_folde
 def test_a_run_names_the_setting(
     offline: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, str], setting: str
 ) -> None:
-    """That the missing name comes from."""
+    """The error names the setting of the missing model."""
     monkeypatch.setattr(SceneSource, "tokenizer_images", 5)
     settings = settings_with(
         **{key: str(tiny_model_folder) if name == "FOLDER" else name for key, name in model.items()}
@@ -184,7 +184,7 @@ def test_a_run_names_the_setting(
 
 
 def test_missing_data_are_reported_before_a_missing_model(offline: Path, tmp_path: Path) -> None:
-    """Nothing is downloaded for data that are not there."""
+    """Nothing is downloaded if data are missing."""
     settings = TrainSettings.model_validate(
         {"model": {"sam": NAME, "text": NAME}, "data": {"root": str(tmp_path / "data"), "dataset": "refcoco"}}
     )
@@ -193,7 +193,7 @@ def test_missing_data_are_reported_before_a_missing_model(offline: Path, tmp_pat
 
 
 def test_warnings_of_the_hub_are_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its own handler, not by the command line's as well."""
+    """By its own handler, not also by the command line's."""
     logger = logging.getLogger("huggingface_hub")
     monkeypatch.setattr(logger, "propagate", True)
     quiet_transformers()

@@ -1,4 +1,4 @@
-"""Phrases: what can be read, and symbols."""
+"""Phrases: validation and symbols."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from refersam.phrases import check_phrases, replace_symbols
     ],
 )
 def test_replace_symbols(text: str, replaced: str) -> None:
-    """Emoji and signs go, what belongs to words stays, and so does all of ASCII; the length is kept."""
+    """Emoji and signs are replaced; letters, marks and ASCII are kept, and so is the length."""
     assert replace_symbols(text) == replaced
     assert len(replaced) == len(text)
 
 
 @pytest.mark.parametrize("phrase", ["\u200b" * 5000, "star \udce9 " * 5000])
 def test_errors_show_the_beginning_of_a_phrase(phrase: str) -> None:
-    """Not thousands of words."""
+    """Only the start of a long phrase is shown."""
     with pytest.raises(PhraseError) as error:
         check_phrases([phrase])
     assert len(str(error.value)) < 200

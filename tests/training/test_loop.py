@@ -13,7 +13,7 @@ from refersam.training.loop import LogLine, run_steps
 
 
 class PretendedEngine:
-    """Its loss in a step is the number of the step.
+    """Engine whose loss in a step is the index of the step.
 
     Attributes:
         skipped: steps that are skipped.
