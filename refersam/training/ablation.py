@@ -81,7 +81,7 @@ class Summary:
 
     @property
     def has_curves(self) -> bool:
-        """Whether any run was validated before its end, too."""
+        """Whether any run has validations before its end."""
         return any(len(line) > 1 for line in self.curves.values())
 
     @property

@@ -96,7 +96,7 @@ def flip(image: ReferringImage) -> ReferringImage:
 
 
 def _cut(image: ReferringImage, rows: slice, columns: slice) -> ReferringImage:
-    """Cut the rows and columns of a window out of the pixels, all masks and whatever else belongs to the image."""
+    """Crop the image, its masks and its further annotations to the rows and columns of a window."""
     return replace(
         image,
         image=image.image[rows, columns],

@@ -45,9 +45,9 @@ def build_accelerator(settings: TrainSettings) -> Accelerator:
     Raises:
         TrainingError: a kind of distributed training or a precision that is not supported.
     """
-    # Several processes use CPUs only where there is no accelerator; a single process finds its own device.
+    # Several processes use CPUs only if there is no accelerator; accelerate selects the device of a single process.
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-    # A dozen of SAM's parameters and BERT's pooler take no part and never get a gradient.
+    # A dozen of SAM's parameters and BERT's pooler are unused and get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
         accelerator = Accelerator(cpu=on_cpus, mixed_precision=settings.precision, kwargs_handlers=[unused])

@@ -28,7 +28,7 @@ class Extension:
     """
 
     settings_type: ClassVar[type[TrainSettings]] = TrainSettings
-    """Settings of a recipe: a subclass of `TrainSettings` with a section of its own."""
+    """Settings of a recipe: a subclass of `TrainSettings` with its own section."""
 
     def open_source(self, settings: TrainSettings) -> Source:
         """Return the training images of a run; by default the data set of `data.root`.
