@@ -465,7 +465,7 @@ def test_a_full_disk(run: Run, tiny_model_folder: Path, picture: Path, monkeypat
 
 
 def test_data_scenes(run: Run, tmp_path: Path) -> None:
-    """Pictures, both indices and statistics; a table of them."""
+    """Images, both indices and statistics; a table of them."""
     size = ["--width", "64", "--height", "48", "--phrases", "3"]
     result = run("data", "scenes", "--out", "root", "--count", "3", "--seed", "5", "--split", "test", *size)
     assert result.code == 0, result.err
@@ -477,7 +477,7 @@ def test_data_scenes(run: Run, tmp_path: Path) -> None:
     refs = json.loads((tmp_path / "root" / "sceneref" / "grefs(unc).json").read_text())
     assert {ref["split"] for ref in refs} == {"test"}
     assert "SceneRef, split test" in result.out
-    assert re.search(r"pictures\W+3\b", result.out)
+    assert re.search(r"images\W+3\b", result.out)
 
 
 @pytest.mark.parametrize(
