@@ -17,9 +17,9 @@ from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refersam.errors import field_problem
-from refersam.files import WriteLock, save_png, write_atomically
+from refersam.files import WriteLock, write_atomically
 from refersam.training.bundled import find_recipe
-from refersam.training.charts import Point, line_chart, range_chart
+from refersam.training.charts import Point, save_line_charts, save_range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.journal import LOG, read_log
 from refersam.training.recipe import (
@@ -115,11 +115,9 @@ class Summary:
         write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
         values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
         title = f"{self.metric}, %: each seed, mean, deviation; the line is the mean of {next(iter(values))}"
-        chart = range_chart(title, values)
-        save_png(chart, out / "ablation.png")
+        save_range_chart(title, values, out / "ablation.png")
         if self.has_curves:
-            chart = line_chart(f"{self.metric}, %, over the steps: mean of the seeds", self.curves)
-            save_png(chart, out / "curves.png")
+            save_line_charts({f"{self.metric}, %, over the steps: mean of the seeds": self.curves}, out / "curves.png")
 
 
 def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
