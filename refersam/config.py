@@ -305,13 +305,8 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
 
 
 def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check some fields of a `ReferSamConfig`, as a recipe gives them, down to those of its parts.
-
-    Returns:
-        The values in their declared types.
-
-    Raises:
-        ValueError: unknown names and wrong types, in one sentence.
+    """Check fields of a `ReferSamConfig` from a recipe, down to those of its parts; return them in their declared
+    types, or raise ValueError for unknown names and wrong types.
     """
     checked = check_fields(ReferSamConfig, values)
     kinds: dict[str, type[PreTrainedConfig]] = {**ReferSamConfig.sub_configs, "text_config": BertConfig}
@@ -331,12 +326,8 @@ def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_spelling(fields: Iterable[str]) -> None:
-    """Refuse a name in a config.json that is nearly one of ReferSAM's fields; transformers would ignore it.
-
-    Other unknown names pass: transformers and the Hub's tools add their own.
-
-    Raises:
-        ValueError: such a name.
+    """Raise ValueError for a name in a config.json that is nearly one of ReferSAM's fields, which transformers would
+    ignore. Other unknown names pass.
     """
     known = ReferSamConfig.own_field_names()
     everything = {*known, *ReferSamConfig().to_dict()}

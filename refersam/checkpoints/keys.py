@@ -161,11 +161,7 @@ _PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{p}": r"(?P<p>weig
 
 
 def rename_keys(names: Iterable[str], table: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """Translate names by a table such as `AUTHORS_KEYS`.
-
-    Returns:
-        Their name -> our name, and the names that no line matches.
-    """
+    """Translate names by a table such as `AUTHORS_KEYS`; return old name -> new name, and the names without a match."""
     rules = []
     for theirs, ours in table:
         pattern = re.escape(theirs)
@@ -216,11 +212,7 @@ def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_state_dict(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Compare names and shapes, both ways.
-
-    Raises:
-        CheckpointError: all that is missing, unexpected or of another shape.
-    """
+    """Raise CheckpointError for all weights that are missing, unexpected or of another shape."""
     problems = []
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     if missing:

@@ -18,10 +18,8 @@ from refersam.processor import ReferSamProcessor
 
 
 def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
-    """The configuration for sizes in the form of the authors' code: sections "sam", "refersam" and "text".
-
-    Raises:
-        CheckpointError: a section or size is missing.
+    """Return the configuration for sizes in the authors' form: sections "sam", "refersam" and "text"; raise
+    CheckpointError if one is missing.
     """
     try:
         sam, ours, text = sizes["sam"], sizes["refersam"], sizes["text"]
@@ -66,11 +64,7 @@ def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
 
 
 def read_authors_config(path: Path) -> ReferSamConfig:
-    """`config_from_authors` of a JSON file.
-
-    Raises:
-        CheckpointError: no such file, not JSON, or sizes missing.
-    """
+    """`config_from_authors` of a JSON file; raise CheckpointError if it cannot be read."""
     try:
         sizes = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

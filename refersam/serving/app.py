@@ -100,12 +100,10 @@ _PROBLEMS = {
 def create_app(
     predictor: ReferSamPredictor | Callable[[], ReferSamPredictor], settings: ServerSettings | None = None
 ) -> FastAPI:
-    """An ASGI application around a model.
+    """Return an ASGI application for a model, or for a function that loads it in the background.
 
-    Args:
-        predictor: the model, or what loads it: the application then answers at once, that it is not ready. Where
-            loading fails, `app.state.failure` is the error, and `app.state.give_up()` is called.
-        settings: limits; None for the usual ones.
+    In the latter case requests are refused as not ready until then; if loading fails, the application sets
+    `app.state.failure` to the error and calls `app.state.give_up()`.
     """
     limits = settings or ServerSettings()
     metrics = Metrics()

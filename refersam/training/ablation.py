@@ -52,11 +52,7 @@ class SuiteFile(BaseModel):
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite with all of its settings.
-
-    Attributes:
-        runs: by name and seed, in the order of the file.
-    """
+    """Settings of all runs by name and seed, in the order of the file."""
 
     runs: dict[tuple[str, int], TrainSettings]
 
@@ -67,12 +63,8 @@ class Suite:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of a suite.
-
-    Attributes:
-        metric: by which its protocol ranks.
-        scores: by run, for each seed done so far the metrics in percent.
-        curves: by run, steps and the mean over its seeds of that metric, at steps where all of them were validated.
+    """Scores of a suite: the protocol's ranking metric, metrics in percent of each run's finished seeds, and its curve,
+    the mean over the seeds at steps where all were validated.
     """
 
     metric: str
@@ -121,15 +113,9 @@ class Summary:
 
 
 def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
-    """Read a suite and check the settings of all of its runs.
+    """Read a suite (YAML file or bundled name), and check the settings of all runs after `changes` ("a.b=c").
 
-    Args:
-        suite: YAML file, or the name of a suite of the package.
-        changes: "a.b=c" for all runs, over all else.
-
-    Raises:
-        SettingsError: no such file, or anything wrong with one of the runs.
-        ChangeError: the changes are wrong, while the suite is valid.
+    Raises SettingsError for a missing file or a wrong run, ChangeError for wrong changes to a valid suite.
     """
     path = find_recipe(suite)
     try:
@@ -156,20 +142,12 @@ def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
 
 
 def run_suite(suite: Suite, out: Path, run: RunTrainer) -> Summary | None:
-    """Train what is not trained yet; table and plot are written anew after each run.
-
-    Args:
-        suite: all runs.
-        out: folder of the suite.
-        run: trains one.
-
-    Returns:
-        None where a signal ended it early.
+    """Train the runs that are not finished with `run`; write table and plot after each. Return None after a signal.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, with a checkpoint.
         TrainingError: a finished run in the folder had other settings.
-        DataError: another process is at work in the folder.
+        DataError: another process works in the folder.
     """
     lock = WriteLock(out)
     if int(os.environ.get("RANK", "0")) == 0:  # of torchrun's processes
@@ -211,11 +189,7 @@ def _is_finished(folder: Path, settings: TrainSettings) -> bool:
 
 
 def summarise_suite(suite: Suite, out: Path) -> Summary:
-    """Scores of the runs that are finished; at least one.
-
-    Raises:
-        TrainingError: none is.
-    """
+    """Summarise the finished runs; raise TrainingError if there is none."""
     metric = ""
     scores: dict[str, list[dict[str, float]]] = defaultdict(list)
     courses: dict[str, list[dict[float, float]]] = defaultdict(list)

@@ -19,14 +19,9 @@ from refersam.training.settings import AugmentSettings
 
 
 def augment(image: ReferringImage, settings: AugmentSettings, rng: np.random.Generator) -> ReferringImage:
-    """Crop, flip and recolour an image by chance; resizing to the network's input comes later.
+    """Crop, flip and recolour an image at random; resizing to the network's input comes later.
 
     The number of random draws does not depend on the settings, so that each setting changes only its own effect.
-
-    Args:
-        image: with its phrases.
-        settings: chances and strengths.
-        rng: of this image.
     """
     chances, places = rng.random(3), rng.random(4)
     brightness, contrast = 1 + settings.colour * rng.uniform(-1, 1, 2)
@@ -40,11 +35,8 @@ def augment(image: ReferringImage, settings: AugmentSettings, rng: np.random.Gen
 
 
 class CropPlace(NamedTuple):
-    """Random numbers in [0, 1) that decide a crop.
-
-    Attributes:
-        height, width: size of the window, from the smallest to the whole image.
-        top, left: position of the window, from the first possible to the last.
+    """Random numbers in [0, 1): size of the crop, from the smallest to the whole image, and its position, first to
+    last.
     """
 
     height: float
@@ -54,14 +46,8 @@ class CropPlace(NamedTuple):
 
 
 def crop(image: ReferringImage, smallest: float, place: CropPlace) -> ReferringImage:
-    """Crop an image so that no target loses a pixel and no phrase mentions a side that would move.
-
-    The image stays whole if a phrase may mention something beside its target, because its position is unknown.
-
-    Args:
-        image: with its phrases.
-        smallest: least share of each side to keep.
-        place: size and position of the window.
+    """Crop an image, keeping at least the share `smallest` of each side, so that no target loses a pixel and no phrase
+    mentions a side that would move. The image stays whole if a phrase may mention something beside its target.
     """
     if any(map(mentions_another, image.phrases)):
         return image

@@ -20,10 +20,8 @@ from refersam.training.sources import Source
 
 
 def build_processor(settings: TrainSettings, source: Source) -> ReferSamProcessor:
-    """The processor of a run: with the tokenizer of what it starts from, or from scratch one of the data's own words.
-
-    Raises:
-        CheckpointError: no tokenizer where one is named.
+    """Return the processor of a run; without a named tokenizer, train one on the source's words. Raises CheckpointError
+    if the named tokenizer is missing.
     """
     if settings.model.start_from is not None:
         with _naming_the_setting(settings.model):
@@ -39,11 +37,9 @@ def build_processor(settings: TrainSettings, source: Source) -> ReferSamProcesso
 
 
 def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferSamModel:
-    """The model of a run: from scratch, on the weights of SAM and a text encoder, or a trained one.
+    """Return the model of a run: from scratch, on weights of SAM and a text encoder, or a trained one.
 
-    Raises:
-        CheckpointError: weights that are missing, unsafe or of another model.
-        SettingsError: sizes that do not fit together.
+    Raises CheckpointError for missing, unsafe or wrong weights, SettingsError for sizes that do not fit together.
     """
     asked = settings.model
     try:

@@ -19,13 +19,7 @@ _REFERENCE = re.compile(r"^(extends|recipe):([ \t]*)([^\s#]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class BundledRecipe:
-    """A recipe or suite of the package.
-
-    Attributes:
-        name: path below the package's recipes, without suffix.
-        path: YAML file.
-        text: its content.
-    """
+    """A recipe or suite of the package; its name is the path below the package's recipes without suffix."""
 
     name: str
     path: Path
@@ -65,17 +59,9 @@ def bundled_recipes() -> dict[str, BundledRecipe]:
 
 
 def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
-    """Find the file of a recipe or suite.
+    """Return the path of a recipe or suite: a YAML file relative to `folder`, else a bundled recipe of that name.
 
-    Args:
-        recipe: path of a YAML file, or the name of a recipe of the package. A file of that path comes first.
-        folder: where a relative path starts from.
-
-    Returns:
-        An existing file, or a path that ends in .yaml or .yml and does not exist.
-
-    Raises:
-        SettingsError: no file, and no recipe of that name.
+    The path may not exist if it ends in .yaml or .yml. Raises SettingsError for any other unknown name.
     """
     path = folder / recipe
     if path.is_file():

@@ -15,11 +15,8 @@ Point = tuple[float, float]
 
 
 def save_line_charts(charts: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
-    """Write charts side by side; nothing if none has a finite value.
-
-    Args:
-        charts: by title, the points (x, y) of each line by its name.
-        path: PNG file.
+    """Write charts side by side, by title the points (x, y) of each line by name; nothing if no chart has a finite
+    value.
     """
     charts = {title: lines for title, lines in charts.items() if _has_numbers(lines)}
     if not charts:
@@ -39,14 +36,8 @@ def save_line_charts(charts: Mapping[str, Mapping[str, Sequence[Point]]], path: 
 
 
 def save_range_chart(title: str, rows: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Write a chart with a row for each name: its values, their mean and standard deviation.
-
-    A vertical line marks the mean of the first row, which the others are compared with.
-
-    Args:
-        title: of the chart.
-        rows: at least one value by name.
-        path: PNG file.
+    """Write a chart with a row for each name: its values (at least one), their mean and standard deviation; a vertical
+    line marks the mean of the first row.
     """
     means = {name: statistics.fmean(values) for name, values in rows.items()}
     spreads = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in rows.items()}

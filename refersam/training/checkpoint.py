@@ -28,17 +28,8 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int, also: Collection[int] = ()) -> Path:
-    """Write `state`; drop all but the newest `keep` and those of the steps `also`.
-
-    Args:
-        folder: made if missing.
-        step: optimizer steps done.
-        state: of tensors and plain containers.
-        keep: newest checkpoints to keep.
-        also: steps whose checkpoints stay.
-
-    Raises:
-        OSError: a full disk, say; what was there before stays.
+    """Write `state` (tensors and plain containers) atomically; drop all but the newest `keep` and those of the steps
+    `also`. After an OSError, such as a full disk, the old checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
@@ -69,11 +60,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None where there is none.
-
-    Raises:
-        CheckpointError: checkpoints are there, but none can be read.
-    """
+    """Return the newest readable checkpoint, None if there are none; raise CheckpointError if none is readable."""
     candidates = _complete(folder)
     for path in reversed(candidates):
         try:
@@ -91,11 +78,7 @@ def newest_step(folder: Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU.
-
-    Raises:
-        CheckpointError: missing or broken.
-    """
+    """Load a checkpoint of `save_checkpoint` on the CPU; raise CheckpointError if it is missing or broken."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file

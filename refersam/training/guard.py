@@ -21,11 +21,8 @@ _MOST_NAMES = 8
 
 
 class StepGuard:
-    """Remembers recent losses and skipped steps.
-
-    Args:
-        max_skipped: skipped steps in any 100; one more ends the run.
-        explosion: a loss of this many times the recent mean is exploding.
+    """Skips steps with a NaN loss or one of `explosion` times the recent mean, and ends the run after more than
+    `max_skipped` of them in 100 steps.
     """
 
     def __init__(self, max_skipped: int, explosion: float = EXPLOSION) -> None:
@@ -34,12 +31,7 @@ class StepGuard:
         self.skipped: list[int] = []
 
     def is_bad(self, loss: float, norm: float) -> bool:
-        """Whether a step must be skipped.
-
-        Args:
-            loss: mean over the whole step, of all processes.
-            norm: of the gradient, likewise.
-        """
+        """Whether a step must be skipped, by its loss and gradient norm over all processes."""
         exploded = self.count >= _FIRST_MEAN and loss > self.explosion * self.mean
         return exploded or not math.isfinite(loss) or not math.isfinite(norm)
 
@@ -50,11 +42,7 @@ class StepGuard:
         self.mean = momentum * self.mean + (1 - momentum) * loss
 
     def skip(self, step: int, loss: float, norm: float, samples: Sequence[str]) -> None:
-        """A step that was not.
-
-        Raises:
-            TrainingError: one too many; it names the samples.
-        """
+        """Record a skipped step; raise TrainingError, naming the samples, for one too many."""
         self.skipped = [old for old in self.skipped if old > step - WINDOW] + [step]
         names = first_of(samples, _MOST_NAMES)
         what = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, at step {step}, with the samples {names}"

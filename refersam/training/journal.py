@@ -30,12 +30,7 @@ LOG = "log.jsonl"
 
 
 class Journal:
-    """Writes into a run's folder; used by the main process only.
-
-    Args:
-        folder: of the run.
-        settings: of the run.
-    """
+    """Writes into the folder of a run; used by the main process only."""
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
         self.folder, self.settings = folder, settings
@@ -43,12 +38,8 @@ class Journal:
         self._trackers: list[TensorBoard | WebTracker] = []
 
     def begin(self, step: int, environment: dict[str, Any], pretrained: int = 0) -> None:
-        """Write settings and environment; drop what a killed run logged after its last checkpoint.
-
-        Args:
-            step: that the run goes on from; 0 for a new one.
-            environment: of this start.
-            pretrained: steps before the first one that are done.
+        """Write settings and environment; drop what a killed run logged after `step`, its last checkpoint, and after
+        the `pretrained` steps before the first.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False).encode()
@@ -64,13 +55,8 @@ class Journal:
         self._trackers = open_trackers(self.folder, step, self.settings)
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, float]) -> None:
-        """A line of log.jsonl, and the same to the trackers.
-
-        Args:
-            kind: "train" or "validation".
-            step: steps done.
-            samples: phrases seen.
-            values: by name.
+        """Log values by name in log.jsonl and to the trackers; `kind` is "train" or "validation", `samples` the phrases
+        seen.
         """
         rounded = {name: round(value, 5) for name, value in values.items()}
         line = {"kind": kind, "step": step, "samples": samples, "time": time.time()} | rounded

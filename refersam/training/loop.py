@@ -13,13 +13,8 @@ from refersam.training.trainee import TrainingBatch
 
 @dataclass(frozen=True)
 class LogLine:
-    """Means since the previous log line.
-
-    Attributes:
-        terms: of the loss, over the steps that were taken.
-        lr_factor: learning rates of the last step as a share of their peaks.
-        steps_per_second: without the time that `after_step` took.
-        skipped: steps that were skipped.
+    """Means since the previous log line: loss terms over the steps taken, learning rates as a share of their peaks at
+    the last step, speed without `after_step`, and the number of skipped steps.
     """
 
     terms: dict[str, float]
@@ -40,22 +35,15 @@ def run_steps(
     on_step: Callable[[int, LogLine | None], None],
     after_step: Callable[[int, bool], bool],
 ) -> bool:
-    """Take the steps of a run, or of a phase of it.
+    """Take the steps `first` to `steps` of a run or phase; return whether all are done, False after a stop.
 
     Args:
-        engine: that takes them.
         batches: of each step from `first` on.
-        first: steps that are done.
-        steps: of the whole run or phase.
-        log_every: steps between log lines.
         lr_factor: from a step to the learning rates as a share of their peaks.
         is_stopping: whether this process was asked to stop.
-        on_step: called after every step with the steps done; with a log line where one is due.
+        on_step: called after every step with the steps done; with a log line every `log_every` steps.
         after_step: called then with the steps done and whether to stop. It validates and writes checkpoints, and
             returns whether to stop.
-
-    Returns:
-        Whether all steps are done; False after a stop.
     """
     sums: dict[str, float] = defaultdict(float)
     taken = seen = 0

@@ -27,11 +27,7 @@ def peak_memory(device: torch.device) -> float:
 
 @contextmanager
 def explained_out_of_memory() -> Iterator[None]:
-    """Within it a lack of memory is an error that says what to change.
-
-    Raises:
-        TrainingError: in place of torch's error.
-    """
+    """Turn a lack of memory within the block into a TrainingError that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -37,10 +37,10 @@ class CpuMuon(Muon):
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
-    """AdamW, and Muon before it where `muon_learning_rate` asks for it.
+    """Return AdamW, and Muon before it if `muon_learning_rate` is set.
 
-    Muon takes the matrices of linear layers; kernels, norms, biases, gates, tokens and embeddings are AdamW's. Weight
-    decay is only on matrices and kernels. Groups are one for each rate, with and without decay.
+    Muon takes the matrices of linear layers. Weight decay is only on matrices and kernels. There is a group for each
+    rate, with and without decay.
     """
     weights = {id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)}
     depth = sum(name.endswith("layer_norm1.weight") for name, _ in model.named_parameters() if _VIT_LAYER.match(name))
@@ -68,13 +68,8 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[Opti
 
 
 def lr_scale(name: str, depth: int, settings: OptimizerSettings) -> float:
-    """Share of the highest rate that a parameter gets.
-
-    Args:
-        name: of the parameter.
-        depth: layers of SAM's ViT; the neck has the full rate, the last layer one factor of `layer_decay`, and so on
-            down to the patch embedding.
-        settings: factors.
+    """Return the share of the peak learning rate for a parameter. Of `depth` ViT layers the last has one factor of
+    `layer_decay`, and so on down to the patch embedding; the neck has none.
     """
     if name.startswith("text_encoder."):
         return settings.text_encoder_lr_scale

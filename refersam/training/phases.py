@@ -10,13 +10,7 @@ from refersam.training.trainee import TrainingBatch
 
 
 class Phase(ABC):
-    """Training before the first step of a run, with a module, batches and a schedule of its own.
-
-    Args:
-        steps: optimizer steps.
-        log_every: steps between log lines.
-        checkpoint_every: steps between checkpoints.
-    """
+    """Training before the first step of a run, with a module, batches and a schedule of its own."""
 
     def __init__(self, steps: int, log_every: int, checkpoint_every: int) -> None:
         self.steps, self.log_every, self.checkpoint_every = steps, log_every, checkpoint_every
@@ -27,14 +21,7 @@ class Phase(ABC):
 
     @abstractmethod
     def prepare(self, is_stopping: Callable[[], bool]) -> None:
-        """Prepare what the batches are made of; called if there are steps to take.
-
-        Args:
-            is_stopping: asked again and again whether to stop.
-
-        Raises:
-            Stopped: `is_stopping` returned True.
-        """
+        """Prepare what the batches need, if there are steps to take; raise Stopped once `is_stopping` returns True."""
 
     @abstractmethod
     def batch(self, step: int) -> TrainingBatch:

@@ -18,16 +18,13 @@ from refersam.training.settings import ChangeError, SettingsError, TrainSettings
 
 
 def read_settings(recipe: str | Path, changes: Sequence[str] = ()) -> TrainSettings:
-    """Read a recipe.
+    """Read a recipe (YAML file or bundled name), apply `changes` ("a.b=c", c in YAML) and check the settings.
 
-    Args:
-        recipe: YAML file, or the name of a recipe of the package. `extends: other.yaml` in it takes what it does not
-            set from another one: a path that starts from its folder, or the name of a recipe of the package.
-        changes: "a.b=c", c in YAML.
+    `extends: other.yaml` takes what the recipe does not set from another one, relative to its folder, or bundled.
 
     Raises:
-        SettingsError: no such file, not YAML, unknown keys (with the nearest known one), wrong values: all at once.
-        ChangeError: the same of `changes` to a recipe that is valid; or steps of a recipe that counts epochs.
+        SettingsError: no such file, not YAML, or all unknown keys (with the nearest known one) and wrong values.
+        ChangeError: the same in `changes` to a valid recipe; or steps of a recipe that counts epochs.
     """
     wanted = [split_change(change) for change in changes]
     path = find_recipe(recipe)
@@ -38,17 +35,10 @@ def read_settings(recipe: str | Path, changes: Sequence[str] = ()) -> TrainSetti
 def change_settings(
     content: dict[str, Any], changes: Sequence[tuple[str, Any]], where: str, changed: Iterable[str] = ()
 ) -> TrainSettings:
-    """Put changes into settings, and check them.
+    """Put changes (names and values of `split_change`) into `content`, in place, and check it. `changed` names settings
+    changed before; `where` begins the error's sentence.
 
-    Args:
-        content: all that is set; changed in place.
-        changes: names and values of `split_change`.
-        where: begins the error's sentence.
-        changed: names of settings that were put over those of a recipe before.
-
-    Raises:
-        SettingsError: the settings are wrong without the changes.
-        ChangeError: the changes are wrong.
+    Raises SettingsError if the settings are wrong without the changes, ChangeError if the changes are wrong.
     """
     before = set(_problems(content)) if changes else set()
     try:
@@ -63,14 +53,10 @@ def change_settings(
 
 
 def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's own settings over those of the recipe that it `extends`, not yet checked.
+    """Return a recipe's settings over those of the recipe it `extends`, unchecked; `below` are the recipes that extend
+    it.
 
-    Args:
-        path: YAML file.
-        below: recipes that extend it.
-
-    Raises:
-        SettingsError: no such file, not YAML, or a circle of recipes.
+    Raises SettingsError for a missing file, invalid YAML or a circle of recipes.
     """
     if path.resolve() in below:
         raise SettingsError(f"{path} extends itself, by way of other recipes.")
@@ -84,10 +70,9 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads words and numbers as YAML 1.2 does, and refuses a setting that is given twice.
+    """Reads words and numbers as YAML 1.2, and refuses a setting that is given twice.
 
-    PyYAML follows YAML 1.1, where `no`, `off`, `on` and `yes` are truth values, 1e-6 is text, and a word such as
-    2024-05-01 is a date. Of a setting given twice it would take the last.
+    PyYAML follows YAML 1.1: `no`, `off`, `on` and `yes` are booleans, 1e-6 is text, 2024-05-01 a date.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -113,11 +98,7 @@ _MOST_BYTES = 1 << 20
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        SettingsError: no such file, or not that.
-    """
+    """Read a YAML file that holds a mapping; raise SettingsError for anything else."""
     if path.is_dir():
         raise SettingsError(f"{path} is a folder: name a YAML file.")
     try:
@@ -144,15 +125,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check_settings(content: dict[str, Any], where: str, changed: Container[str] = ()) -> TrainSettings:
-    """Settings with their types.
-
-    Args:
-        content: all that is set.
-        where: begins the error's sentence.
-        changed: names of the settings that were put over those of a recipe.
-
-    Raises:
-        SettingsError: unknown keys or wrong values, all at once; or steps put over a recipe that counts epochs.
+    """Return settings in their types; raise SettingsError, beginning with `where`, for all unknown keys and wrong
+    values, or if `changed` names steps for a recipe that counts epochs.
     """
     try:
         kind = _settings_type(content)
@@ -168,14 +142,8 @@ def check_settings(content: dict[str, Any], where: str, changed: Container[str] 
 
 
 def changes_since(path: Path, settings: TrainSettings) -> list[str]:
-    """What differs from the settings.yaml of a run, which an older version may have written without a newer setting.
-
-    Args:
-        path: of settings.yaml.
-        settings: the present ones.
-
-    Raises:
-        SettingsError: it cannot be read.
+    """Return the differences from a run's settings.yaml, which an older version may have written; raise SettingsError
+    if it cannot be read.
     """
     before = read_yaml(path)
     with suppress(ValidationError):  # a setting that is no more: then it is one of the changes
@@ -204,11 +172,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def split_change(change: str) -> tuple[str, Any]:
-    """Name and value of "a.b=c".
-
-    Raises:
-        ChangeError: it does not look like that, or c is not YAML.
-    """
+    """Return name and value of "a.b=c"; raise ChangeError for another form, or a c that is not YAML."""
     name, separator, value = change.partition("=")
     if not separator or not name.strip().split(".")[-1]:
         raise ChangeError(f"A change must look like optimizer.learning_rate=0.001, but got {change!r}.")
@@ -219,11 +183,7 @@ def split_change(change: str) -> tuple[str, Any]:
 
 
 def apply_change(content: dict[str, Any], name: str, value: Any) -> None:
-    """Put a value at "a.b" into nested settings.
-
-    Raises:
-        SettingsError: a part of the name is no section.
-    """
+    """Set "a.b" in nested settings; raise SettingsError if a part of the name is not a section."""
     *parents, last = name.split(".")
     section: Any = content
     for parent in parents:

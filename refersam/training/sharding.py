@@ -28,13 +28,7 @@ encoder, and the interactor's parts beside them. All else stays together through
 
 
 def shard(model: nn.Module, device: torch.device, processes: int) -> None:
-    """Keep but this process's part of a model, on its device, in place.
-
-    Args:
-        model: the same in all processes.
-        device: of this process.
-        processes: that share it.
-    """
+    """Keep only this process's part of a model, on its device, in place; the model is the same in all processes."""
     # The model's masks are views, which only a change in place would harm: the loss makes none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .FSDPReferSamModel. returned a view")
     mesh = init_device_mesh(device.type, (processes,))
@@ -44,11 +38,8 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
 
 
 def whole(value: Any, keep: bool = True) -> Any:
-    """Nested containers with whole tensors, on the CPU, in place of sharded ones; all processes must ask for it.
-
-    Args:
-        value: a state dict, say.
-        keep: this process wants them; else it only sends its parts, and gets empty tensors.
+    """Replace sharded tensors in nested containers by whole ones on the CPU, or, without `keep`, by empty ones; all
+    processes must call it.
     """
     if isinstance(value, DTensor):
         full = cast(DTensor, value.detach()).full_tensor()
@@ -66,21 +57,13 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 def load_model(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """`load_state_dict` of whole tensors.
-
-    Raises:
-        RuntimeError: of another model.
-    """
+    """`load_state_dict` of whole tensors; raise RuntimeError for another model's."""
     own = model.state_dict()
     model.load_state_dict({name: part_of(value, own.get(name, value)) for name, value in state.items()})
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict` of whole tensors.
-
-    Raises:
-        ValueError: of another model.
-    """
+    """`load_state_dict` of whole tensors; raise ValueError for another model's."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
         index: {name: part_of(value, parameters[index]) for name, value in values.items()}

@@ -27,16 +27,10 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Within its context SIGTERM, SIGUSR1 and the first SIGINT end no process, but are remembered.
+    """Within its context SIGTERM, SIGUSR1 and the first SIGINT end no process; `received` is the name of the first one.
 
-    A SIGINT after any other signal raises KeyboardInterrupt. A SIGINT that is ignored on entry stays ignored.
-
-    Args:
-        grace: seconds after a SIGINT in which another one is the same request; a launcher forwards to its processes
-            what the terminal sent them already.
-
-    Attributes:
-        received: name of the first one; None so far.
+    A SIGINT after any other signal raises KeyboardInterrupt, except within `grace` seconds of the first: a launcher
+    forwards what the terminal has already sent. A SIGINT that is ignored on entry stays ignored.
     """
 
     def __init__(self, grace: float = 0.0) -> None:
@@ -78,11 +72,7 @@ def never() -> bool:
 
 
 def until_stopped(items: Iterable[Item], is_stopping: Callable[[], bool]) -> Iterator[Item]:
-    """Yield the items.
-
-    Raises:
-        Stopped: before the next item, once `is_stopping` returns True.
-    """
+    """Yield the items; raise Stopped before the next one once `is_stopping` returns True."""
     for item in items:
         if is_stopping():
             raise Stopped

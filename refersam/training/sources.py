@@ -67,16 +67,10 @@ class Source(ABC):
 
 
 class DatasetSource(Source):
-    """Passes over a data set, each in a new order.
+    """Passes over the samples of a data set, each in a new order.
 
-    Every phrase occurs once per pass; some occur twice to fill up an image.
-
-    Args:
-        samples: of the training split.
-        settings: of the run.
-
-    Raises:
-        SettingsError: data.no_target_share is set, and all samples have a target or none has.
+    Every phrase occurs once per pass; some occur twice to fill up an image. Raises SettingsError if
+    `data.no_target_share` is set, but no sample, or every one, has a target.
     """
 
     def __init__(self, samples: Sequence[ReferringSample], settings: TrainSettings) -> None:

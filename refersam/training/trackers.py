@@ -18,13 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class WebTracker:
-    """A run of Weights & Biases or trackio, which have the same interface.
-
-    Args:
-        module: name of the package.
-        name: of the run.
-        settings: of the run.
-    """
+    """The run `name` of Weights & Biases or trackio, which have the same interface."""
 
     def __init__(self, module: str, name: str, settings: dict[str, Any]) -> None:
         self._module = import_module(module)

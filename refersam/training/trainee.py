@@ -29,11 +29,8 @@ class TrainingBatch(Protocol):
 
 
 class LossTerms(NamedTuple):
-    """Loss terms of a batch.
-
-    Attributes:
-        terms: scalars by name; "total" is minimised, the others are logged.
-        finite: for each of `sample_ids` whether the model's output is finite; None if it is not known.
+    """Loss terms of a batch: scalars by name, of which "total" is minimised, and whether the output of each of
+    `sample_ids` is finite (None: unknown).
     """
 
     terms: dict[str, Tensor]
@@ -41,13 +38,7 @@ class LossTerms(NamedTuple):
 
 
 class ReferSamTrainee(nn.Module):
-    """The model with its loss and further objectives.
-
-    Args:
-        model: to be trained.
-        loss: of the model's output.
-        objectives: whose losses are added.
-    """
+    """The model to train with its loss and further objectives, whose losses are added."""
 
     def __init__(self, model: ReferSamModel, loss: ReferSamLoss, objectives: Sequence[Objective] = ()) -> None:
         super().__init__()

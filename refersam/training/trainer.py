@@ -165,11 +165,7 @@ class Trainer:
         return [self.out / PRETRAINING / str(number) for number, _ in enumerate(self.phases, 1)]
 
     def _pretrain(self, signals: StopSignals, progress: Progress | None, show_step: OnStep) -> bool:
-        """Run the phases before the first step, or what is left of them.
-
-        Returns:
-            Whether training can begin; False after a signal.
-        """
+        """Run the remaining steps of the phases before the first step; return False after a signal."""
         if self.step or not self.phases:
             return True
         before = 0  # steps of earlier phases
@@ -232,11 +228,7 @@ class Trainer:
         return True
 
     def _train(self, signals: StopSignals, progress: Progress | None, show_step: OnStep) -> bool:
-        """Take the remaining steps.
-
-        Returns:
-            Whether all are done and the last one is validated; False after a signal, with a checkpoint.
-        """
+        """Take the remaining steps; return whether all are done and the last is validated, False after a signal."""
         settings = self.settings
         if self._is_validation_due() and not self._validate(signals):  # the run was stopped in this validation
             return False
@@ -303,10 +295,8 @@ class Trainer:
         return is_due and self.step > 0 and self.step not in self.validations
 
     def _validate(self, signals: StopSignals) -> bool:
-        """Validate this step.
-
-        Returns:
-            Whether the run can go on; False after a signal to any process. One process alone abandons the validation.
+        """Validate this step; return False after a signal to any process. Only a single process abandons the
+        validation.
         """
         is_stopping = signals.is_set if self.accelerator.num_processes == 1 else never
         with self.engine.averaged_model() as model:
@@ -408,11 +398,7 @@ class Trainer:
 
 
 def check_folder_for_run(out: Path, resume: bool) -> None:
-    """Refuse a folder that is none, or that something else is in.
-
-    Raises:
-        TrainingError: it says what to do.
-    """
+    """Raise TrainingError unless the folder is empty, or holds a run when resuming."""
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file: give a folder.")
     if not out.exists() or all(path.name == LOCK for path in out.iterdir()):

@@ -41,20 +41,10 @@ class ValidationSet(ABC):
     def score(
         self, predictor: ReferSamPredictor, processes: Processes, is_stopping: Callable[[], bool]
     ) -> tuple[Sequence[SampleResult], dict[str, float]]:
-        """Score a model.
+        """Score a model; return counted samples, and metrics in percent.
 
-        Args:
-            predictor: with the model.
-            processes: that share the work.
-            is_stopping: asked after each image or batch whether to abandon the validation.
-
-        Returns:
-            Counted samples, and metrics in percent.
-
-        Raises:
-            Stopped: `is_stopping` returned True.
-            DataError: images or masks that cannot be read.
-            EvaluationError: NaN outputs.
+        `processes` share the work. Raises Stopped once `is_stopping`, called after each image or batch, returns True;
+        DataError for unreadable images or masks; EvaluationError for NaN outputs.
         """
 
     @abstractmethod
@@ -63,14 +53,7 @@ class ValidationSet(ABC):
 
 
 class DatasetValidation(ValidationSet):
-    """A split of a data set.
-
-    Args:
-        settings: of the run.
-
-    Raises:
-        DataError: no such data set, or data that cannot be used.
-    """
+    """The validation split of `settings.data`; raises DataError for data that cannot be used."""
 
     def __init__(self, settings: TrainSettings) -> None:
         data = settings.data
@@ -101,13 +84,7 @@ class DatasetValidation(ValidationSet):
 
 
 class Validator:
-    """Scores a model and draws its masks.
-
-    Args:
-        validation: data and protocol.
-        processor: of the model.
-        processes: that share the work.
-    """
+    """Scores a model and draws its masks; `processes` share the work."""
 
     def __init__(self, validation: ValidationSet, processor: ReferSamProcessor, processes: Processes) -> None:
         self.validation, self.processor, self.processes = validation, processor, processes
@@ -118,17 +95,8 @@ class Validator:
         return self.validation.protocol.metrics[0]
 
     def score(self, model: ReferSamModel, is_stopping: Callable[[], bool] = never) -> dict[str, float]:
-        """Return the metrics in percent, and the integers of pixels behind them.
-
-        Args:
-            model: to validate.
-            is_stopping: asked after each image or batch whether to abandon the validation; with several processes, none
-                may do so alone.
-
-        Raises:
-            Stopped: `is_stopping` returned True.
-            DataError: images or masks that cannot be read.
-            EvaluationError: NaN outputs.
+        """Return the metrics in percent and the pixel counts behind them; see `ValidationSet.score` for errors. With
+        several processes, none may stop alone.
         """
         predictor = ReferSamPredictor(model, self.processor)
         results, metrics = self.validation.score(predictor, self.processes, is_stopping)

@@ -24,13 +24,7 @@ _USUAL_RATE = 25.0
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a video.
-
-    Attributes:
-        number: from 0, of all frames of the video.
-        time: seconds from the video's beginning.
-        picture: upright, RGB.
-    """
+    """An upright RGB frame, its number from 0 and its time in seconds from the start of the video."""
 
     number: int
     time: float
@@ -39,11 +33,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class BrokenFrame:
-    """A frame that could not be decoded.
-
-    Attributes:
-        number: from 0; after a broken frame it may be off by some, where the file lost more than one.
-        reason: one sentence.
+    """The number of a frame that could not be decoded (after others, off by the frames lost) and the reason, one
+    sentence.
     """
 
     number: int
@@ -53,17 +44,15 @@ class BrokenFrame:
 class VideoReader:
     """The frames of a local file, decoded one at a time. Use as a context manager, and iterate once.
 
-    Args:
-        path: of the video; only a regular file is opened, and nothing that it names.
-        max_pixels: limit on width times height of a frame.
-        max_frames: limit on the frames that are decoded.
+    Only the regular file `path` is opened, and nothing that it refers to. `max_pixels` limits a frame's width times
+    height.
 
     Attributes:
-        rate: frames a second.
-        expected_frames: that the file says it has, or that follow from its duration; None where it says neither.
+        rate: frames per second.
+        expected_frames: from the file's header or duration; None if unknown.
 
     Raises:
-        VideoError: no such file, no video in it, or more than a limit.
+        VideoError: no such file, no video in it, or a limit is exceeded.
         MissingExtraError: PyAV is not installed.
     """
 
@@ -93,10 +82,8 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame | BrokenFrame]:
-        """Every frame in the order it is shown; one that cannot be decoded does not stop the others.
-
-        Raises:
-            VideoError: more frames than the limit.
+        """Yield every frame in display order, also after broken ones; raise VideoError for more frames than the
+        limit.
         """
         number = -1
         for number, found in enumerate(self._decoded()):

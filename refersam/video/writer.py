@@ -19,18 +19,14 @@ _OPTIONS = {"libx264": {"crf": "20", "preset": "veryfast"}}
 
 
 class VideoWriter:
-    """An MP4 file that grows by a picture at a time. Use as a context manager; complete when that ends.
+    """An MP4 file written one image at a time, complete when the context ends. Needs PyAV (MissingExtraError).
 
     Args:
-        path: of the file.
-        rate: pictures a second, about; each has its own time.
-        size: width and height in pixels of all pictures; an odd one gets a black line more.
+        rate: approximate images per second; each has its own time.
+        size: width and height of all images in pixels; an odd one gets a black line more.
 
     Attributes:
-        encoder: of `ENCODERS`.
-
-    Raises:
-        MissingExtraError: PyAV is not installed.
+        encoder: one of `ENCODERS`.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
@@ -59,12 +55,7 @@ class VideoWriter:
             self._container.close()
 
     def add(self, picture: Image.Image, time: float) -> None:
-        """Append a picture.
-
-        Args:
-            picture: RGB.
-            time: seconds from the beginning, at which it is shown; later than those before it.
-        """
+        """Append an RGB image, shown from `time` on, in seconds from the start; times ascend."""
         canvas = picture
         if picture.size != self._size:
             canvas = Image.new("RGB", self._size)

@@ -91,14 +91,7 @@ SCRIPT = """
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What a visitor may ask for.
-
-    Attributes:
-        max_bytes: of a picture's file.
-        max_pixels: of a picture.
-        max_phrases: answered at once.
-        waiting: visitors in the queue; more are turned away.
-    """
+    """Limits: bytes and pixels of an image, phrases per query, visitors in the queue."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 25_000_000
@@ -108,12 +101,8 @@ class PageSettings:
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """What a visitor was answered last, to show it in part: masks run-length encoded, for many visits are kept.
-
-    Attributes:
-        file: the picture's.
-        phrases: that were asked.
-        masks: of each, in COCO's compressed run-length encoding.
+    """A visitor's last answers, to show some of them: image file, phrases, and masks in COCO's compressed run
+    lengths.
     """
 
     file: str
@@ -131,12 +120,8 @@ def label(index: int, phrase: str) -> str:
 
 
 class Page:
-    """The functions behind the page.
-
-    Args:
-        predictors: by the names that visitors see; the first is chosen at the start.
-        folder: for files to download and the examples; all in it may be deleted.
-        settings: limits.
+    """Functions behind the page: predictors by the names shown to visitors, the first selected; `folder` is for
+    downloads and examples, and may be deleted.
     """
 
     def __init__(self, predictors: Mapping[str, ReferSamPredictor], folder: Path, settings: PageSettings) -> None:
@@ -153,11 +138,7 @@ class Page:
             predictor.predict(picture, text.splitlines())
 
     def answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> list[Segmentation]:
-        """Answer phrases about an uploaded picture.
-
-        Raises:
-            ReferSamError: no picture or phrase, or one that cannot be read.
-        """
+        """Segment phrases in an uploaded image; raise ReferSamError if the image or a phrase is missing or unusable."""
         phrases = split_phrases(text or "", self.settings.max_phrases)
         if file is None:
             raise ReferSamError("Choose a picture first: drop one, or click an example below.")
@@ -171,11 +152,7 @@ class Page:
         return self.predictors[name].predict(encoded, phrases, threshold, no_target)
 
     def show(self, visit: Visit, choice: str) -> Image.Image:
-        """The picture of a visit with the masks that a choice stands for.
-
-        Raises:
-            ReferSamError: the picture has been deleted since.
-        """
+        """Return the image of a visit with the chosen masks; raise ReferSamError if it has been deleted."""
         picture = load_image(visit.file, max_pixels=self.settings.max_pixels)
         masks = [decode_mask(rle) for rle in visit.masks]
         return overlay(picture, masks, visit.shown(choice))

@@ -27,14 +27,7 @@ Grouping: TypeAlias = Callable[[ReferringSample, SampleResult, int], Labels]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Phrases that have something in common.
-
-    Attributes:
-        label: what.
-        count: of those that go into the mean.
-        mean_iou: percent.
-        overall_iou: percent.
-    """
+    """Number of counted phrases with a common property, their mean and overall IoU in percent."""
 
     label: str
     count: int
@@ -52,13 +45,7 @@ class Breakdown:
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """The no-target decision at every threshold.
-
-    Attributes:
-        points: (false alarms, N-acc) in percent, by rising threshold.
-        chosen: the point that was evaluated.
-        by: what is compared with the threshold.
-    """
+    """(False alarms, N-acc) in percent for rising thresholds on `by`, and the point that was evaluated."""
 
     points: tuple[tuple[float, float], ...]
     chosen: tuple[float, float]

@@ -21,7 +21,7 @@ _WORDS = {None: "none", True: "yes", False: "no"}
 def render_report(evaluation: Evaluation, document: dict[str, Any]) -> str:
     """Return the page that shows an evaluation and what metrics.json holds, `document`."""
     loader = PackageLoader("refersam", "assets/report")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     script, style = (loader.get_source(environment, name)[0] for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("page.html").render(

@@ -28,17 +28,8 @@ _DASH = 9
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One phrase with its picture.
-
-    Attributes:
-        phrase: as it was asked.
-        sample_id: of the data set.
-        iou: in [0, 1]; None where the protocol does not count it.
-        score: as the model said; None if it did not.
-        verdict: one of `facts.VERDICTS`.
-        image: a data URI; empty where the picture cannot be read.
-        width: of the image in pixels.
-        height: the same.
+    """One phrase with its image as a data URI ("" if it cannot be read) of width x height pixels, its IoU (None if not
+    counted) and one of `facts.VERDICTS`.
     """
 
     phrase: str
@@ -107,12 +98,8 @@ def _make_case(evaluation: Evaluation, position: int, iou: float | None, judged:
 
 
 def outline(picture: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
-    """The picture, made small, with the truth outlined in blue and the prediction in dashes of orange.
-
-    Args:
-        picture: W x H, RGB.
-        truth: (H, W) bool.
-        predicted: (H, W) bool.
+    """Shrink an RGB image and draw the outlines of the (H, W) bool masks: truth in blue, prediction in orange
+    dashes.
     """
     scale = SIDE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
