@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ def check_dataset(
     if decode:
         samples = [sample for split in index.samples.values() for sample in split]
         groups = [group for group in group_by_image(samples) if group[0].image.path.is_file()]
-        for done, found in enumerate(_check_pictures(groups, workers), 1):
+        for done, found in enumerate(check_pictures(groups, workers), 1):
             findings.extend(found)
             if progress is not None:
                 progress(done, len(groups))
@@ -137,7 +137,8 @@ def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:
             )
 
 
-def _check_pictures(groups: list[tuple[ReferringSample, ...]], workers: int) -> Iterable[list[Finding]]:
+def check_pictures(groups: Sequence[tuple[ReferringSample, ...]], workers: int) -> Iterator[list[Finding]]:
+    """Yield the findings of `check_picture` for each group; processes are started for many groups only."""
     if workers <= 1 or len(groups) <= _FEW:
         yield from map(check_picture, groups)
         return
