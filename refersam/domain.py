@@ -16,9 +16,7 @@ _warned: set[str] = set()
 
 
 def check_domain(domain: object) -> None:
-    """Raise ValueError unless a domain, which may come from an untrusted file, is None or one line of printable ASCII
-    text.
-    """
+    """Raise ValueError unless a domain from an untrusted file is None or one line of printable ASCII text."""
     if domain is None:
         return
     if not isinstance(domain, str) or not (domain.isascii() and domain.isprintable() and domain.strip()):

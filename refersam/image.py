@@ -188,9 +188,7 @@ def count_scans(jpeg: bytes) -> int:
 
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) in stored pixels without decoding the pixels; raise ImageError for an unreadable or too
-    large file.
-    """
+    """Return (width, height) in stored pixels without decoding; raise ImageError if unreadable or too large."""
     with _open(path, str(path)) as image:
         if image.width * image.height > max_pixels:
             raise ImageSizeError(

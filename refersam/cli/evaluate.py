@@ -111,6 +111,7 @@ def evaluate(
             console.check_file(out / name, [predictions])
     with console.waiting("Reading the data set"):
         from refersam.data import open_dataset
+        from refersam.evaluate import evaluate_model, evaluate_predictions
         from refersam.evaluate.output import write_evaluation
         from refersam.evaluate.processes import join_processes, leave_processes
 
@@ -121,40 +122,20 @@ def evaluate(
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes, lock = join_processes(device), WriteLock(out)
     predictor: ReferSamPredictor | None = None
+    shared: dict[str, Any] = {"workers": workers, "min_pixels": min_pixels, "processes": processes}
     try:
         if processes.is_main:
             lock.acquire()
-        if predictions is not None:
-            from refersam.evaluate import evaluate_predictions
-
-            with _progress(processes) as tell:
-                evaluation = evaluate_predictions(
-                    predictions,
-                    samples,
-                    chosen,
-                    others=[sample.sample_id for sample in data],
-                    workers=workers,
-                    min_pixels=min_pixels,
-                    processes=processes,
-                    progress=tell,
-                )
-        else:
-            from refersam.evaluate import evaluate_model
-
+        if predictions is None:
             predictor = console.load_predictor(model, processes.device or device, dtype.value)
             _set_text_limit(predictor, max_text_tokens)
-            with _progress(processes) as tell:
-                evaluation = evaluate_model(
-                    predictor,
-                    samples,
-                    chosen,
-                    batch_size=batch_size,
-                    workers=workers,
-                    no_target_threshold=no_target_threshold,
-                    min_pixels=min_pixels,
-                    processes=processes,
-                    progress=tell,
-                )
+        with _progress(processes) as tell:
+            if predictions is not None:
+                others = [sample.sample_id for sample in data]
+                evaluation = evaluate_predictions(predictions, samples, chosen, others=others, progress=tell, **shared)
+            elif predictor is not None:
+                shared |= {"batch_size": batch_size, "no_target_threshold": no_target_threshold}
+                evaluation = evaluate_model(predictor, samples, chosen, progress=tell, **shared)
         if not processes.is_main:
             return
         source = {

@@ -36,7 +36,7 @@ class SplitCounts:
 
 @dataclass(slots=True)
 class DatasetReport:
-    """Counts of each split and findings of `check_dataset`, errors first; `split_by` is empty for data with one
+    """Counts of each split and findings of `check_dataset`, errors first; `split_by` is empty if there is one
     partition.
     """
 

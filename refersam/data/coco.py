@@ -173,8 +173,8 @@ class ImageFinder:
         self.folders = [place for place in self.places if place.is_dir()]
 
     def find(self, name: str) -> tuple[Path, bool]:
-        """Return the path where an image is or should be, and whether it exists; raise DataError for a name outside of
-        the folder.
+        """Return the path where an image is or should be, and whether it exists; raise DataError outside of the
+        folder.
         """
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(f"{name!r} is not a picture's name: it leads out of the folder of the pictures.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refersam.data.coco import ImageFinder
@@ -12,7 +12,7 @@ from refersam.data.findings import Finding, Severity, raise_errors
 from refersam.data.index import DatasetIndex, ReferringDataset
 from refersam.data.jsonl import read_jsonl
 from refersam.data.refs import TextField, read_benchmark
-from refersam.data.sample import ImageRecord, ReferringSample
+from refersam.data.sample import ImageRecord
 from refersam.errors import DataError, UsageError, counted
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ class Benchmark:
     counts: dict[str, dict[str, tuple[int | None, int | None, int | None]]] | None = None
 
     def find(self, root: Path, split_by: str) -> tuple[Path, Path]:
-        """Return the paths of the refs and of the `instances.json` beside them; raise DataError if they do not
-        exist.
-        """
+        """Return the paths of the refs and of the `instances.json` beside them; raise DataError if there are none."""
         names = [name.format(split_by) for name in self.refs_files]
         for folder in self.folders:
             for name in names:
@@ -214,21 +212,10 @@ def _read_mixed(root: Path, splits: Collection[str] | None, text_field: TextFiel
             if sample.image.image_id in held_out:
                 left_out.add(sample.image.image_id)
             else:
-                index.samples["train"].append(_renamed(sample, name, images))
+                image = images.setdefault(sample.image.image_id, sample.image)  # one record of it for all three
+                unique = f"{name}:{sample.sample_id}"
+                index.samples["train"].append(replace(sample, sample_id=unique, image=image))
     count = counted(len(left_out), "picture")
     message = f"Left out of the training splits: {count} of a val or test split of the three."
     index.findings.append(Finding(Severity.NOTE, "pictures held out", message))
     return index
-
-
-def _renamed(sample: ReferringSample, dataset: str, images: dict[str, ImageRecord]) -> ReferringSample:
-    """The sample under a name that is unique in all three, with the one record of its picture."""
-    return ReferringSample(
-        f"{dataset}:{sample.sample_id}",
-        sample.phrase,
-        images.setdefault(sample.image.image_id, sample.image),
-        sample.regions,
-        sample.tags,
-        sample.category,
-        sample.distractors,
-    )

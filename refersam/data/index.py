@@ -57,9 +57,7 @@ class ReferringDataset(Sequence[ReferringSample]):
         return f"<ReferringDataset {kind}, {self.split}: {len(self)} samples>"
 
     def images(self) -> list[tuple[ReferringSample, ...]]:
-        """Group the samples by image, in order of first appearance, so that each image is decoded once
-        (`ReferringImage.load`).
-        """
+        """Group the samples by image, in order of first appearance, for `ReferringImage.load`."""
         return group_by_image(self._samples)
 
 

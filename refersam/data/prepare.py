@@ -132,8 +132,8 @@ def lay_out(items: Iterable[Item], root: Path, progress: Callable[[int], None] |
 
 
 def verify_index(root: Path, dataset: str) -> int:
-    """Read those refs and instances of a benchmark that exist; return the number of refs, or raise DataError for an
-    unreadable file.
+    """Read the refs and instances of a benchmark that exist; return the number of refs; raise DataError if
+    unreadable.
     """
     benchmark, count = BENCHMARKS[dataset], 0
     for folder in benchmark.folders:

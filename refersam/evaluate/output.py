@@ -66,9 +66,7 @@ def _notes(evaluation: Evaluation, counts: Mapping[str, Any]) -> list[str]:
 
 
 def write_evaluation(evaluation: Evaluation, source: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Write the three files into the folder `out`, each atomically, and return the content of metrics.json; see
-    `describe`.
-    """
+    """Write the three files into `out`, each atomically; return the content of metrics.json; see `describe`."""
     from refersam.evaluate.report.page import render_report
 
     document = describe(evaluation, source)

@@ -50,9 +50,7 @@ class Batcher:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def ask(self, query: Query) -> ReferSamOutput:
-        """Return the model's output for a query, or raise the model's exception; a cancelled caller's query leaves the
-        queue.
-        """
+        """Return the model's output for a query, or raise the model's exception; if cancelled, drop the query."""
         future: asyncio.Future[ReferSamOutput] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, future))
         self._arrived.set()

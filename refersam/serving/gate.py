@@ -23,9 +23,7 @@ _DRAIN_SECONDS = 5.0
 
 
 class Gate:
-    """ASGI middleware that protects the paths in `guarded`: key, readiness, number of requests, content type, size and
-    time.
-    """
+    """ASGI middleware for the paths in `guarded`: checks API key, readiness, load, content type, size and time."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, guarded: tuple[str, ...]) -> None:
         self.app, self.settings, self.metrics, self.guarded = app, settings, metrics, guarded

@@ -35,9 +35,7 @@ def augment(image: ReferringImage, settings: AugmentSettings, rng: np.random.Gen
 
 
 class CropPlace(NamedTuple):
-    """Random numbers in [0, 1): size of the crop, from the smallest to the whole image, and its position, first to
-    last.
-    """
+    """Random numbers in [0, 1): size of the crop, from smallest to whole, and its position, from first to last."""
 
     height: float
     width: float

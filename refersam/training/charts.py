@@ -15,9 +15,7 @@ Point = tuple[float, float]
 
 
 def save_line_charts(charts: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
-    """Write charts side by side, by title the points (x, y) of each line by name; nothing if no chart has a finite
-    value.
-    """
+    """Write charts side by side: by title, the points (x, y) of each line by name; nothing without a finite value."""
     charts = {title: lines for title, lines in charts.items() if _has_numbers(lines)}
     if not charts:
         return

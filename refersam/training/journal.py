@@ -55,9 +55,7 @@ class Journal:
         self._trackers = open_trackers(self.folder, step, self.settings)
 
     def write(self, kind: str, step: int, samples: int, values: Mapping[str, float]) -> None:
-        """Log values by name in log.jsonl and to the trackers; `kind` is "train" or "validation", `samples` the phrases
-        seen.
-        """
+        """Log values by name; `kind` is "train" or "validation", `samples` the number of phrases seen."""
         rounded = {name: round(value, 5) for name, value in values.items()}
         line = {"kind": kind, "step": step, "samples": samples, "time": time.time()} | rounded
         with self.log_path.open("a") as file:

@@ -295,9 +295,7 @@ class Trainer:
         return is_due and self.step > 0 and self.step not in self.validations
 
     def _validate(self, signals: StopSignals) -> bool:
-        """Validate this step; return False after a signal to any process. Only a single process abandons the
-        validation.
-        """
+        """Validate this step, unless a single process is stopped; return False after a signal to any process."""
         is_stopping = signals.is_set if self.accelerator.num_processes == 1 else never
         with self.engine.averaged_model() as model:
             try:

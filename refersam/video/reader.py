@@ -32,9 +32,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class BrokenFrame:
-    """The number of a frame that could not be decoded (after others, off by the frames lost) and the reason, one
-    sentence.
-    """
+    """Number of a frame that could not be decoded (approximate after lost frames), and the reason, one sentence."""
 
     number: int
     reason: str
@@ -79,9 +77,7 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame | BrokenFrame]:
-        """Yield every frame in display order, also after broken ones; raise VideoError for more frames than the
-        limit.
-        """
+        """Yield every frame in display order, also after broken ones; raise VideoError beyond the limit of frames."""
         number = -1
         for number, found in enumerate(self._decoded()):
             if number >= self.max_frames:

@@ -71,9 +71,7 @@ class PageSettings:
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """A visitor's last answers, to show some of them: image file, phrases, and masks in COCO's compressed run
-    lengths.
-    """
+    """A visitor's last answers, to show some of them: image file, phrases, and masks in COCO's run lengths."""
 
     file: str
     phrases: list[str]

@@ -98,9 +98,7 @@ def _make_case(evaluation: Evaluation, position: int, iou: float | None, judged:
 
 
 def outline(picture: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
-    """Shrink an RGB image and draw the outlines of the (H, W) bool masks: truth in blue, prediction in orange
-    dashes.
-    """
+    """Shrink an RGB image and outline (H, W) bool masks: truth in blue, prediction in orange dashes."""
     scale = SIDE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).copy()
