@@ -40,13 +40,13 @@ def change_settings(
 
     Raises SettingsError if the settings are wrong without the changes, ChangeError if the changes are wrong.
     """
-    before = set(_problems(content)) if changes else set()
+    before = set(_validate(content)[1]) if changes else set()
     try:
         for name, value in changes:
             apply_change(content, name, copy.deepcopy(value))
         return check_settings(content, where, {*changed, *dict(changes)})
     except SettingsError as error:
-        after = set(_problems(content))
+        after = set(_validate(content)[1])
         if not changes or (after and after <= before):
             raise
         raise ChangeError(str(error)) from error
@@ -128,14 +128,9 @@ def check_settings(content: dict[str, Any], where: str, changed: Container[str] 
     """Return settings in their types; raise SettingsError, beginning with `where`, for all unknown keys and wrong
     values, or if `changed` names steps for a recipe that counts epochs.
     """
-    try:
-        kind = _settings_type(content)
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error
-    try:
-        settings = kind.model_validate(content)
-    except ValidationError as error:
-        raise SettingsError(f"{where}: " + "; ".join(_explain(detail, kind) for detail in error.errors())) from error
+    settings, problems = _validate(content)
+    if settings is None:
+        raise SettingsError(f"{where}: {'; '.join(problems)}")
     if settings.epochs is not None and "steps" in changed:
         raise SettingsError(f"{where} counts epochs, not steps: add --set epochs=null, or set epochs instead.")
     return settings
@@ -204,16 +199,16 @@ def _settings_type(content: dict[str, Any]) -> type[TrainSettings]:
     return load_extension(name).settings_type
 
 
-def _problems(content: dict[str, Any]) -> list[str]:
+def _validate(content: dict[str, Any]) -> tuple[TrainSettings | None, list[str]]:
+    """Return the settings in their types, or None and everything that is wrong with them."""
+    kind = TrainSettings
     try:
         kind = _settings_type(content)
-    except SettingsError as error:
-        return [str(error)]
-    try:
-        kind.model_validate(content)
+        return kind.model_validate(content), []
     except ValidationError as error:
-        return [_explain(detail, kind) for detail in error.errors()]
-    return []
+        return None, [_explain(detail, kind) for detail in error.errors()]
+    except SettingsError as error:
+        return None, [str(error)]
 
 
 def _explain(detail: Any, kind: type[TrainSettings]) -> str:
