@@ -5,29 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from refersam.version import __version__
+from refersam.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from refersam.checkpoints.backbones import model_from_backbones
-    from refersam.config import ReferSamConfig
-    from refersam.inference.predictor import EncodedImage, ReferSamPredictor, Segmentation
-    from refersam.inference.registration import register
-    from refersam.model.refersam import ReferSamModel, ReferSamOutput
-    from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
-
-__all__ = [
-    "EncodedImage",
-    "ReferSamConfig",
-    "ReferSamImageProcessor",
-    "ReferSamModel",
-    "ReferSamOutput",
-    "ReferSamPredictor",
-    "ReferSamProcessor",
-    "Segmentation",
-    "__version__",
-    "model_from_backbones",
-    "register",
-]
+    from refersam.checkpoints.backbones import model_from_backbones as model_from_backbones
+    from refersam.config import ReferSamConfig as ReferSamConfig
+    from refersam.inference.predictor import EncodedImage as EncodedImage
+    from refersam.inference.predictor import ReferSamPredictor as ReferSamPredictor
+    from refersam.inference.predictor import Segmentation as Segmentation
+    from refersam.inference.registration import register as register
+    from refersam.model.refersam import ReferSamModel as ReferSamModel
+    from refersam.model.refersam import ReferSamOutput as ReferSamOutput
+    from refersam.processor import ReferSamImageProcessor as ReferSamImageProcessor
+    from refersam.processor import ReferSamProcessor as ReferSamProcessor
 
 _HOMES = {
     "EncodedImage": "refersam.inference.predictor",
@@ -41,6 +31,7 @@ _HOMES = {
     "model_from_backbones": "refersam.checkpoints.backbones",
     "register": "refersam.inference.registration",
 }
+__all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
@@ -55,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -10,17 +10,7 @@ from refersam.errors import shown
 
 
 def check_number(name: str, value: Any, least: float, most: float = math.inf) -> None:
-    """Validate a finite number; NaN, infinity and booleans are none.
-
-    Args:
-        name: of the value, begins the error's sentence.
-        value: to be validated.
-        least: the smallest value allowed.
-        most: the largest value allowed.
-
-    Raises:
-        ValueError: it is not such a number.
-    """
+    """Raise ValueError unless `value` is a number from `least` to `most`; NaN, infinity and booleans are not."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and least <= value <= most and value != math.inf):
         limits = f"from {least:g} to {most:g}" if most < math.inf else f"of at least {least:g}"

@@ -245,6 +245,22 @@ def sam_vision_config(
     )
 
 
+def sam_fields(
+    vision: SamVisionConfig, mlp_dim: int = 2048, iou_width: int | None = None, mask_channels: int = 16
+) -> dict[str, Any]:
+    """The fields of a `ReferSamConfig` for SAM's three parts; the prompt width is the vision encoder's output width."""
+    width = vision.output_channels
+    return {
+        "vision_config": vision,
+        "prompt_encoder_config": {
+            "hidden_size": width,
+            "image_size": vision.image_size,
+            "mask_input_channels": mask_channels,
+        },
+        "mask_decoder_config": {"hidden_size": width, "mlp_dim": mlp_dim, "iou_head_hidden_dim": iou_width or width},
+    }
+
+
 def _published_fields(name: str, text_encoder: str) -> dict[str, Any]:
     width, depth, heads, global_layers = {
         "base": (768, 12, 12, [2, 5, 8, 11]),
@@ -265,7 +281,7 @@ def _published_fields(name: str, text_encoder: str) -> dict[str, Any]:
 
 
 def _tiny_fields(text_encoder: str) -> dict[str, Any]:
-    width, heads, prompt_width = 128, 4, 96
+    width, heads = 128, 4
     text_sizes = {
         "vocab_size": 1024,
         "hidden_size": 128,
@@ -282,14 +298,7 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
     else:
         text = CLIPTextConfig(**text_sizes, pad_token_id=0, bos_token_id=2, eos_token_id=3)
     return {
-        "vision_config": sam_vision_config(width, 8, heads, [1, 3, 5, 7], 128, 4, prompt_width),
-        "prompt_encoder_config": {"hidden_size": prompt_width, "image_size": 128, "mask_input_channels": 16},
-        "mask_decoder_config": {
-            "hidden_size": prompt_width,
-            "mlp_dim": 256,
-            "iou_head_hidden_dim": prompt_width,
-            "layer_norm_eps": 1e-5,
-        },
+        **sam_fields(sam_vision_config(width, 8, heads, [1, 3, 5, 7], 128, 4, 96), mlp_dim=256),
         "text_config": text,
         "freeze_text_encoder": False,
         "layer_groups": [[0, 1], [2, 3], [4, 5], [6, 7]],
@@ -305,13 +314,8 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
 
 
 def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check some fields of a `ReferSamConfig`, as a recipe gives them, down to those of its parts.
-
-    Returns:
-        The values in their declared types.
-
-    Raises:
-        ValueError: unknown names and wrong types, in one sentence.
+    """Check fields of a `ReferSamConfig` from a recipe, down to those of its parts; return them in their declared
+    types, or raise ValueError for unknown names and wrong types.
     """
     checked = check_fields(ReferSamConfig, values)
     kinds: dict[str, type[PreTrainedConfig]] = {**ReferSamConfig.sub_configs, "text_config": BertConfig}
@@ -331,12 +335,8 @@ def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_spelling(fields: Iterable[str]) -> None:
-    """Refuse a name in a config.json that is nearly one of ReferSAM's fields; transformers would ignore it.
-
-    Other unknown names pass: transformers and the Hub's tools add their own.
-
-    Raises:
-        ValueError: such a name.
+    """Raise ValueError for a name in a config.json that is nearly one of ReferSAM's fields, which transformers would
+    ignore. Other unknown names pass.
     """
     known = ReferSamConfig.own_field_names()
     everything = {*known, *ReferSamConfig().to_dict()}

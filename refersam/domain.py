@@ -16,11 +16,7 @@ _warned: set[str] = set()
 
 
 def check_domain(domain: object) -> None:
-    """Validate a domain, which may come from a foreign file.
-
-    Raises:
-        ValueError: neither None nor one line of printable ASCII text.
-    """
+    """Raise ValueError unless a domain from an untrusted file is None or one line of printable ASCII text."""
     if domain is None:
         return
     if not isinstance(domain, str) or not (domain.isascii() and domain.isprintable() and domain.strip()):
@@ -39,12 +35,7 @@ def domain_warning(domain: str) -> str:
 
 
 def log_domain(domain: str | None, name: str) -> None:
-    """Log the warning, once per process and model; nothing for a general model.
-
-    Args:
-        domain: `config.domain` of the model.
-        name: directory, Hub id or file of the model.
-    """
+    """Log the warning once per process and model `name`; nothing for a general model (None)."""
     if domain is not None and name not in _warned:
         _warned.add(name)
         logger.warning("%s", domain_warning(domain))

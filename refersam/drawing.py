@@ -24,16 +24,8 @@ def draw_overlay(
     colour: tuple[int, int, int] = OVERLAY_COLOUR,
     opacity: float = OVERLAY_OPACITY,
 ) -> Image.Image:
-    """A picture with a mask laid over it and outlined; outside the mask nothing changes.
-
-    Args:
-        image: W x H, RGB.
-        mask: (H, W) bool.
-        colour: RGB, 0 to 255, of the mask and its outline.
-        opacity: of the mask, 0 to 1.
-
-    Raises:
-        ValueError: an opacity that is no number from 0 to 1.
+    """Tint and outline an (H, W) bool mask in an RGB image; outside the mask nothing changes. `colour` is RGB, 0 to
+    255; raise ValueError for an opacity outside of 0 to 1.
     """
     check_number("opacity", opacity, 0, 1)
     pixels = np.asarray(image, dtype=np.float32).copy()
@@ -50,12 +42,7 @@ def draw_overlay(
 
 
 def draw_overlays(image: Image.Image, layers: Iterable[tuple[np.ndarray, tuple[int, int, int]]]) -> Image.Image:
-    """A picture with several masks laid over it, later ones on top; itself where all are empty.
-
-    Args:
-        image: W x H, RGB.
-        layers: masks, (H, W) bool, with their colours.
-    """
+    """Lay (H, W) bool masks with their colours over an RGB image, later ones on top."""
     for mask, colour in layers:
         if mask.any():
             image = draw_overlay(image, mask, colour)
@@ -68,13 +55,7 @@ def mask_picture(mask: np.ndarray) -> Image.Image:
 
 
 def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 4, side: int = 256) -> Image.Image:
-    """Pictures side by side, each under its caption.
-
-    Args:
-        tiles: captions and pictures, at least one.
-        columns: most tiles in a row.
-        side: of the square that each picture is fitted into, in pixels.
-    """
+    """Arrange at least one (caption, image) on a sheet, each fitted into a square of `side` pixels."""
     columns = min(columns, len(tiles))
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     captions = [_wrap(measure, caption, side - 2 * _MARGIN) for caption, _ in tiles]

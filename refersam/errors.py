@@ -95,10 +95,8 @@ def one_line(error: Exception) -> str:
 
 
 def field_problem(detail: Mapping[str, Any]) -> str:
-    """What is wrong with a field: "steps should be greater than or equal to 1, but is 0".
-
-    Args:
-        detail: one of the `errors()` of pydantic's ValidationError.
+    """Return the problem in one of the `errors()` of pydantic's ValidationError: "steps should be greater than or equal
+    to 1, but is 0".
     """
     field, kind = ".".join(map(str, detail["loc"])), detail["type"]
     if kind == "missing":

@@ -41,18 +41,10 @@ def _declaration(kind: type) -> type[StrictModel]:
 
 
 def check_fields(kind: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Check fields against the types that a configuration class declares.
+    """Convert values to the types that a configuration dataclass declares: text such as "1e-6" to a number, "no" to
+    False.
 
-    Args:
-        kind: a dataclass.
-        values: of some of its own fields, by name.
-        where: name of the section, which begins the name of a field in the error.
-
-    Returns:
-        The values in their types: text such as "1e-6" as a number, "no" as false where a truth value is declared.
-
-    Raises:
-        ValueError: unknown names and wrong types, all in one sentence.
+    Raises ValueError for all unknown names and wrong types, in one sentence; `where` is the section's name in it.
     """
     declaration = _declaration(kind)
     prefix = f"{where}." if where else ""

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from refersam.errors import DataError
@@ -26,15 +25,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuse long work whose result would not fit on the disk.
-
-    Args:
-        path: the file or directory to be written; it need not exist.
-        needed: bytes.
-
-    Raises:
-        OSError: the file system of `path` has fewer bytes free.
-    """
+    """Raise OSError if the file system of `path`, which need not exist, has fewer than `needed` bytes free."""
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(nearest).free
     if free < needed:
@@ -44,14 +35,8 @@ def check_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def errors_named(path: Path, *temporary: str) -> Iterator[None]:
-    """Name `path` in errors of writing that name no file, or a temporary one.
-
-    Args:
-        path: what is written in the end.
-        temporary: names of files or directories that stand in for it meanwhile.
-
-    Raises:
-        OSError: as inside the block; a full disk that safetensors or torch report in errors of their own, too.
+    """Name `path` in errors of writing that name no file or a temporary one; turn a full disk reported by safetensors
+    or torch in errors of their own into OSError.
     """
     try:
         yield
@@ -68,14 +53,8 @@ def errors_named(path: Path, *temporary: str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place, then move it there.
-
-    Args:
-        path: where; its folder is made if missing.
-        write: is given the open binary file.
-
-    Raises:
-        OSError: the disk is full or the place cannot be written to; what was there before is untouched.
+    """Write a file beside its place with `write(file)`, then move it there; its folder is made if missing. After an
+    OSError the old file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
@@ -93,25 +72,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def save_png(image: Image, path: Path, **options: Any) -> None:
-    """Write a picture as a PNG, at once or not at all.
-
-    Args:
-        image: any mode that a PNG can have.
-        path: where; its folder is made if missing.
-        options: of Pillow, such as compress_level.
-    """
+    """Write an image as PNG atomically; `options` are Pillow's."""
     write_atomically(path, lambda file: image.save(file, format="PNG", **options))
 
 
 class WriteLock:
-    """The right to write to a folder, for one process at a time. Use as a context manager, or acquire and release it.
+    """Exclusive right of a process to write to a folder. Use as a context manager, or acquire and release it.
 
-    The system releases it when the process ends, even by kill -9. Worker processes do not inherit it. On a file system
-    without locks it does nothing.
-
-    Args:
-        folder: to write into; made while the lock is held, and removed with it if it is still empty.
-        name: of the lock file; one of its own for each file where several processes may write into the same folder.
+    The system releases it when the process ends, even by kill -9; workers do not inherit it. On a file system without
+    locks it does nothing. The folder is created if missing, and removed at the end if it is still empty. `name` is the
+    lock file's; use different ones for different files in one folder.
     """
 
     def __init__(self, folder: Path, name: str = LOCK) -> None:
@@ -128,12 +98,7 @@ class WriteLock:
         return lock
 
     def acquire(self) -> None:
-        """Take the lock.
-
-        Raises:
-            DataError: another process holds it.
-            OSError: the folder cannot be made or written to.
-        """
+        """Take the lock; raise DataError if another process holds it, OSError if the folder is not writable."""
         from filelock import FileLock, Timeout
 
         self._process = os.getpid()
@@ -171,9 +136,7 @@ class WriteLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __del__(self) -> None:

@@ -27,11 +27,7 @@ _USUAL_TILE = 1024 * 1024
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file is HEIF, but not AVIF, which Pillow reads by itself.
-
-    Args:
-        head: its first `HEAD_BYTES`.
-    """
+    """Whether a file with these first `HEAD_BYTES` is HEIF, but not AVIF, which Pillow reads itself."""
     if head[4:8] != b"ftyp":
         return False
     length = min(int.from_bytes(head[:4], "big"), len(head))
@@ -40,14 +36,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def register(name: str) -> None:
-    """Let Pillow open HEIF files.
-
-    Args:
-        name: of the file; begins the error's sentence.
-
-    Raises:
-        ImageFormatError: pillow-heif is not installed.
-    """
+    """Let Pillow open HEIF files; raise ImageFormatError, beginning with `name`, without pillow-heif."""
     try:
         plugin = require("pillow_heif", "heif", f"{name} is a HEIC image: reading it")
     except MissingExtraError as error:
@@ -57,19 +46,11 @@ def register(name: str) -> None:
 
 
 def check_heif(content: bytes, name: str, max_pixels: int) -> None:
-    """Refuse a file whose decoding takes more pixels than the size of its image says.
+    """Refuse a file that takes more pixels to decode than its image size says: a crop (`clap`) hides decoded pixels,
+    and a grid may have tiles outside of the image. libheif itself refuses more pixels than declared.
 
-    A crop (`clap`) hides pixels that are decoded, and a grid may hold tiles that lie outside of it. A size that the
-    file declares too small is no danger: libheif refuses to decode more pixels than declared.
-
-    Args:
-        content: the file.
-        name: begins the error's sentence.
-        max_pixels: limit of one image.
-
-    Raises:
-        ImageSizeError: it has an image of more pixels, or the tiles of an image are more work than four such images.
-        ImageError: its structure is not understood.
+    Raises ImageSizeError for an image of more than `max_pixels`, or tiles of more than four such images, and ImageError
+    for an unknown structure. `name` begins the sentence.
     """
     limit = max(max_pixels, _USUAL_TILE)
     try:

@@ -19,11 +19,7 @@ _VALID_FOR = 60.0
 
 
 class DownloadError(CheckpointError):
-    """Files that are neither in a folder nor in the cache, while the Hub cannot be reached.
-
-    Attributes:
-        name: the Hub id.
-    """
+    """The model `name` is neither in a folder nor in the cache, and the Hub cannot be reached."""
 
     def __init__(self, name: str) -> None:
         from huggingface_hub import constants
@@ -38,27 +34,12 @@ class DownloadError(CheckpointError):
 
 
 def hub_options(name: str) -> dict[str, bool]:
-    """Return the options of `from_pretrained` that keep it from the network where it is not needed or not there.
-
-    Online, transformers asks the Hub for newer files, as ever. Offline, it reads the cache at once.
-
-    Args:
-        name: a folder or Hub id.
-    """
+    """Return options of `from_pretrained` that avoid the network for a folder, and offline."""
     return {"local_files_only": Path(name).exists() or not hub_answers()}
 
 
 def raise_if_not_downloaded(name: str, error: Exception, *, local_files_only: bool) -> None:
-    """Explain an error of `from_pretrained` that comes of a missing download; return for any other.
-
-    Args:
-        name: a folder or Hub id.
-        error: any.
-        local_files_only: see `hub_options`.
-
-    Raises:
-        DownloadError: files are missing that only the Hub has.
-    """
+    """Raise DownloadError if an error of `from_pretrained(name)` comes from a missing download; see `hub_options`."""
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import validate_repo_id
 

@@ -92,14 +92,9 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
 
 
 def load_stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image file in the mode that it is stored in: no conversion, no rotation. The limits are `load_image`'s.
+    """Read an image file in its stored mode, without conversion or rotation.
 
-    Args:
-        path: the file.
-        max_pixels: limit on width times height.
-
-    Raises:
-        ImageError: no such file, not an image, broken, too large, or of more bits than Pillow keeps.
+    Raises ImageError for a missing, broken or too large file, or one with more bits than Pillow keeps.
     """
     with _open(path, str(path)) as image:
         _check_size(image, str(path), max_pixels)
@@ -193,11 +188,7 @@ def count_scans(jpeg: bytes) -> int:
 
 
 def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) in stored pixels, from the head of a picture file; its pixels are not decoded.
-
-    Raises:
-        ImageError: no such file, not a picture, or too large.
-    """
+    """Return (width, height) in stored pixels without decoding; raise ImageError if unreadable or too large."""
     with _open(path, str(path)) as image:
         if image.width * image.height > max_pixels:
             raise ImageSizeError(
@@ -286,15 +277,8 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
 
 
 def resize_to_array(image: Image.Image | np.ndarray, height: int, width: int) -> Any:
-    """Resize by Pillow, bilinear with antialiasing: the same numbers on every machine.
-
-    Args:
-        image: RGB or grey, a PIL image or uint8 array.
-        height: pixels.
-        width: pixels.
-
-    Returns:
-        uint8 array (height, width, 3), or (height, width) for grey.
+    """Resize an RGB or grey image with Pillow, bilinear with antialiasing: the same numbers on every machine. Returns
+    uint8 (height, width, 3), or (height, width) for grey.
     """
     pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if pil.size != (width, height):

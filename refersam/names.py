@@ -15,13 +15,8 @@ _DIGITS = 8
 def answer_name(source: Path, phrases: Sequence[str]) -> str:
     """Name the files of the answers to phrases about an image or video: SOURCE_PHRASES_DIGITS.
 
-    The digits are a hash of the absolute path and the phrases. Equal sources and phrases always get the same name, so
-    that they replace their own files; others get another one, also where only a directory, a suffix, an upper-case
-    letter or a late word differs.
-
-    Args:
-        source: file that the answers are about.
-        phrases: at least one.
+    The digits are a hash of the absolute path and the phrases: the same source and phrases replace their own files, and
+    others never share a name, also if only a directory, a suffix, an upper-case letter or a late word differs.
     """
     digits = key_of(str(source.resolve()), *phrases).hex()[:_DIGITS]
     return f"{_cut(source.stem, _STEM_BYTES)}_{slug(', '.join(phrases))}_{digits}"

@@ -14,16 +14,7 @@ def how_to_install(extra: str) -> str:
 
 
 def require(module: str, extra: str, what: str) -> ModuleType:
-    """Import a package of an extra.
-
-    Args:
-        module: its name in Python.
-        extra: that it comes with.
-        what: needs it; begins the error's sentence.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """Import a module of an optional dependency; raise MissingExtraError, beginning with `what`, without it."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -25,11 +25,7 @@ def is_phrase(text: str) -> bool:
 
 
 def check_phrases(phrases: Iterable[str]) -> None:
-    """Refuse what is none.
-
-    Raises:
-        PhraseError: a phrase without a word, or no valid Unicode.
-    """
+    """Raise PhraseError for a phrase without a word, or with invalid Unicode."""
     for phrase in phrases:
         if isinstance(phrase, str) and _SURROGATE.search(phrase):
             raise PhraseError(f"A phrase is not valid Unicode text: {shown(phrase)}.")

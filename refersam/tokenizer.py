@@ -16,17 +16,9 @@ ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
 def train_tokenizer(phrases: Iterable[str], vocab_size: int, min_count: int = 2) -> PreTrainedTokenizerFast:
     """Build the tokenizer from example phrases.
 
-    The vocabulary holds the special tokens, every character of the Latin alphabet, digits and punctuation (also as a
-    word's continuation, so that any such word can be read letter by letter; accents are dropped), then the phrases'
-    words by frequency.
-
-    Args:
-        phrases: text to take the words from.
-        vocab_size: entries at the most.
-        min_count: words seen less often are left to the characters.
-
-    Raises:
-        ValueError: a vocabulary too small for the characters.
+    The vocabulary has at most `vocab_size` entries: the special tokens, every Latin letter, digit and punctuation mark
+    (also as a word's continuation; accents are dropped), then the words by frequency that occur at least `min_count`
+    times. Raises ValueError if it is too small for the characters.
     """
     normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     splitter = pre_tokenizers.BertPreTokenizer()

@@ -27,17 +27,11 @@ _CHECK_SECONDS = 1.0
 
 
 def load_in_workers(dataset: Dataset[Any], workers: int, seed: int = 0) -> Iterator[Any]:
-    """Yield the items of a data set in order, prepared ahead by worker processes.
+    """Yield the items of a data set in order, prepared by `workers` processes (0: by this one); the global random
+    generator is not used.
 
-    Broken data should be an item of type `ReferSamError`, because an exception of a worker loses its type.
-
-    Args:
-        dataset: of single items, or an iterable one that shares its items by `get_worker_info`.
-        workers: processes; 0 prepares items in this one.
-        seed: of the workers' random generators; the global generator is left alone.
-
-    Raises:
-        ReferSamError: an item that is one.
+    An exception of a worker loses its type: broken data should be an item of type `ReferSamError`, which is then
+    raised.
     """
     import torch
     from torch.utils.data import DataLoader

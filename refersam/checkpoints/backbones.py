@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from transformers import AutoConfig, BertModel, CLIPTextModel, PreTrainedConfig,
 
 from refersam.checkpoints.keys import SAM_KEYS, check_state_dict, plain_names, rename_keys
 from refersam.checkpoints.reading import read_checkpoint
-from refersam.config import PATCH_SIZE, ReferSamConfig, sam_vision_config
+from refersam.config import PATCH_SIZE, ReferSamConfig, sam_fields, sam_vision_config
 from refersam.errors import CheckpointError, one_line
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.refersam import ReferSamModel
@@ -69,16 +70,9 @@ def _transformers_sam(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = _loaded(SamModel, name).state_dict()
     weights.pop("shared_image_embedding.positional_embedding")
     vision = config.vision_config
+    names = list(inspect.signature(sam_vision_config).parameters)
     fields = {
-        "vision_config": sam_vision_config(
-            vision.hidden_size,
-            vision.num_hidden_layers,
-            vision.num_attention_heads,
-            list(vision.global_attn_indexes),
-            vision.image_size,
-            vision.window_size,
-            vision.output_channels,
-        ),
+        "vision_config": sam_vision_config(**{name: getattr(vision, name) for name in names}),
         "prompt_encoder_config": config.prompt_encoder_config.to_dict(),
         "mask_decoder_config": {**config.mask_decoder_config.to_dict(), "layer_norm_eps": 1e-5},
     }
@@ -107,29 +101,10 @@ def _metas_sam(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     window = min((table.shape[0] + 1) // 2 for table in tables)
     global_layers = [index for index, table in enumerate(tables) if (table.shape[0] + 1) // 2 == grid != window]
-    fields = {
-        "vision_config": sam_vision_config(
-            width,
-            len(tables),
-            width // tables[0].shape[1],
-            global_layers,
-            grid * PATCH_SIZE,
-            window,
-            prompt_width,
-        ),
-        "prompt_encoder_config": {
-            "hidden_size": prompt_width,
-            "image_size": grid * PATCH_SIZE,
-            "mask_input_channels": mask_channels,
-        },
-        "mask_decoder_config": {
-            "hidden_size": prompt_width,
-            "mlp_dim": mlp_dim,
-            "iou_head_hidden_dim": iou_width,
-            "layer_norm_eps": 1e-5,
-        },
-    }
-    return fields, ours
+    heads = width // tables[0].shape[1]
+    side = grid * PATCH_SIZE
+    vision = sam_vision_config(width, len(tables), heads, global_layers, side, window, prompt_width)
+    return sam_fields(vision, mlp_dim, iou_width, mask_channels), ours
 
 
 def _depth(weights: Mapping[str, Tensor]) -> int:

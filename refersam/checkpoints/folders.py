@@ -50,10 +50,9 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
 
 
 def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
-    """The configuration of a model, and transformers' options that say whether the Hub may be asked for the rest.
+    """Return the configuration of a model, and transformers' options that say whether files may come from the Hub.
 
-    Raises:
-        CheckpointError: no such folder or Hub id, or another kind of model.
+    Raises CheckpointError for a missing folder or Hub id, or another type of model.
     """
     from transformers import PreTrainedConfig
 
@@ -80,10 +79,8 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
 
 
 def load_weights(name: str, **options: Any) -> ReferSamModel:
-    """`ReferSamModel.from_pretrained` in float32, strictly: nothing missing, left over or of another shape.
-
-    Raises:
-        CheckpointError: weights that cannot be read or do not fit.
+    """`ReferSamModel.from_pretrained` in float32; raise CheckpointError for weights that are unreadable, missing, left
+    over or of another shape.
     """
     try:
         model, report = ReferSamModel.from_pretrained(

@@ -9,77 +9,65 @@ from torch import Tensor
 
 from refersam.errors import CheckpointError, first_of
 
-# Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything; a name must match
-# exactly one line.
-SAM_KEYS: tuple[tuple[str, str], ...] = (
-    ("image_encoder.pos_embed", "sam.vision_encoder.pos_embed"),
-    ("image_encoder.patch_embed.proj.{p}", "sam.vision_encoder.patch_embed.projection.{p}"),
-    ("image_encoder.blocks.{i}.norm{j}.{p}", "sam.vision_encoder.layers.{i}.layer_norm{j}.{p}"),
-    ("image_encoder.blocks.{i}.attn.{rest}", "sam.vision_encoder.layers.{i}.attn.{rest}"),
-    ("image_encoder.blocks.{i}.mlp.lin{j}.{p}", "sam.vision_encoder.layers.{i}.mlp.lin{j}.{p}"),
-    ("image_encoder.neck.0.weight", "sam.vision_encoder.neck.conv1.weight"),
-    ("image_encoder.neck.1.{p}", "sam.vision_encoder.neck.layer_norm1.{p}"),
-    ("image_encoder.neck.2.weight", "sam.vision_encoder.neck.conv2.weight"),
-    ("image_encoder.neck.3.{p}", "sam.vision_encoder.neck.layer_norm2.{p}"),
-    (
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-        "sam.prompt_encoder.shared_embedding.positional_embedding",
-    ),
-    ("prompt_encoder.point_embeddings.{i}.weight", "sam.prompt_encoder.point_embed.{i}.weight"),
-    ("prompt_encoder.not_a_point_embed.weight", "sam.prompt_encoder.not_a_point_embed.weight"),
-    ("prompt_encoder.no_mask_embed.weight", "sam.prompt_encoder.no_mask_embed.weight"),
-    ("prompt_encoder.mask_downscaling.0.{p}", "sam.prompt_encoder.mask_embed.conv1.{p}"),
-    ("prompt_encoder.mask_downscaling.1.{p}", "sam.prompt_encoder.mask_embed.layer_norm1.{p}"),
-    ("prompt_encoder.mask_downscaling.3.{p}", "sam.prompt_encoder.mask_embed.conv2.{p}"),
-    ("prompt_encoder.mask_downscaling.4.{p}", "sam.prompt_encoder.mask_embed.layer_norm2.{p}"),
-    ("prompt_encoder.mask_downscaling.6.{p}", "sam.prompt_encoder.mask_embed.conv3.{p}"),
-    ("mask_decoder.iou_token.weight", "sam.mask_decoder.iou_token.weight"),
-    ("mask_decoder.mask_tokens.weight", "sam.mask_decoder.mask_tokens.weight"),
-    ("mask_decoder.transformer.layers.{i}.norm{j}.{p}", "sam.mask_decoder.transformer.layers.{i}.layer_norm{j}.{p}"),
-    (
-        "mask_decoder.transformer.layers.{i}.self_attn.{rest}",
-        "sam.mask_decoder.transformer.layers.{i}.self_attn.{rest}",
-    ),
-    (
-        "mask_decoder.transformer.layers.{i}.cross_attn_{rest}",
-        "sam.mask_decoder.transformer.layers.{i}.cross_attn_{rest}",
-    ),
-    ("mask_decoder.transformer.layers.{i}.mlp.{rest}", "sam.mask_decoder.transformer.layers.{i}.mlp.{rest}"),
-    (
-        "mask_decoder.transformer.final_attn_token_to_image.{rest}",
-        "sam.mask_decoder.transformer.final_attn_token_to_image.{rest}",
-    ),
-    ("mask_decoder.transformer.norm_final_attn.{p}", "sam.mask_decoder.transformer.layer_norm_final_attn.{p}"),
-    ("mask_decoder.output_upscaling.0.{p}", "sam.mask_decoder.upscale_conv1.{p}"),
-    ("mask_decoder.output_upscaling.1.{p}", "sam.mask_decoder.upscale_layer_norm.{p}"),
-    ("mask_decoder.output_upscaling.3.{p}", "sam.mask_decoder.upscale_conv2.{p}"),
-    (
-        "mask_decoder.output_hypernetworks_mlps.{i}.layers.0.{p}",
-        "sam.mask_decoder.output_hypernetworks_mlps.{i}.proj_in.{p}",
-    ),
-    (
-        "mask_decoder.output_hypernetworks_mlps.{i}.layers.1.{p}",
-        "sam.mask_decoder.output_hypernetworks_mlps.{i}.layers.0.{p}",
-    ),
-    (
-        "mask_decoder.output_hypernetworks_mlps.{i}.layers.2.{p}",
-        "sam.mask_decoder.output_hypernetworks_mlps.{i}.proj_out.{p}",
-    ),
-    ("mask_decoder.iou_prediction_head.layers.0.{p}", "sam.mask_decoder.iou_prediction_head.proj_in.{p}"),
-    ("mask_decoder.iou_prediction_head.layers.1.{p}", "sam.mask_decoder.iou_prediction_head.layers.0.{p}"),
-    ("mask_decoder.iou_prediction_head.layers.2.{p}", "sam.mask_decoder.iou_prediction_head.proj_out.{p}"),
-)
-"""Meta's names of SAM's weights."""
+Table = tuple[tuple[str, str], ...]
+"""Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything."""
 
-# The authors' names of SAM's three parts.
-_AUTHORS_SAM_PREFIXES = {
-    "image_encoder.": "vl_adapter.vis_model.",
-    "prompt_encoder.": "sam_prompt_encoder.",
-    "mask_decoder.": "sam_mask_decoder.",
-}
+_IMAGE_ENCODER_KEYS: Table = (
+    ("pos_embed", "pos_embed"),
+    ("patch_embed.proj.{p}", "patch_embed.projection.{p}"),
+    ("blocks.{i}.norm{j}.{p}", "layers.{i}.layer_norm{j}.{p}"),
+    ("blocks.{i}.attn.{rest}", "layers.{i}.attn.{rest}"),
+    ("blocks.{i}.mlp.lin{j}.{p}", "layers.{i}.mlp.lin{j}.{p}"),
+    ("neck.0.weight", "neck.conv1.weight"),
+    ("neck.1.{p}", "neck.layer_norm1.{p}"),
+    ("neck.2.weight", "neck.conv2.weight"),
+    ("neck.3.{p}", "neck.layer_norm2.{p}"),
+)
+_PROMPT_ENCODER_KEYS: Table = (
+    ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+    ("point_embeddings.{i}.weight", "point_embed.{i}.weight"),
+    ("not_a_point_embed.weight", "not_a_point_embed.weight"),
+    ("no_mask_embed.weight", "no_mask_embed.weight"),
+    ("mask_downscaling.0.{p}", "mask_embed.conv1.{p}"),
+    ("mask_downscaling.1.{p}", "mask_embed.layer_norm1.{p}"),
+    ("mask_downscaling.3.{p}", "mask_embed.conv2.{p}"),
+    ("mask_downscaling.4.{p}", "mask_embed.layer_norm2.{p}"),
+    ("mask_downscaling.6.{p}", "mask_embed.conv3.{p}"),
+)
+_MASK_DECODER_KEYS: Table = (
+    ("iou_token.weight", "iou_token.weight"),
+    ("mask_tokens.weight", "mask_tokens.weight"),
+    ("transformer.layers.{i}.norm{j}.{p}", "transformer.layers.{i}.layer_norm{j}.{p}"),
+    ("transformer.layers.{i}.self_attn.{rest}", "transformer.layers.{i}.self_attn.{rest}"),
+    ("transformer.layers.{i}.cross_attn_{rest}", "transformer.layers.{i}.cross_attn_{rest}"),
+    ("transformer.layers.{i}.mlp.{rest}", "transformer.layers.{i}.mlp.{rest}"),
+    ("transformer.final_attn_token_to_image.{rest}", "transformer.final_attn_token_to_image.{rest}"),
+    ("transformer.norm_final_attn.{p}", "transformer.layer_norm_final_attn.{p}"),
+    ("output_upscaling.0.{p}", "upscale_conv1.{p}"),
+    ("output_upscaling.1.{p}", "upscale_layer_norm.{p}"),
+    ("output_upscaling.3.{p}", "upscale_conv2.{p}"),
+    ("output_hypernetworks_mlps.{i}.layers.0.{p}", "output_hypernetworks_mlps.{i}.proj_in.{p}"),
+    ("output_hypernetworks_mlps.{i}.layers.1.{p}", "output_hypernetworks_mlps.{i}.layers.0.{p}"),
+    ("output_hypernetworks_mlps.{i}.layers.2.{p}", "output_hypernetworks_mlps.{i}.proj_out.{p}"),
+    ("iou_prediction_head.layers.0.{p}", "iou_prediction_head.proj_in.{p}"),
+    ("iou_prediction_head.layers.1.{p}", "iou_prediction_head.layers.0.{p}"),
+    ("iou_prediction_head.layers.2.{p}", "iou_prediction_head.proj_out.{p}"),
+)
+
+
+def _within(keys: Table, theirs: str, ours: str) -> Table:
+    return tuple((theirs + their_key, ours + our_key) for their_key, our_key in keys)
+
+
+SAM_KEYS: Table = (
+    *_within(_IMAGE_ENCODER_KEYS, "image_encoder.", "sam.vision_encoder."),
+    *_within(_PROMPT_ENCODER_KEYS, "prompt_encoder.", "sam.prompt_encoder."),
+    *_within(_MASK_DECODER_KEYS, "mask_decoder.", "sam.mask_decoder."),
+)
+"""Meta's names of SAM's weights; a name must match exactly one line."""
 
 # A fusion stands in two places: once per group, and again in the last group's extra pairs.
-_FUSION_KEYS: tuple[tuple[str, str], ...] = (
+_FUSION_KEYS: Table = (
     ("gamma_l2v", "text_gate"),
     ("gamma_v2l", "pyramid_gate"),
     ("p2l_cross_attn.{rest}", "text_self_attention.{rest}"),
@@ -96,24 +84,19 @@ _FUSION_KEYS: tuple[tuple[str, str], ...] = (
     ("v_norm2.{p}", "pyramid_ffn_norm.{p}"),
 )
 
-_EXTRACTOR_KEYS: tuple[tuple[str, str], ...] = (
+_EXTRACTOR_KEYS: Table = (
     ("attn.{rest}", "attention.{rest}"),
     ("value_norm.{p}", "value_norm.{p}"),
     ("query_norm.{p}", "output_norm.{p}"),
 )
 
 
-def _within(keys: Iterable[tuple[str, str]], theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
-    return tuple((theirs + their_key, ours + our_key) for their_key, our_key in keys)
-
-
 _GROUP, _OUR_GROUP = "vl_adapter.interactions.{i}.", "interactor.interactions.{i}."
 
-AUTHORS_KEYS: tuple[tuple[str, str], ...] = (
-    *(
-        (next(new + key[len(old) :] for old, new in _AUTHORS_SAM_PREFIXES.items() if key.startswith(old)), ours)
-        for key, ours in SAM_KEYS
-    ),
+AUTHORS_KEYS: Table = (
+    *_within(_IMAGE_ENCODER_KEYS, "vl_adapter.vis_model.", "sam.vision_encoder."),
+    *_within(_PROMPT_ENCODER_KEYS, "sam_prompt_encoder.", "sam.prompt_encoder."),
+    *_within(_MASK_DECODER_KEYS, "sam_mask_decoder.", "sam.mask_decoder."),
     ("text_encoder.{rest}", "text_encoder.{rest}"),
     ("vl_adapter.spm.stem.{i}.{p}", "interactor.spatial_prior.stem.{i}.{p}"),
     ("vl_adapter.spm.conv2.{i}.{p}", "interactor.spatial_prior.stages.0.{i}.{p}"),
@@ -161,11 +144,7 @@ _PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{p}": r"(?P<p>weig
 
 
 def rename_keys(names: Iterable[str], table: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """Translate names by a table such as `AUTHORS_KEYS`.
-
-    Returns:
-        Their name -> our name, and the names that no line matches.
-    """
+    """Translate names by a table such as `AUTHORS_KEYS`; return old name -> new name, and the names without a match."""
     rules = []
     for theirs, ours in table:
         pattern = re.escape(theirs)
@@ -216,11 +195,7 @@ def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_state_dict(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Compare names and shapes, both ways.
-
-    Raises:
-        CheckpointError: all that is missing, unexpected or of another shape.
-    """
+    """Raise CheckpointError for all weights that are missing, unexpected or of another shape."""
     problems = []
     missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     if missing:

@@ -10,7 +10,7 @@ from typing import Any
 
 from refersam.checkpoints.keys import authors_state_dict, check_state_dict
 from refersam.checkpoints.reading import read_checkpoint
-from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_vision_config
+from refersam.config import TEXT_CONFIGS, ReferSamConfig, sam_fields, sam_vision_config
 from refersam.errors import CheckpointError, one_line
 from refersam.files import WriteLock, errors_named
 from refersam.model.refersam import ReferSamModel
@@ -18,32 +18,16 @@ from refersam.processor import ReferSamProcessor
 
 
 def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
-    """The configuration for sizes in the form of the authors' code: sections "sam", "refersam" and "text".
-
-    Raises:
-        CheckpointError: a section or size is missing.
+    """Return the configuration for sizes in the authors' form: sections "sam", "refersam" and "text"; raise
+    CheckpointError if one is missing.
     """
     try:
         sam, ours, text = sizes["sam"], sizes["refersam"], sizes["text"]
-        width = sam["prompt_dim"]
         text_kind = {"bert": "bert", "clip": "clip_text_model"}[text["type"]]
+        names = "embed_dim", "depth", "num_heads", "global_attn_indexes", "image_size", "window_size", "prompt_dim"
+        vision = sam_vision_config(*(sam[name] for name in names))
         return ReferSamConfig(
-            vision_config=sam_vision_config(
-                sam["embed_dim"],
-                sam["depth"],
-                sam["num_heads"],
-                list(sam["global_attn_indexes"]),
-                sam["image_size"],
-                sam["window_size"],
-                width,
-            ),
-            prompt_encoder_config={"hidden_size": width, "image_size": sam["image_size"]},
-            mask_decoder_config={
-                "hidden_size": width,
-                "mlp_dim": sam["decoder_mlp_dim"],
-                "iou_head_hidden_dim": width,
-                "layer_norm_eps": 1e-5,
-            },
+            **sam_fields(vision, sam["decoder_mlp_dim"]),
             text_config=TEXT_CONFIGS[text_kind](**text["config"]),
             layer_groups=ours["interaction_indexes"],
             spatial_prior_channels=ours["conv_inplane"],
@@ -66,11 +50,7 @@ def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
 
 
 def read_authors_config(path: Path) -> ReferSamConfig:
-    """`config_from_authors` of a JSON file.
-
-    Raises:
-        CheckpointError: no such file, not JSON, or sizes missing.
-    """
+    """`config_from_authors` of a JSON file; raise CheckpointError if it cannot be read."""
     try:
         sizes = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

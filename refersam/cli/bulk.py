@@ -9,28 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refersam.cli import console
 from refersam.cli.app import ANSWER_PANEL, app
-from refersam.cli.console import (
-    BATCH_SIZE,
-    INTERRUPTED,
-    OUT,
-    BatchSizeOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    MinComponentOption,
-    ModelOption,
-    NoTargetOption,
-    ThresholdOption,
-    check_file,
-    check_folder,
-    load_predictor,
-    progress_bar,
-    quiet_transformers,
-    say,
-    say_domain,
-    waiting,
-)
 from refersam.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -79,20 +59,20 @@ def segment_many(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = OUT,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = console.OUT,
     formats: Annotated[
         list[Format] | None,
         typer.Option(
             "--format", help="Further output beside results.jsonl: png, a mask file per phrase; coco, instances.json."
         ),
     ] = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = Dtype.float32,
-    threshold: ThresholdOption = 0.5,
-    no_target_threshold: NoTargetOption = 0.5,
-    batch_size: BatchSizeOption = BATCH_SIZE,
-    min_component_fraction: MinComponentOption = 0.01,
+    model: console.ModelOption = None,
+    device: console.DeviceOption = None,
+    dtype: console.DtypeOption = console.Dtype.float32,
+    threshold: console.ThresholdOption = 0.5,
+    no_target_threshold: console.NoTargetOption = 0.5,
+    batch_size: console.BatchSizeOption = console.BATCH_SIZE,
+    min_component_fraction: console.MinComponentOption = 0.01,
     workers: Annotated[
         int,
         typer.Option(
@@ -111,7 +91,7 @@ def segment_many(
     from refersam.bulk.results import COCO, ResultFolder
     from refersam.bulk.run import BulkSettings
 
-    check_folder(out)
+    console.check_folder(out)
     settings = BulkSettings(
         model,
         device,
@@ -123,9 +103,9 @@ def segment_many(
         workers=workers,
     )
     source = open_items(images, phrases, out)
-    check_file(out / COCO, map(Path, phrases))
+    console.check_file(out / COCO, map(Path, phrases))
     with ResultFolder(out, settings.lasting(), masks=Format.png in (formats or ())) as folder:
-        with waiting("Counting the pictures"):
+        with console.waiting("Counting the pictures"):
             todo = [item.key not in folder.done for item in source()]
         if not todo:
             where = images or phrases[0]
@@ -134,10 +114,10 @@ def segment_many(
                 f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.{skipped}"
             )
         if str(source.skipped):
-            say(f"Skipped: {source.skipped}", style="dim")
+            console.say(f"Skipped: {source.skipped}", style="dim")
         cut = unknown = 0
         domain: str | None = None
-        with progress_bar() as progress:
+        with console.progress_bar() as progress:
             bar = progress.add_task("segmenting", total=len(todo), completed=todo.count(False))
             if any(todo):
                 try:
@@ -149,25 +129,25 @@ def segment_many(
                         progress.advance(bar)
                 except KeyboardInterrupt:
                     progress.stop()
-                    say(f"Stopped. The same command goes on with what is missing in {out}/")
-                    raise typer.Exit(INTERRUPTED) from None
+                    console.say(f"Stopped. The same command goes on with what is missing in {out}/")
+                    raise typer.Exit(console.INTERRUPTED) from None
                 except OSError:  # such as a full disk
                     progress.stop()
-                    say(f"Stopped by an error. The same command goes on with what is missing in {out}/")
+                    console.say(f"Stopped by an error. The same command goes on with what is missing in {out}/")
                     raise
         folder.finish()
         _report(folder, formats or (), todo.count(False))
         if cut:
-            say(
+            console.say(
                 f"Longer than the model reads: {counted(cut, 'phrase')}; the results say what was left out.",
                 style="yellow",
             )
         if unknown:
-            say(
+            console.say(
                 f"With parts that the tokenizer does not know: {counted(unknown, 'phrase')}; the results name them.",
                 style="yellow",
             )
-    say_domain(domain)
+    console.say_domain(domain)
     if folder.failures:
         raise typer.Exit(1)
 
@@ -176,11 +156,11 @@ def _open_engine(name: EngineName, settings: BulkSettings) -> Engine:
     if name is EngineName.ray:
         from refersam.bulk.ray_engine import RayEngine
 
-        quiet_transformers()
+        console.quiet_transformers()
         return RayEngine(settings)
     from refersam.bulk.run import LocalEngine
 
-    return LocalEngine(load_predictor(settings.model, settings.device, settings.dtype), settings)
+    return LocalEngine(console.load_predictor(settings.model, settings.device, settings.dtype), settings)
 
 
 def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> None:
@@ -188,18 +168,18 @@ def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> Non
     from refersam.bulk.results import COCO, FAILURES, RESULTS, read_results
 
     results = folder.out / RESULTS
-    say(f"Results are in {results}" + (f" ({counted(before, 'picture')} done before)" if before else ""))
+    console.say(f"Results are in {results}" + (f" ({counted(before, 'picture')} done before)" if before else ""))
     if Format.png in formats:
-        say(f"Masks are in {folder.out / 'masks'}/")
+        console.say(f"Masks are in {folder.out / 'masks'}/")
     if Format.coco in formats:
         path = folder.out / COCO
-        with waiting("Writing COCO"):
+        with console.waiting("Writing COCO"):
             count = write_coco(read_results(results), path)
-        say(f"{path} has {counted(count, 'annotation')}.")
+        console.say(f"{path} has {counted(count, 'annotation')}.")
     if folder.failures:
         failures = folder.out / FAILURES
-        say(f"{counted(folder.failures, 'picture')} failed; the same command tries again:", style="red")
+        console.say(f"{counted(folder.failures, 'picture')} failed; the same command tries again:", style="red")
         for _, line in zip(range(_MOST_SHOWN), read_results(failures), strict=False):
-            say(f"  {line['error']}")
+            console.say(f"  {line['error']}")
         if folder.failures > _MOST_SHOWN:
-            say(f"  ... all of them are in {failures}")
+            console.say(f"  ... all of them are in {failures}")

@@ -11,18 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from refersam.cli import console
 from refersam.cli.app import SERVE_PANEL, app
-from refersam.cli.console import (
-    INTERRUPTED,
-    MODEL_HELP,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    PixelsOption,
-    load_predictor,
-    say,
-    say_domain,
-)
 
 BOX_NAME = "model in the box (drawn scenes)"
 
@@ -35,11 +25,11 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     model: Annotated[
         list[str] | None,
-        typer.Option(help=f"{MODEL_HELP} Repeat the option for several models to choose from on the page."),
+        typer.Option(help=f"{console.MODEL_HELP} Repeat the option for several models to choose from on the page."),
     ] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = Dtype.float32,
-    max_pixels: PixelsOption = 25_000_000,
+    device: console.DeviceOption = None,
+    dtype: console.DtypeOption = console.Dtype.float32,
+    max_pixels: console.PixelsOption = 25_000_000,
     max_phrases: Annotated[int, typer.Option(min=1, max=64, help="Largest number of phrases in one query.")] = 8,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
@@ -71,12 +61,12 @@ def demo(
 
         signal.signal(signal.SIGTERM, terminate)
         names: dict[str, str | None] = {name: name for name in model} if model else {BOX_NAME: None}
-        predictors = {name: load_predictor(where, device, dtype.value) for name, where in names.items()}
+        predictors = {name: console.load_predictor(where, device, dtype.value) for name, where in names.items()}
         page = Page(predictors, Path(folder) / "page", PageSettings(max_pixels=max_pixels, max_phrases=max_phrases))
         page.warm_up()
-        say(f"The page is at {address_of(host, port)}. Ctrl-C stops it.")
+        console.say(f"The page is at {address_of(host, port)}. Ctrl-C stops it.")
         for domain in dict.fromkeys(predictor.domain for predictor in predictors.values()):
-            say_domain(domain)
+            console.say_domain(domain)
         blocks = build_page(page)
         with without_proxies():
             blocks.launch(
@@ -101,4 +91,4 @@ def demo(
             webbrowser.open(blocks.local_url)  # outside of the block: the browser may need its proxy
         blocks.block_thread()
         if not is_terminated:  # gradio catches Ctrl-C itself, and returns
-            raise typer.Exit(INTERRUPTED)
+            raise typer.Exit(console.INTERRUPTED)

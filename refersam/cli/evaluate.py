@@ -13,26 +13,8 @@ import typer
 from rich.progress import TaskID
 from rich.table import Table
 
+from refersam.cli import console
 from refersam.cli.app import TRAIN_PANEL, app
-from refersam.cli.console import (
-    BATCH_SIZE,
-    OUT,
-    BatchSizeOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ModelOption,
-    NoTargetOption,
-    check_file,
-    check_folder,
-    err_console,
-    load_predictor,
-    out_console,
-    progress_bar,
-    say,
-    say_domain,
-    waiting,
-)
 from refersam.cli.data import Root, SplitBy
 from refersam.errors import DataError, counted
 from refersam.files import WriteLock
@@ -71,8 +53,8 @@ def evaluate(
         ),
     ],
     split: Annotated[str, typer.Option(help="Split of the data set: val, testA, testB, test, ...", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json, predictions.jsonl and report.html.")] = OUT,
-    model: ModelOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of metrics.json, predictions.jsonl, report.html.")] = console.OUT,
+    model: console.ModelOption = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -93,16 +75,16 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of phrases to score, the first ones. Without it: all.")
     ] = None,
-    batch_size: BatchSizeOption = BATCH_SIZE,
-    device: DeviceOption = None,
-    dtype: DtypeOption = Dtype.float32,
+    batch_size: console.BatchSizeOption = console.BATCH_SIZE,
+    device: console.DeviceOption = None,
+    dtype: console.DtypeOption = console.Dtype.float32,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0, max=256, help="Number of processes that decode images. Without it: at most 8, one per further core."
         ),
     ] = None,
-    no_target_threshold: NoTargetOption = 0.5,
+    no_target_threshold: console.NoTargetOption = 0.5,
     min_pixels: Annotated[
         int,
         typer.Option(
@@ -123,12 +105,13 @@ def evaluate(
     Also under torchrun or accelerate launch, on several processes.
     """
     _check_options(context, predictions is not None, min_pixels, protocol)
-    check_folder(out)
+    console.check_folder(out)
     if predictions is not None:
         for name in FILES:
-            check_file(out / name, [predictions])
-    with waiting("Reading the data set"):
+            console.check_file(out / name, [predictions])
+    with console.waiting("Reading the data set"):
         from refersam.data import open_dataset
+        from refersam.evaluate import evaluate_model, evaluate_predictions
         from refersam.evaluate.output import write_evaluation
         from refersam.evaluate.processes import join_processes, leave_processes
 
@@ -139,40 +122,20 @@ def evaluate(
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes, lock = join_processes(device), WriteLock(out)
     predictor: ReferSamPredictor | None = None
+    shared: dict[str, Any] = {"workers": workers, "min_pixels": min_pixels, "processes": processes}
     try:
         if processes.is_main:
             lock.acquire()
-        if predictions is not None:
-            from refersam.evaluate import evaluate_predictions
-
-            with _progress(processes) as tell:
-                evaluation = evaluate_predictions(
-                    predictions,
-                    samples,
-                    chosen,
-                    others=[sample.sample_id for sample in data],
-                    workers=workers,
-                    min_pixels=min_pixels,
-                    processes=processes,
-                    progress=tell,
-                )
-        else:
-            from refersam.evaluate import evaluate_model
-
-            predictor = load_predictor(model, processes.device or device, dtype.value)
+        if predictions is None:
+            predictor = console.load_predictor(model, processes.device or device, dtype.value)
             _set_text_limit(predictor, max_text_tokens)
-            with _progress(processes) as tell:
-                evaluation = evaluate_model(
-                    predictor,
-                    samples,
-                    chosen,
-                    batch_size=batch_size,
-                    workers=workers,
-                    no_target_threshold=no_target_threshold,
-                    min_pixels=min_pixels,
-                    processes=processes,
-                    progress=tell,
-                )
+        with _progress(processes) as tell:
+            if predictions is not None:
+                others = [sample.sample_id for sample in data]
+                evaluation = evaluate_predictions(predictions, samples, chosen, others=others, progress=tell, **shared)
+            elif predictor is not None:
+                shared |= {"batch_size": batch_size, "no_target_threshold": no_target_threshold}
+                evaluation = evaluate_model(predictor, samples, chosen, progress=tell, **shared)
         if not processes.is_main:
             return
         source = {
@@ -185,12 +148,12 @@ def evaluate(
             "text_field": text_field.value,
             "limit": limit,
         }
-        with waiting("Writing the report"):
+        with console.waiting("Writing the report"):
             document = write_evaluation(evaluation, source, out)
         _print_summary(document)
-        say(f"{out}/ holds {', '.join(FILES)}")
+        console.say(f"{out}/ holds {', '.join(FILES)}")
         if predictor is not None and dataset != "sceneref":
-            say_domain(predictor.domain)
+            console.say_domain(predictor.domain)
     finally:
         lock.release()
         leave_processes()
@@ -238,7 +201,7 @@ def _set_text_limit(predictor: ReferSamPredictor, max_text_tokens: int | None) -
 @contextmanager
 def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on a terminal, of the main process, whose share stands for all."""
-    progress, bars = progress_bar(), dict[str, TaskID]()
+    progress, bars = console.progress_bar(), dict[str, TaskID]()
 
     def tell(what: str, done: int, total: int) -> None:
         if processes.is_main:
@@ -259,11 +222,11 @@ def _print_summary(document: dict[str, Any]) -> None:
     source, counts = document["settings"], document["counts"]
     where = " ".join(filter(None, (source["dataset"], source["split_by"], source["split"])))
     asked = f"{counted(counts['phrases'], 'phrase')} about {counted(counts['pictures'], 'picture')}"
-    say(f"Protocol {document['protocol']}, {where}: {asked}")
+    console.say(f"Protocol {document['protocol']}, {where}: {asked}")
     table = Table("metric")
     table.add_column("%", justify="right")
     for name, value in document["metrics"].items():
         table.add_row(name, f"{value:.2f}")
-    out_console.print(table)
+    console.out_console.print(table)
     for note in document["notes"]:
-        err_console.print(f"Note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.err_console.print(f"Note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)

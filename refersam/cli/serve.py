@@ -6,20 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refersam.cli import console
 from refersam.cli.app import SERVE_PANEL, app
-from refersam.cli.console import (
-    BATCH_SIZE,
-    BatchSizeOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ModelOption,
-    PixelsOption,
-    load_predictor,
-    number_option,
-    say,
-    say_domain,
-)
 from refersam.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -36,11 +24,11 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 makes the server reachable from other machines.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server; 0 takes any free one.")] = 8000,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = Dtype.float32,
+    model: console.ModelOption = None,
+    device: console.DeviceOption = None,
+    dtype: console.DtypeOption = console.Dtype.float32,
     max_bytes: Annotated[int, typer.Option(min=1000, help="Largest request in bytes.")] = _USUAL.max_bytes,
-    max_pixels: PixelsOption = _USUAL.max_pixels,
+    max_pixels: console.PixelsOption = _USUAL.max_pixels,
     max_phrases: Annotated[
         int, typer.Option(min=1, max=255, help="Largest number of phrases in a request.")
     ] = _USUAL.max_phrases,
@@ -48,12 +36,12 @@ def serve(
         int, typer.Option(min=1, help="Largest number of open requests; further ones are answered with status 429.")
     ] = _USUAL.max_requests,
     upload_seconds: Annotated[
-        float, number_option(0.1, 86_400, "Longest time in seconds for a request to arrive.")
+        float, console.number_option(0.1, 86_400, "Longest time in seconds for a request to arrive.")
     ] = _USUAL.upload_seconds,
     answer_seconds: Annotated[
-        float, number_option(0.1, 86_400, "Longest time in seconds from a request to its answer.")
+        float, console.number_option(0.1, 86_400, "Longest time in seconds from a request to its answer.")
     ] = _USUAL.answer_seconds,
-    batch_size: BatchSizeOption = BATCH_SIZE,
+    batch_size: console.BatchSizeOption = console.BATCH_SIZE,
     readers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = _USUAL.readers,
     api_key: Annotated[
         str | None,
@@ -87,11 +75,11 @@ def serve(
     )
     with open_socket(host, port) as listening:
         address = address_of(host, listening.getsockname()[1])
-        say(f"Serving on {address} (its pages: /docs). Ctrl-C stops it.")
+        console.say(f"Serving on {address} (its pages: /docs). Ctrl-C stops it.")
 
         def load() -> ReferSamPredictor:
-            predictor = load_predictor(model, device, dtype.value)
-            say_domain(predictor.domain)
+            predictor = console.load_predictor(model, device, dtype.value)
+            console.say_domain(predictor.domain)
             return predictor
 
         run(create_app(load, settings), listening, settings)

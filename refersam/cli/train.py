@@ -10,17 +10,8 @@ import typer
 from rich.progress import TaskID
 from rich.table import Table
 
+from refersam.cli import console
 from refersam.cli.app import TRAIN_PANEL, app
-from refersam.cli.console import (
-    INTERRUPTED,
-    check_folder,
-    err_console,
-    out_console,
-    progress_bar,
-    quiet_transformers,
-    say,
-    waiting,
-)
 
 if TYPE_CHECKING:
     from refersam.training.trainer import Trainer
@@ -68,32 +59,34 @@ def train(
     from refersam.training.recipe import read_settings
 
     settings = read_settings(recipe, changes or [])
-    check_folder(out)
+    console.check_folder(out)
     from refersam.evaluate.processes import leave_processes
     from refersam.training.trainer import Trainer
 
-    quiet_transformers()
-    with waiting("Preparing"):
+    console.quiet_transformers()
+    with console.waiting("Preparing"):
         trainer = Trainer(settings, out, resume)
     try:
         metrics = run_with_progress(trainer, "training")
     except KeyboardInterrupt:
         if trainer.accelerator.is_main_process:
-            say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
+            console.say(f"Stopped after step {trainer.step}. --resume goes on from the newest checkpoint in {out}/")
         if trainer.stopped_by:  # all processes have stopped together
             leave_processes()
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(console.INTERRUPTED) from None
     leave_processes()
     if not trainer.accelerator.is_main_process:
         return
     if trainer.stopped_by:
-        say(f"Stopped by {trainer.stopped_by} after step {trainer.step}, with a checkpoint: --resume goes on from it.")
+        console.say(
+            f"Stopped by {trainer.stopped_by} after step {trainer.step}, with a checkpoint: --resume goes on from it."
+        )
         return
     table = Table("metric", "value", title="Validation")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
-    out_console.print(table)
-    say(f"The model is in {out / 'model'}/, the curves are in {out / 'curves.png'}")
+    console.out_console.print(table)
+    console.say(f"The model is in {out / 'model'}/, the curves are in {out / 'curves.png'}")
 
 
 @app.command(rich_help_panel=TRAIN_PANEL, epilog="Example: refersam ablate ablations/tiny --out ablations")
@@ -116,40 +109,40 @@ def ablate(
     from refersam.training.ablation import Suite, read_suite
 
     plan: Suite = read_suite(suite, changes or [])
-    check_folder(out)
+    console.check_folder(out)
     from accelerate import PartialState
 
     from refersam.evaluate.processes import leave_processes
     from refersam.training.ablation import run_suite
 
-    quiet_transformers()
+    console.quiet_transformers()
     try:
         summary = run_suite(plan, out, run_with_progress)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # of torchrun's processes
-            say(f"Stopped. The same command goes on from the newest checkpoint in {out}/")
-        raise typer.Exit(INTERRUPTED) from None
+            console.say(f"Stopped. The same command goes on from the newest checkpoint in {out}/")
+        raise typer.Exit(console.INTERRUPTED) from None
     is_main = PartialState().is_main_process
     leave_processes()
     if not is_main:
         return
     if summary is None:
-        say("Stopped by a signal, with a checkpoint: the same command goes on from it.")
+        console.say("Stopped by a signal, with a checkpoint: the same command goes on from it.")
         return
     table = Table("run", "seeds", *summary.metrics, title="Mean and standard deviation over the seeds")
     for row in summary.rows():
         table.add_row(*row)
-    out_console.print(table)
-    say(f"Table and plot are in {out / 'ablation.md'} and {out / 'ablation.png'}")
+    console.out_console.print(table)
+    console.say(f"Table and plot are in {out / 'ablation.md'} and {out / 'ablation.png'}")
     if summary.has_curves:
-        say(f"Curves are in {out / 'curves.png'}")
+        console.say(f"Curves are in {out / 'curves.png'}")
 
 
 def run_with_progress(trainer: Trainer, what: str) -> dict[str, float]:
     """Run with bars on a terminal that move with every step, and else with a line for each line of the log."""
     is_main = trainer.accelerator.is_main_process
     pretraining_steps = trainer.pretraining_steps
-    with progress_bar(speed_seconds=_SPEED_SECONDS) as progress:
+    with console.progress_bar(speed_seconds=_SPEED_SECONDS) as progress:
         bar = progress.add_task(what, total=trainer.steps, completed=trainer.step)
         pretraining: TaskID | None = None
 
@@ -164,9 +157,9 @@ def run_with_progress(trainer: Trainer, what: str) -> dict[str, float]:
         def report(step: int, values: dict[str, float]) -> None:
             text = "  ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
             progress.update(bar, completed=step, description=f"{what}  {text}")
-            if not err_console.is_terminal:
+            if not console.err_console.is_terminal:
                 rest = progress.tasks[0].time_remaining
                 left = "" if rest is None else f"  {rest / 60:.0f} min left"
-                err_console.print(f"{what} {step}/{trainer.steps}  {text}{left}", markup=False, highlight=False)
+                console.err_console.print(f"{what} {step}/{trainer.steps}  {text}{left}", markup=False, highlight=False)
 
         return trainer.run(report, advance) if is_main else trainer.run()

@@ -10,28 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from refersam.cli import console
 from refersam.cli.app import ANSWER_PANEL, app
-from refersam.cli.console import (
-    INTERRUPTED,
-    OUT,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    MinComponentOption,
-    ModelOption,
-    NoTargetOption,
-    ThresholdOption,
-    check_folder,
-    err_console,
-    load_predictor,
-    out_console,
-    progress_bar,
-    say,
-    say_domain,
-    shorten,
-    warn_of_cut_phrases,
-    warn_of_unknown_parts,
-)
 from refersam.phrases import check_phrases
 
 if TYPE_CHECKING:
@@ -51,21 +31,21 @@ def video(
         list[str],
         typer.Argument(help="Phrase that names what to find in each frame.", metavar="PHRASE", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the answers and the overlay.")] = OUT,
+    out: Annotated[Path, typer.Option(help="Folder for the answers and the overlay.")] = console.OUT,
     every: Annotated[int, typer.Option(min=1, help="Segment every N-th frame only.", metavar="N")] = 1,
     first: Annotated[int, typer.Option(min=0, help="Index of the first frame to segment, from 0.")] = 0,
     last: Annotated[
         int | None, typer.Option(min=0, help="Index of the last frame to segment. Without it: the last of the video.")
     ] = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = Dtype.float32,
-    threshold: ThresholdOption = 0.5,
-    no_target_threshold: NoTargetOption = 0.5,
+    model: console.ModelOption = None,
+    device: console.DeviceOption = None,
+    dtype: console.DtypeOption = console.Dtype.float32,
+    threshold: console.ThresholdOption = 0.5,
+    no_target_threshold: console.NoTargetOption = 0.5,
     max_frames: Annotated[
         int, typer.Option(min=1, help="Largest number of frames; a longer video is refused.")
     ] = 100_000,
-    min_component_fraction: MinComponentOption = 0.01,
+    min_component_fraction: console.MinComponentOption = 0.01,
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
 
@@ -77,15 +57,15 @@ def video(
     if last is not None and last < first:
         raise typer.BadParameter(f"--last is {last}, before --first, {first}.")
     check_phrases(phrases)
-    check_folder(out)
+    console.check_folder(out)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing half done stays
     with VideoReader(file, max_frames=max_frames) as reader:
-        predictor = load_predictor(model, device, dtype.value)
+        predictor = console.load_predictor(model, device, dtype.value)
         from refersam.video.run import FrameChoice, segment_video
 
         choice = FrameChoice(first, last, every)
         total = None if reader.expected_frames is None else choice.count(reader.expected_frames)
-        with progress_bar(transient=True) as progress:
+        with console.progress_bar(transient=True) as progress:
             bar = progress.add_task("segmenting", total=total)
             try:
                 result = segment_video(
@@ -101,12 +81,12 @@ def video(
                 )
             except KeyboardInterrupt:
                 progress.stop()
-                say("Stopped: nothing was written.")
-                raise typer.Exit(INTERRUPTED) from None
-    warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
-    warn_of_unknown_parts(phrases, result.unknown)
+                console.say("Stopped: nothing was written.")
+                raise typer.Exit(console.INTERRUPTED) from None
+    console.warn_of_cut_phrases(result.left_out, predictor.processor.max_text_tokens)
+    console.warn_of_unknown_parts(phrases, result.unknown)
     _report(phrases, result)
-    say_domain(predictor.domain)
+    console.say_domain(predictor.domain)
     if result.broken:
         raise typer.Exit(1)
 
@@ -116,12 +96,12 @@ def _report(phrases: list[str], result: VideoResult) -> None:
 
     table = Table("phrase", "frames", "found in")
     for phrase, found in zip(phrases, result.found, strict=True):
-        table.add_row(Text(shorten(phrase)), str(result.frames), str(found))
-    out_console.print(table)
-    say(f"Answers: {result.lines}; overlay: {result.overlay} ({ENCODERS[result.encoder]})")
+        table.add_row(Text(console.shorten(phrase)), str(result.frames), str(found))
+    console.out_console.print(table)
+    console.say(f"Answers: {result.lines}; overlay: {result.overlay} ({ENCODERS[result.encoder]})")
     for frame in result.broken[:_MOST_SHOWN]:
-        err_console.print(
+        console.err_console.print(
             f"Frame {frame.number}: {frame.reason}.", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
     if len(result.broken) > _MOST_SHOWN:
-        err_console.print(f"... and {len(result.broken) - _MOST_SHOWN} more broken frames.", style="yellow")
+        console.err_console.print(f"... and {len(result.broken) - _MOST_SHOWN} more broken frames.", style="yellow")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -23,14 +23,8 @@ _FEW = 64
 
 @dataclass(frozen=True, slots=True)
 class SplitCounts:
-    """What a split holds.
-
-    Attributes:
-        split: its name; "all splits" where only their sum was published.
-        refs: objects with all that is said of them; None where the data set has no refs.
-        images: pictures.
-        expressions: phrases.
-        published: the same three as its authors give them, None where they do not.
+    """Counts of a split (refs are None for data without refs) beside its published (refs, images, phrases), None where
+    not published. Only the sum is published for "all splits".
     """
 
     split: str
@@ -42,13 +36,8 @@ class SplitCounts:
 
 @dataclass(slots=True)
 class DatasetReport:
-    """What `check_dataset` found.
-
-    Attributes:
-        name: of the data set.
-        split_by: its partition; empty where there is one only.
-        counts: of each split.
-        findings: the worst first.
+    """Counts of each split and findings of `check_dataset`, errors first; `split_by` is empty if there is one
+    partition.
     """
 
     name: str
@@ -71,18 +60,10 @@ def check_dataset(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetReport:
-    """Read all splits, compare them, and decode every picture and mask.
+    """Read all splits, compare them, and decode every image and mask in `workers` processes unless `decode` is False.
 
-    Args:
-        data_root: see `open_dataset`.
-        dataset: see there.
-        split_by: see there.
-        decode: also decode; without it, a broken picture is not found.
-        workers: processes that decode.
-        progress: called with the number of pictures done, and of all.
-
-    Raises:
-        DataError: no such data set, or a file that cannot be read at all.
+    `data_root`, `dataset` and `split_by` are those of `open_dataset`. `progress` is called with the number of images
+    done and their total. Raises DataError for an unknown data set or a file that cannot be read at all.
     """
     index = read_dataset(data_root, dataset, None, split_by)
     report = DatasetReport(dataset, index.split_by, count_splits(index))
@@ -90,7 +71,7 @@ def check_dataset(
     if decode:
         samples = [sample for split in index.samples.values() for sample in split]
         groups = [group for group in group_by_image(samples) if group[0].image.path.is_file()]
-        for done, found in enumerate(_check_pictures(groups, workers), 1):
+        for done, found in enumerate(check_pictures(groups, workers), 1):
             findings.extend(found)
             if progress is not None:
                 progress(done, len(groups))
@@ -156,7 +137,8 @@ def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:
             )
 
 
-def _check_pictures(groups: list[tuple[ReferringSample, ...]], workers: int) -> Iterable[list[Finding]]:
+def check_pictures(groups: Sequence[tuple[ReferringSample, ...]], workers: int) -> Iterator[list[Finding]]:
+    """Yield the findings of `check_picture` for each group; processes are started for many groups only."""
     if workers <= 1 or len(groups) <= _FEW:
         yield from map(check_picture, groups)
         return
@@ -173,11 +155,7 @@ def _check_pictures(groups: list[tuple[ReferringSample, ...]], workers: int) -> 
 
 
 def check_picture(samples: tuple[ReferringSample, ...]) -> list[Finding]:
-    """Decode a picture and its masks.
-
-    Args:
-        samples: all that are about it, at least one.
-    """
+    """Decode an image and the masks of all samples about it (at least one), and return the problems found."""
     findings = []
     try:
         samples[0].image.load()

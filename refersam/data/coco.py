@@ -67,15 +67,8 @@ class CocoAnnotation:
 
 @dataclass(slots=True)
 class CocoIndex:
-    """What was read of an `instances.json`.
-
-    Attributes:
-        path: the file.
-        images: by id, all of them.
-        annotations: by id, those that were wanted.
-        categories: names by id.
-        objects: how many annotated objects of a category are in a picture, by (image id, category id); no crowds.
-        findings: about the file.
+    """Content of an `instances.json`: all images by id, the wanted annotations by id, category names, and the number of
+    annotated objects (no crowds) by (image id, category id).
     """
 
     path: Path
@@ -100,14 +93,9 @@ class CocoIndex:
 
 
 def read_instances(path: Path, wanted: Container[int]) -> CocoIndex:
-    """Read a record at a time; of annotations that are not wanted, only a count is kept.
+    """Read an `instances.json` one record at a time; keep only the annotations whose ids are in `wanted`.
 
-    Args:
-        path: an `instances.json`.
-        wanted: ids of annotations.
-
-    Raises:
-        DataError: no such file, not JSON, or a record that is not COCO's.
+    Raises DataError for a missing file, invalid JSON, or a record that does not follow COCO's format.
     """
     index = CocoIndex(path)
     counts: Counter[str] = Counter()
@@ -169,24 +157,15 @@ def _add_annotation(index: CocoIndex, record: object, wanted: Container[int], wh
 
 
 def size_problem(region: Region, width: int, height: int) -> str:
-    """What is wrong with a region's size, as the end of a sentence; empty where nothing is.
-
-    Args:
-        region: of a picture.
-        width: the picture's, in pixels.
-        height: the same.
-    """
+    """Return why a region does not fit an image of width x height pixels, as the end of a sentence; "" if it fits."""
     if isinstance(region, Mapping) and tuple(region["size"]) != (height, width):
         return f"has a mask of {region['size'][1]} x {region['size'][0]} pixels, but its picture {width} x {height}"
     return ""
 
 
 class ImageFinder:
-    """Finds pictures in the folders where the benchmarks' users keep them.
-
-    Args:
-        root: data root.
-        folders: where pictures may be, relative to it; a folder whose name is part of the picture's is asked first.
+    """Find images below a data root, in the folders that users of the benchmarks have; folders whose name is part of
+    the image's name come first.
     """
 
     def __init__(self, root: Path, folders: Sequence[str]) -> None:
@@ -194,10 +173,8 @@ class ImageFinder:
         self.folders = [place for place in self.places if place.is_dir()]
 
     def find(self, name: str) -> tuple[Path, bool]:
-        """Where the picture is, or should be; and whether it is there.
-
-        Raises:
-            DataError: a name that leads out of the folder.
+        """Return the path where an image is or should be, and whether it exists; raise DataError outside of the
+        folder.
         """
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(f"{name!r} is not a picture's name: it leads out of the folder of the pictures.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refersam.data.coco import ImageFinder
@@ -12,7 +12,7 @@ from refersam.data.findings import Finding, Severity, raise_errors
 from refersam.data.index import DatasetIndex, ReferringDataset
 from refersam.data.jsonl import read_jsonl
 from refersam.data.refs import TextField, read_benchmark
-from refersam.data.sample import ImageRecord, ReferringSample
+from refersam.data.sample import ImageRecord
 from refersam.errors import DataError, UsageError, counted
 
 logger = logging.getLogger(__name__)
@@ -24,15 +24,13 @@ _BOTH_FOLDERS = (*_TRAIN_FOLDERS, "images/val2014", "val2014", "images/trainval2
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How a benchmark lies on the disk; its published counts.
+    """Files of a benchmark and its published counts.
 
     Attributes:
         title: as its authors write it.
-        folders: names its folder may have, below the data root.
-        refs_files: names its list of refs may have; {} stands for the partition.
-        split_bys: its partitions, the usual one first.
-        image_folders: where its pictures may be, below the data root.
-        counts: by partition and split: refs, pictures, expressions; None where it was not published.
+        folders, refs_files, image_folders: possible places below the data root; {} stands for the partition.
+        split_bys: partitions, the default first.
+        counts: (refs, images, phrases) by partition and split; None where not published.
     """
 
     title: str
@@ -43,11 +41,7 @@ class Benchmark:
     counts: dict[str, dict[str, tuple[int | None, int | None, int | None]]] | None = None
 
     def find(self, root: Path, split_by: str) -> tuple[Path, Path]:
-        """The list of refs and the `instances.json` beside it.
-
-        Raises:
-            DataError: not there.
-        """
+        """Return the paths of the refs and of the `instances.json` beside them; raise DataError if there are none."""
         names = [name.format(split_by) for name in self.refs_files]
         for folder in self.folders:
             for name in names:
@@ -157,18 +151,10 @@ def read_dataset(
     *,
     text_field: TextField = "sent",
 ) -> DatasetIndex:
-    """As `open_dataset`, but several splits, with what is wrong in a list instead of an error.
+    """Read several splits (None for all) as `open_dataset` does, but collect problems instead of raising them.
 
-    Args:
-        data_root: see there.
-        dataset: see there.
-        splits: whole names; None for all that there are.
-        split_by: see there.
-        text_field: see there.
-
-    Raises:
-        UsageError: unknown data set, partition or text field.
-        DataError: no such split, or a file that cannot be read at all.
+    Raises UsageError for an unknown data set, partition or text field, and DataError for a missing split or a file that
+    cannot be read at all.
     """
     root = Path(data_root)
     if dataset not in DATASETS:
@@ -226,21 +212,10 @@ def _read_mixed(root: Path, splits: Collection[str] | None, text_field: TextFiel
             if sample.image.image_id in held_out:
                 left_out.add(sample.image.image_id)
             else:
-                index.samples["train"].append(_renamed(sample, name, images))
+                image = images.setdefault(sample.image.image_id, sample.image)  # one record of it for all three
+                unique = f"{name}:{sample.sample_id}"
+                index.samples["train"].append(replace(sample, sample_id=unique, image=image))
     count = counted(len(left_out), "picture")
     message = f"Left out of the training splits: {count} of a val or test split of the three."
     index.findings.append(Finding(Severity.NOTE, "pictures held out", message))
     return index
-
-
-def _renamed(sample: ReferringSample, dataset: str, images: dict[str, ImageRecord]) -> ReferringSample:
-    """The sample under a name that is unique in all three, with the one record of its picture."""
-    return ReferringSample(
-        f"{dataset}:{sample.sample_id}",
-        sample.phrase,
-        images.setdefault(sample.image.image_id, sample.image),
-        sample.regions,
-        sample.tags,
-        sample.category,
-        sample.distractors,
-    )

@@ -22,13 +22,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One thing found.
-
-    Attributes:
-        severity: how much it matters.
-        kind: what such findings have in common, in a few words.
-        message: one sentence that names the file and the record.
-    """
+    """A problem: severity, a kind that groups similar ones, and one sentence that names the file and the record."""
 
     severity: Severity
     kind: str
@@ -36,16 +30,8 @@ class Finding:
 
 
 def raise_errors(findings: Iterable[Finding], what: str, advice: str, most: int = 3) -> None:
-    """One error for all findings that forbid the use of a data set.
-
-    Args:
-        findings: of any severity.
-        what: begins the sentence: "refcoco, split val".
-        advice: ends it.
-        most: so many are spelt out.
-
-    Raises:
-        DataError: there are some.
+    """Raise one DataError for all findings of severity ERROR, of which the first `most` are written out between `what`
+    ("refcoco, split val") and `advice`.
     """
     errors = [finding.message for finding in findings if finding.severity is Severity.ERROR]
     if errors:

@@ -44,20 +44,18 @@ _LISTS = ("ann_ids", "tags")
 
 
 def convert_coco(instances: Path, phrases: Path, images: Path, out: Path) -> int:
-    """Write a JSON-lines file of own data that refers to the annotations of an `instances.json`.
+    """Write a JSON-lines file of own data that refers to the annotations of an `instances.json`; return the number of
+    phrases.
 
     Args:
         instances: COCO annotations.
-        phrases: JSON lines, or CSV with a head line: `phrase` with `ann_id` or `ann_ids`; for a phrase without a target
-            neither, but `image`, a file name of `instances`; and `id` and `tags` if wanted.
-        images: folder of the pictures.
-        out: the file to write.
-
-    Returns:
-        Number of phrases.
+        phrases: JSON lines, or CSV with a header: `phrase` with `ann_id` or `ann_ids`, or, without a target, with
+            `image` (a file name of `instances`); optionally `id` and `tags`.
+        images: image folder.
+        out: file to write.
 
     Raises:
-        DataError: a file that cannot be read, or all lines that do not fit.
+        DataError: a file that cannot be read, or all lines that are wrong.
     """
     rows, findings = [], []
     for number, record in _records(phrases):

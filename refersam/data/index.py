@@ -12,14 +12,8 @@ from refersam.data.sample import ReferringSample
 
 @dataclass(slots=True)
 class DatasetIndex:
-    """What the readers give.
-
-    Attributes:
-        name: of the data set.
-        split_by: which of its published partitions; empty where there is one only.
-        samples: by split, those splits that were asked for.
-        refs: how many refs (an object or objects with all their phrases) each split has, all splits.
-        findings: all that is wrong or odd.
+    """Samples of the splits read, the number of refs of every split (an object with all its phrases), and all problems
+    found. `split_by` is empty for a data set with one partition.
     """
 
     name: str
@@ -30,14 +24,8 @@ class DatasetIndex:
 
 
 class ReferringDataset(Sequence[ReferringSample]):
-    """The samples of one split, light: pictures and masks are decoded where `load` and `load_mask` are called.
-
-    Args:
-        name: of the data set.
-        split: of it.
-        split_by: which published partition; empty where there is one only.
-        samples: in the file's order.
-        findings: what was odd, but does not forbid its use.
+    """Samples of one split in file order. Images and masks are decoded only by `load` and `load_mask`. `findings` are
+    problems that do not forbid its use.
     """
 
     def __init__(
@@ -69,11 +57,7 @@ class ReferringDataset(Sequence[ReferringSample]):
         return f"<ReferringDataset {kind}, {self.split}: {len(self)} samples>"
 
     def images(self) -> list[tuple[ReferringSample, ...]]:
-        """The samples of each picture together, so that it is decoded once (`ReferringImage.load`).
-
-        Returns:
-            A tuple for each picture, in order of first appearance.
-        """
+        """Group the samples by image, in order of first appearance, for `ReferringImage.load`."""
         return group_by_image(self._samples)
 
 

@@ -19,17 +19,10 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def iterate_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """The records of a JSON file.
+    """Yield the records of a JSON file that holds an object or a list, in the memory of one record.
 
-    Args:
-        path: a file with an object, or with a list of records.
-
-    Yields:
-        For an object: ("name", record) for each record of each list in it, and ("name", value) for what is no list. For
-        a list: ("", record) for each.
-
-    Raises:
-        DataError: no such file, not UTF-8, or not JSON.
+    An object yields ("name", record) for each record of each of its lists, and ("name", value) for other values; a list
+    yields ("", record). Raises DataError for a missing file, invalid UTF-8 or invalid JSON.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -22,26 +22,20 @@ _WITH_ALPHA = {"LA": "L", "PA": "P", "RGBA": "RGB"}
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask file.
+    """A mask file. The pixels with the stored value `value` are the target, or those with the one value other than 0
+    (black) if it is None.
 
-    Stored values count, not how they look: of a palette image its indices, of a 16-bit image its 16 bits. Where the
-    file has an alpha channel that varies, the alpha channel is the mask. Exactly one value other than 0 (for colours:
-    other than black) may be stored, unless `value` names the target's.
-
-    Attributes:
-        path: the file.
-        value: of the target's pixels; None for the one that is not 0.
+    Stored values count, not their appearance: palette indices, all 16 bits. An alpha channel that varies is the mask.
     """
 
     path: Path
     value: MaskValue | None = None
 
     def load(self) -> np.ndarray:
-        """(H, W) bool: the target's pixels; none where all values are 0.
+        """Return the target's pixels, (H, W) bool.
 
-        Raises:
-            ImageError: missing or broken.
-            DataError: several values other than 0, or none that is `value`.
+        Raises ImageError for a missing or broken file, DataError for several values other than 0, or none that is
+        `value`.
         """
         image = load_stored(self.path)
         mode = _WITH_ALPHA.get(image.mode, image.mode)

@@ -37,12 +37,10 @@ _TEXT = "refersam_utf_8_or_latin_1"
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """What a pickle holds: lists, tuples, dictionaries, strings, numbers, booleans, None.
+    """Read a pickle of lists, tuples, dictionaries, strings, numbers, booleans and None. Byte strings of Python 2 are
+    decoded as UTF-8, or as Latin-1 if invalid.
 
-    Each byte string of Python 2 is decoded as UTF-8, or as Latin-1 if it is not valid UTF-8.
-
-    Raises:
-        DataError: no such file, too large, cut off, or anything else in it; nothing of it has been run.
+    Raises DataError for a missing, too large or truncated file, or one with anything else in it; nothing in it runs.
     """
     try:
         check_pickle_size(path.stat().st_size, str(path))
@@ -53,15 +51,7 @@ def read_plain_pickle(path: Path) -> Any:
 
 
 def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
-    """`read_plain_pickle` of bytes.
-
-    Args:
-        data: the pickle.
-        name: for the error's sentence.
-
-    Raises:
-        DataError: see there.
-    """
+    """`read_plain_pickle` of bytes; `name` begins the error's sentence."""
     check_pickle_size(len(data), name)
     _refuse_programs(data, name)
     if sum(map(data.count, _CONTAINERS)) > MAX_CONTAINERS:  # at most so many: strings and numbers have these bytes, too
@@ -78,11 +68,7 @@ def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
 
 
 def check_pickle_size(size: int, name: str) -> None:
-    """Refuse a pickle of too many bytes, before it is read.
-
-    Raises:
-        DataError: it has more than `MAX_BYTES`.
-    """
+    """Raise DataError for a pickle of more than `MAX_BYTES`, before it is read."""
     if size > MAX_BYTES:
         raise DataError(f"{name} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
 

@@ -28,13 +28,8 @@ MAX_INDEX_BYTES, MAX_PICTURE_BYTES, MAX_FILES = 2**32, 2**26, 500_000
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a benchmark's files come from.
-
-    Attributes:
-        page: of its authors.
-        annotations: what to download for its phrases and masks.
-        images: what to download for its pictures.
-        image_folders: where the pictures are laid, below the data root.
+    """Where to download a benchmark: its authors' page, archives of annotations and images, and the folders below the
+    data root where the images belong.
     """
 
     page: str
@@ -66,12 +61,7 @@ SOURCES: dict[str, Source] = {
 
 
 def missing_files(root: Path, dataset: str) -> list[Path]:
-    """What a benchmark needs that is not there yet: its list of refs, its instances, its folders of pictures.
-
-    Args:
-        root: data root.
-        dataset: one of `SOURCES`.
-    """
+    """Return the files and image folders below `root` that a benchmark, one of `SOURCES`, still needs."""
     benchmark, source = BENCHMARKS[dataset], SOURCES[dataset]
     refs = _refs_names(dataset)
     places = [  # the usual one first, then others where the reader looks
@@ -87,13 +77,8 @@ def missing_files(root: Path, dataset: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Item:
-    """A file of use, in a folder or in an archive.
-
-    Attributes:
-        label: for people: its path, or the archive's path and its name inside.
-        target: where it goes, below the data root.
-        size: in bytes, as declared.
-        open: for reading.
+    """A usable file in a folder or archive: its path for messages, its place below the data root, its declared size in
+    bytes, and how to open it.
     """
 
     label: str
@@ -103,16 +88,11 @@ class Item:
 
 
 def find_items(folder: Path, dataset: str | None = None) -> list[Item]:
-    """What a folder holds of the benchmarks, in archives and unpacked, two levels deep.
+    """Find the benchmarks' files in a folder of downloads, in archives and unpacked, two levels deep.
 
-    Only names that the benchmarks use are taken, and none of an archive's folders decides where a file goes.
-
-    Args:
-        folder: with the downloads.
-        dataset: take this benchmark only; files whose names do not tell of which they are, are then this one's.
-
-    Raises:
-        DataError: no such folder, an archive that is broken or suspicious, or two different files for one place.
+    Only known names are taken, and an archive's folders never decide where a file goes. `dataset` restricts the search
+    to one benchmark, which then also owns files whose names are ambiguous. Raises DataError for a missing folder, a
+    broken or suspicious archive, or two different files for one place.
     """
     if not folder.is_dir():
         raise DataError(f"No such folder: {folder}.")
@@ -127,19 +107,10 @@ def find_items(folder: Path, dataset: str | None = None) -> list[Item]:
 
 
 def lay_out(items: Iterable[Item], root: Path, progress: Callable[[int], None] | None = None) -> tuple[int, int]:
-    """Copy items to their places below the data root, each at once or not at all; what is there already stays.
+    """Copy items to their places below the data root, each atomically; existing files stay. Return the number of files
+    written and of those already there. `progress` is called with the number of items done.
 
-    Args:
-        items: of `find_items`.
-        root: data root.
-        progress: called with the number of items done.
-
-    Returns:
-        How many files were written, and how many were there already.
-
-    Raises:
-        DataError: another file in an item's place, no room on the disk, or an item that is broken; what was written
-            before stays.
+    Raises DataError for another file in an item's place, a full disk, or a broken item; files already written stay.
     """
     items = list(items)
     missing = []
@@ -161,13 +132,8 @@ def lay_out(items: Iterable[Item], root: Path, progress: Callable[[int], None] |
 
 
 def verify_index(root: Path, dataset: str) -> int:
-    """Read a benchmark's lists of refs and its instances, as far as they are there.
-
-    Returns:
-        Number of refs in all of its lists.
-
-    Raises:
-        DataError: one that cannot be read.
+    """Read the refs and instances of a benchmark that exist; return the number of refs; raise DataError if
+    unreadable.
     """
     benchmark, count = BENCHMARKS[dataset], 0
     for folder in benchmark.folders:

@@ -35,11 +35,7 @@ FileName: TypeAlias = Annotated[str, AfterValidator(with_slashes)]
 
 
 class RecordType(Generic[T]):
-    """A kind of record. A field with a default that is null counts as absent.
-
-    Args:
-        kind: a dataclass or pydantic model.
-    """
+    """A type of record, a dataclass or pydantic model; null counts as absent for a field with a default."""
 
     def __init__(self, kind: type[T]) -> None:
         self._adapter: TypeAdapter[T] = TypeAdapter(kind)
@@ -53,14 +49,10 @@ class RecordType(Generic[T]):
             }
 
     def read(self, record: object, where: str) -> T:
-        """The record with the types it should have.
+        """Return the record in its declared types.
 
-        Args:
-            record: as it was read.
-            where: begins the error's sentence: "instances.json, annotations, record 3".
-
-        Raises:
-            DataError: a field is missing or of another type.
+        Raises DataError, beginning with `where` ("instances.json, annotations, record 3"), for a missing field or a
+        wrong type.
         """
         if isinstance(record, Mapping):
             record = {
@@ -86,11 +78,7 @@ class RecordType(Generic[T]):
 
 
 def csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:
-    """The rows of a CSV file with a head line.
-
-    Raises:
-        DataError: what is no CSV, or a row with more cells than the head line.
-    """
+    """Yield the rows of a CSV file with a header; raise DataError for invalid CSV, or a row longer than the header."""
     try:
         for row in reader:
             if None in row:

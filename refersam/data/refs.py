@@ -55,16 +55,13 @@ _REF = RecordType(_RefRow)
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Objects of a picture and what is said of them.
+    """Objects of an image and the phrases about them.
 
     Attributes:
-        ref_id: number in its file.
-        image_id: of COCO.
-        split: whole name.
-        annotation_ids: the objects meant; empty without a target.
+        annotation_ids: of the objects; empty without a target.
         sentences: (id, phrase); a phrase without a word is "".
         tags: the phenomenon first.
-        problem: a contradiction in it, as the end of a sentence; empty where there is none.
+        problem: a contradiction, as the end of a sentence; "" if there is none.
     """
 
     ref_id: int
@@ -77,14 +74,10 @@ class Ref:
 
 
 def read_refs(path: Path, text_field: TextField = "sent") -> list[Ref]:
-    """All refs of a pickle (`.p`) or JSON file.
+    """Read all refs of a pickle (`.p`) or JSON file. `text_field` selects the phrase; the other text replaces it where
+    it has no word.
 
-    Args:
-        path: the file.
-        text_field: which text is the phrase; the other one stands in where it has no word.
-
-    Raises:
-        DataError: no such file, not plain data, or a record that is not a ref.
+    Raises DataError for a missing file, unsafe data, or a record that is not a ref.
     """
     return [
         _read_ref(_REF.read(record, f"{path}, entry {number}"), text_field, f"{path}, entry {number}")
@@ -141,19 +134,10 @@ def read_benchmark(
     splits: Collection[str] | None = None,
     text_field: TextField = "sent",
 ) -> DatasetIndex:
-    """Read splits of a benchmark; what is wrong with its entries is collected, not raised.
+    """Read splits (None for all) of a benchmark from its refs and COCO instances; collect what is wrong with its
+    entries.
 
-    Args:
-        name: of the data set.
-        split_by: of it.
-        refs_file: pickle or JSON.
-        instances_file: COCO's.
-        finder: of its pictures.
-        splits: whole names; None for all.
-        text_field: see `TextField`.
-
-    Raises:
-        DataError: a file that cannot be read at all, or that has none of the splits.
+    Raises DataError for a file that cannot be read at all, or that has none of the splits.
     """
     refs = read_refs(refs_file, text_field)
     counts = dict(Counter(ref.split for ref in refs))

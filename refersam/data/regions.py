@@ -25,18 +25,12 @@ _MAX_COUNT_CHARACTERS = 12
 
 
 def clean_region(raw: object) -> tuple[Region, int]:
-    """The part of a COCO segmentation that can be drawn, in a compact form.
+    """Return the valid part of a COCO segmentation in compact form, and how many polygons were left out.
 
-    Args:
-        raw: polygons, or a run-length encoding whose `counts` is a list, a str or bytes; a mask file stays as it is.
-
-    Returns:
-        Polygons as arrays of doubles, or compressed run lengths as bytes; and how many polygons were left out: with
-        fewer than 6 coordinates, an odd count, coordinates that are not finite or beyond `MAX_COORDINATE`, or with an
-        outline longer than `MAX_OUTLINE`.
-
-    Raises:
-        DataError: neither of the two, run lengths that do not fill their size, or no polygon left.
+    Polygons become arrays of doubles, run lengths (a list, str or bytes) compressed bytes; mask files stay. Polygons
+    are left out that have fewer than 6 coordinates, an odd number of them, non-finite ones or ones beyond
+    `MAX_COORDINATE`, or an outline longer than `MAX_OUTLINE`. Raises DataError for other types, run lengths that do not
+    fill their size, or no valid polygon.
     """
     if isinstance(raw, Path | MaskFile):
         return raw, 0
@@ -56,11 +50,9 @@ def clean_region(raw: object) -> tuple[Region, int]:
 
 
 def decode_region(region: Region, height: int, width: int) -> np.ndarray:
-    """(height, width) bool: one object, all of its polygons.
+    """Return one object's mask, (height, width) bool, the union of its polygons.
 
-    Raises:
-        ImageError: a mask file that is missing or broken.
-        DataError: a region that cannot be decoded, or of another size.
+    Raises ImageError for a missing or broken mask file, DataError for an invalid region or one of another size.
     """
     region, _ = clean_region(region)
     if isinstance(region, Path):

@@ -20,11 +20,8 @@ PACKAGES = ("refersam", "torch", "transformers", "pycocotools", "numpy", "pillow
 
 
 def describe(evaluation: Evaluation, source: Mapping[str, Any]) -> dict[str, Any]:
-    """What metrics.json holds: everything that is needed to get the same numbers again.
-
-    Args:
-        evaluation: to describe.
-        source: what was evaluated: model or predictions, data root, data set, split and so on, as JSON takes it.
+    """Return the content of metrics.json, which is enough to reproduce the numbers. `source` describes model or
+    predictions, data set, split and so on in JSON types.
     """
     protocol, results = evaluation.protocol, evaluation.results
     intersection, union = sum_pixels(protocol, results)
@@ -69,16 +66,7 @@ def _notes(evaluation: Evaluation, counts: Mapping[str, Any]) -> list[str]:
 
 
 def write_evaluation(evaluation: Evaluation, source: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Write the three files, each whole or not at all.
-
-    Args:
-        evaluation: to write.
-        source: see `describe`.
-        out: folder, made if missing; what it holds by these names is replaced.
-
-    Returns:
-        What metrics.json holds.
-    """
+    """Write the three files into `out`, each atomically; return the content of metrics.json; see `describe`."""
     from refersam.evaluate.report.page import render_report
 
     document = describe(evaluation, source)

@@ -12,13 +12,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among all that work on the same evaluation.
-
-    Attributes:
-        index: of this one.
-        count: of all.
-        device: that this one should use; None where it is free to choose.
-    """
+    """This process (from 0) of all that share an evaluation, and the device it should use; None for a free choice."""
 
     index: int = 0
     count: int = 1
@@ -44,11 +38,7 @@ class Processes:
 
 
 def join_processes(device: str | None) -> Processes:
-    """Meet the other processes, if torchrun or `accelerate launch` started several; on CPUs they talk by gloo.
-
-    Args:
-        device: that the user asked for; None for the best there is.
-    """
+    """Join the processes of torchrun or `accelerate launch`, if there are several; on CPUs they communicate by gloo."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Processes()
     import torch

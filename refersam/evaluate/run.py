@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset
 
 from refersam.checks import check_number
-from refersam.data.check import check_picture
+from refersam.data.check import check_pictures
 from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringSample
@@ -224,20 +223,6 @@ def _run_batch(
         yield _Row(position, prediction, result, cut)
 
 
-class _Pictures(Dataset[list[str]]):
-    """What is broken in each picture and its masks."""
-
-    def __init__(self, groups: Sequence[tuple[ReferringSample, ...]]) -> None:
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> list[str]:
-        findings = check_picture(self.groups[index])
-        return [finding.message for finding in findings if finding.severity is Severity.ERROR]
-
-
 def _check_pictures(
     samples: Sequence[ReferringSample], workers: int, processes: Processes, tell: Progress, most: int = 50
 ) -> None:
@@ -248,8 +233,8 @@ def _check_pictures(
     """
     groups = processes.share(group_by_image(samples))
     problems: list[str] = []
-    for done, found in enumerate(load_in_workers(_Pictures(groups), workers), 1):
-        problems += found
+    for done, findings in enumerate(check_pictures(groups, workers), 1):
+        problems += [finding.message for finding in findings if finding.severity is Severity.ERROR]
         tell("checking pictures", done, len(groups))
     problems = processes.gather(problems)
     if problems:

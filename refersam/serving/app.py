@@ -100,37 +100,14 @@ _PROBLEMS = {
 def create_app(
     predictor: ReferSamPredictor | Callable[[], ReferSamPredictor], settings: ServerSettings | None = None
 ) -> FastAPI:
-    """An ASGI application around a model.
+    """Return an ASGI application for a model, or for a function that loads it in the background.
 
-    Args:
-        predictor: the model, or what loads it: the application then answers at once, that it is not ready. Where
-            loading fails, `app.state.failure` is the error, and `app.state.give_up()` is called.
-        settings: limits; None for the usual ones.
+    In the latter case requests are refused as not ready until then; if loading fails, the application sets
+    `app.state.failure` to the error and calls `app.state.give_up()`.
     """
     limits = settings or ServerSettings()
     metrics = Metrics()
     service = _Service(predictor, limits, metrics)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async def start() -> None:
-            await service.start()
-            app.state.ready = True
-
-        async def start_beside() -> None:
-            try:
-                await start()
-            except Exception as error:  # whoever runs the application has to say it
-                app.state.failure = error
-                app.state.give_up()
-
-        starting = asyncio.create_task(start_beside() if callable(predictor) else start())
-        if not callable(predictor):
-            await starting
-        yield
-        app.state.ready = False
-        starting.cancel()
-        await service.stop()
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -139,7 +116,7 @@ def create_app(
         description="Referring image segmentation: a picture and phrases in, masks out. "
         f"At most {limits.max_bytes:,} bytes, {limits.max_pixels:,} pixels and {limits.max_phrases} phrases of "
         f"{limits.max_characters} characters a request.",
-        lifespan=lifespan,
+        lifespan=service.lifespan,
     )
     app.state.ready = app.state.draining = False
     app.state.failure, app.state.give_up = None, lambda: None
@@ -216,16 +193,31 @@ class _Service:
         self.batcher = Batcher(self._run, limits.batch_size, metrics.batch_phrases.observe)
         self.readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="reader")
 
-    async def start(self) -> None:
-        """Load the model; its first run, slower than the others, is done before anyone asks."""
-        self.predictor = await asyncio.to_thread(self.source) if callable(self.source) else self.source
-        self.batcher.start()
-        picture = Image.new("RGB", (64, 64))
-        await self.batcher.ask(Query.prepare(self.predictor.processor, picture, ["everything"]))
-
-    async def stop(self) -> None:
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Start before the first request, or, where the model is still to be loaded, beside them; stop at the end."""
+        starting = asyncio.create_task(self._start(app))
+        if not callable(self.source):
+            await starting
+        yield
+        app.state.ready = False
+        starting.cancel()
         await self.batcher.stop()
         self.readers.shutdown(wait=False, cancel_futures=True)
+
+    async def _start(self, app: FastAPI) -> None:
+        """Load the model and run it once: the first run is slower than the others."""
+        try:
+            self.predictor = await asyncio.to_thread(self.source) if callable(self.source) else self.source
+            self.batcher.start()
+            image = Image.new("RGB", (64, 64))
+            await self.batcher.ask(Query.prepare(self.predictor.processor, image, ["everything"]))
+            app.state.ready = True
+        except Exception as error:
+            if not callable(self.source):
+                raise
+            app.state.failure = error  # raised by `serve`
+            app.state.give_up()
 
     def domain(self) -> dict[str, str]:
         """The field `domain` of an answer; empty for a general model."""

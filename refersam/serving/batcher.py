@@ -20,14 +20,13 @@ _log = logging.getLogger(__name__)
 
 
 class Batcher:
-    """Runs queries of many clients through one model, in one thread, the oldest first.
-
-    How many can wait is bounded by who calls: one query for each open request.
+    """Runs queries of many clients through one model in one thread, oldest first; callers bound the queue, one query
+    per open request.
 
     Args:
         run: the model, for queries with the same number of phrases each.
         most: phrases in a batch.
-        observe: told how many phrases each batch had.
+        observe: called with the number of phrases of each batch.
     """
 
     def __init__(self, run: Run, most: int, observe: Callable[[int], None] = lambda _: None) -> None:
@@ -51,11 +50,7 @@ class Batcher:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def ask(self, query: Query) -> ReferSamOutput:
-        """The model's output for a query; a caller that gives up takes its query out of the queue.
-
-        Raises:
-            Exception: whatever the model raised for this query.
-        """
+        """Return the model's output for a query, or raise the model's exception; if cancelled, drop the query."""
         future: asyncio.Future[ReferSamOutput] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, future))
         self._arrived.set()

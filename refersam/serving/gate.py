@@ -23,14 +23,7 @@ _DRAIN_SECONDS = 5.0
 
 
 class Gate:
-    """ASGI middleware around the requests that cost something.
-
-    Args:
-        app: behind it.
-        settings: the limits.
-        metrics: counts who came in and how it ended.
-        guarded: paths that it stands before; others pass.
-    """
+    """ASGI middleware for the paths in `guarded`: checks API key, readiness, load, content type, size and time."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, guarded: tuple[str, ...]) -> None:
         self.app, self.settings, self.metrics, self.guarded = app, settings, metrics, guarded

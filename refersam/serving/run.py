@@ -28,11 +28,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free.
-
-    Raises:
-        ReferSamError: the port is taken, or the host is none of this machine's.
-    """
+    """Return a listening socket (port 0: any free port); raise ReferSamError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -41,16 +37,9 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> None:
-    """Serve until SIGTERM or Ctrl-C; then answer the open requests.
+    """Serve the app of `create_app` until SIGTERM or Ctrl-C, then answer the open requests.
 
-    Args:
-        app: of `create_app`.
-        listening: of `open_socket`.
-        settings: the same as the app's.
-
-    Raises:
-        Exception: the model could not be loaded.
-        KeyboardInterrupt: Ctrl-C ended it; all open requests are answered.
+    Raises the error of a model that could not be loaded, and KeyboardInterrupt after Ctrl-C.
     """
     config = uvicorn.Config(
         app,

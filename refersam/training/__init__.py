@@ -6,28 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refersam.training.data import Batch
-    from refersam.training.extension import Extension
-    from refersam.training.objectives import Objective, ObjectiveOutput
-    from refersam.training.phases import Phase
-    from refersam.training.settings import Section, TrainSettings
-    from refersam.training.sources import DatasetSource, Source
-    from refersam.training.trainer import Trainer
-    from refersam.training.validation import ValidationSet
-
-__all__ = [
-    "Batch",
-    "DatasetSource",
-    "Extension",
-    "Objective",
-    "ObjectiveOutput",
-    "Phase",
-    "Section",
-    "Source",
-    "TrainSettings",
-    "Trainer",
-    "ValidationSet",
-]
+    from refersam.training.data import Batch as Batch
+    from refersam.training.extension import Extension as Extension
+    from refersam.training.objectives import Objective as Objective
+    from refersam.training.objectives import ObjectiveOutput as ObjectiveOutput
+    from refersam.training.phases import Phase as Phase
+    from refersam.training.settings import Section as Section
+    from refersam.training.settings import TrainSettings as TrainSettings
+    from refersam.training.sources import DatasetSource as DatasetSource
+    from refersam.training.sources import Source as Source
+    from refersam.training.trainer import Trainer as Trainer
+    from refersam.training.validation import ValidationSet as ValidationSet
 
 _HOMES = {
     "Batch": "data",
@@ -42,6 +31,7 @@ _HOMES = {
     "Trainer": "trainer",
     "ValidationSet": "validation",
 }
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -54,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

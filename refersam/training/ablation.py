@@ -17,9 +17,9 @@ from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refersam.errors import field_problem
-from refersam.files import WriteLock, save_png, write_atomically
+from refersam.files import WriteLock, write_atomically
 from refersam.training.bundled import find_recipe
-from refersam.training.charts import Point, line_chart, range_chart
+from refersam.training.charts import Point, save_line_charts, save_range_chart
 from refersam.training.errors import TrainingError
 from refersam.training.journal import LOG, read_log
 from refersam.training.recipe import (
@@ -118,12 +118,11 @@ class Summary:
         chart = range_chart(title, values)
         save_png(chart, out / "ablation.png")
         if self.has_curves:
-            chart = line_chart(f"{self.metric}, %, over the steps: mean of the seeds", self.curves)
-            save_png(chart, out / "curves.png")
+            save_line_charts({f"{self.metric}, %, over the steps: mean of the seeds": self.curves}, out / "curves.png")
 
 
 def read_suite(suite: str | Path, changes: Sequence[str] = ()) -> Suite:
-    """Read a suite and check the settings of all of its runs.
+    """Read a suite (YAML file or bundled name), and check the settings of all runs after `changes` ("a.b=c").
 
     Args:
         suite: YAML file, or the name of a suite of the package.

@@ -19,13 +19,7 @@ _REFERENCE = re.compile(r"^(extends|recipe):([ \t]*)([^\s#]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class BundledRecipe:
-    """A recipe or suite of the package.
-
-    Attributes:
-        name: path below the package's recipes, without suffix.
-        path: YAML file.
-        text: its content.
-    """
+    """A recipe or suite of the package; its name is the path below the package's recipes without suffix."""
 
     name: str
     path: Path
@@ -65,7 +59,7 @@ def bundled_recipes() -> dict[str, BundledRecipe]:
 
 
 def find_recipe(recipe: str | Path, folder: Path = Path()) -> Path:
-    """Find the file of a recipe or suite.
+    """Return the path of a recipe or suite: a YAML file relative to `folder`, else a bundled recipe of that name.
 
     Args:
         recipe: path of a YAML file, or the name of a recipe of the package; an existing file has precedence.

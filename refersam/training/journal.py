@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ import yaml
 from PIL import Image
 
 from refersam.files import save_png, write_atomically
-from refersam.training.charts import Point, grid, line_chart
+from refersam.training.charts import Point, save_line_charts
 from refersam.training.settings import TrainSettings
-from refersam.training.trackers import Tracker, open_trackers
+from refersam.training.trackers import TensorBoard, WebTracker, open_trackers
 
 _PANELS = {
     "loss": ("total", "mask", "dice", "coarse_mask", "coarse_dice"),
@@ -41,7 +40,7 @@ class Journal:
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
         self.folder, self.settings = folder, settings
         self.log_path = folder / LOG
-        self._trackers: list[Tracker] = []
+        self._trackers: list[TensorBoard | WebTracker] = []
 
     def begin(self, step: int, environment: dict[str, Any], pretrained: int = 0) -> None:
         """Write settings and environment; remove log lines after the last checkpoint.
@@ -106,10 +105,7 @@ class Journal:
         panels = {title: {name: train[name] for name in names if name in train} for title, names in _PANELS.items()}
         plain = [name for name in validation if "/" not in name and "@" not in name]
         panels["validation, %"] = {n: validation[n] for n in plain if not n.startswith(("phrases", "pixels"))}
-        charts = [line_chart(title, series) for title, series in panels.items() if _has_numbers(series)]
-        if charts:
-            sheet = grid(charts)
-            save_png(sheet, self.folder / "curves.png")
+        save_line_charts(panels, self.folder / "curves.png")
 
 
 def read_log(path: Path, over: Literal["step", "samples"] = "step") -> dict[str, dict[str, list[Point]]]:
@@ -121,10 +117,6 @@ def read_log(path: Path, over: Literal["step", "samples"] = "step") -> dict[str,
             if name not in ("kind", "step", "samples", "time"):
                 lines[line["kind"]][name].append((line[over], value))
     return lines
-
-
-def _has_numbers(series: dict[str, list[Point]]) -> bool:
-    return any(math.isfinite(value) for line in series.values() for _, value in line)
 
 
 def _is_kept(line: bytes, step: int, pretrained: int) -> bool:

@@ -40,7 +40,7 @@ def run_steps(
     on_step: Callable[[int, LogLine | None], None],
     after_step: Callable[[int, bool], bool],
 ) -> bool:
-    """Take the steps of a run, or of a phase of it.
+    """Take the steps `first` to `steps` of a run or phase; return whether all are done, False after a stop.
 
     Args:
         engine: engine that takes the steps.

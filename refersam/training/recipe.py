@@ -18,7 +18,7 @@ from refersam.training.settings import ChangeError, SettingsError, TrainSettings
 
 
 def read_settings(recipe: str | Path, changes: Sequence[str] = ()) -> TrainSettings:
-    """Read a recipe.
+    """Read a recipe (YAML file or bundled name), apply `changes` ("a.b=c", c in YAML) and check the settings.
 
     Args:
         recipe: YAML file, or the name of a recipe of the package. With `extends: other.yaml`, it inherits settings from
@@ -51,13 +51,13 @@ def change_settings(
         SettingsError: the settings are invalid without the changes.
         ChangeError: the changes are invalid.
     """
-    before = set(_problems(content)) if changes else set()
+    before = set(_validate(content)[1]) if changes else set()
     try:
         for name, value in changes:
             apply_change(content, name, copy.deepcopy(value))
         return check_settings(content, where, {*changed, *dict(changes)})
     except SettingsError as error:
-        after = set(_problems(content))
+        after = set(_validate(content)[1])
         if not changes or (after and after <= before):
             raise
         raise ChangeError(str(error)) from error
@@ -155,14 +155,9 @@ def check_settings(content: dict[str, Any], where: str, changed: Container[str] 
     Raises:
         SettingsError: unknown settings or invalid values, all at once; or `steps` for a recipe with `epochs`.
     """
-    try:
-        kind = _settings_type(content)
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error
-    try:
-        settings = kind.model_validate(content)
-    except ValidationError as error:
-        raise SettingsError(f"{where}: " + "; ".join(_explain(detail, kind) for detail in error.errors())) from error
+    settings, problems = _validate(content)
+    if settings is None:
+        raise SettingsError(f"{where}: {'; '.join(problems)}")
     if settings.epochs is not None and "steps" in changed:
         raise SettingsError(f"{where} has epochs, which override steps: add --set epochs=null, or set epochs instead.")
     return settings
@@ -245,16 +240,16 @@ def _settings_type(content: dict[str, Any]) -> type[TrainSettings]:
     return load_extension(name).settings_type
 
 
-def _problems(content: dict[str, Any]) -> list[str]:
+def _validate(content: dict[str, Any]) -> tuple[TrainSettings | None, list[str]]:
+    """Return the settings in their types, or None and everything that is wrong with them."""
+    kind = TrainSettings
     try:
         kind = _settings_type(content)
-    except SettingsError as error:
-        return [str(error)]
-    try:
-        kind.model_validate(content)
+        return kind.model_validate(content), []
     except ValidationError as error:
-        return [_explain(detail, kind) for detail in error.errors()]
-    return []
+        return None, [_explain(detail, kind) for detail in error.errors()]
+    except SettingsError as error:
+        return None, [str(error)]
 
 
 def _explain(detail: Any, kind: type[TrainSettings]) -> str:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TypeVar
 
 import torch
@@ -52,9 +52,7 @@ class StopSignals:
                     self._before[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -80,11 +78,7 @@ def never() -> bool:
 
 
 def until_stopped(items: Iterable[Item], is_stopping: Callable[[], bool]) -> Iterator[Item]:
-    """Yield the items.
-
-    Raises:
-        Stopped: before the next item, once `is_stopping` returns True.
-    """
+    """Yield the items; raise Stopped before the next one once `is_stopping` returns True."""
     for item in items:
         if is_stopping():
             raise Stopped

@@ -41,7 +41,7 @@ class ValidationSet(ABC):
     def score(
         self, predictor: ReferSamPredictor, processes: Processes, is_stopping: Callable[[], bool]
     ) -> tuple[Sequence[SampleResult], dict[str, float]]:
-        """Score a model.
+        """Score a model; return counted samples, and metrics in percent.
 
         Args:
             predictor: predictor of the model.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -24,13 +23,7 @@ _USUAL_RATE = 25.0
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a video.
-
-    Attributes:
-        number: from 0, of all frames of the video.
-        time: seconds from the video's beginning.
-        picture: upright, RGB.
-    """
+    """An upright RGB frame, its number from 0 and its time in seconds from the start of the video."""
 
     number: int
     time: float
@@ -39,12 +32,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class BrokenFrame:
-    """A frame that could not be decoded.
-
-    Attributes:
-        number: from 0; after a broken frame it may be off by some, where the file lost more than one.
-        reason: one sentence.
-    """
+    """Number of a frame that could not be decoded (approximate after lost frames), and the reason, one sentence."""
 
     number: int
     reason: str
@@ -53,17 +41,15 @@ class BrokenFrame:
 class VideoReader:
     """The frames of a local file, decoded one at a time. Use as a context manager, and iterate once.
 
-    Args:
-        path: of the video; only a regular file is opened, and nothing that it names.
-        max_pixels: limit on width times height of a frame.
-        max_frames: limit on the frames that are decoded.
+    Only the regular file `path` is opened, and nothing that it refers to. `max_pixels` limits a frame's width times
+    height.
 
     Attributes:
-        rate: frames a second.
-        expected_frames: that the file says it has, or that follow from its duration; None where it says neither.
+        rate: frames per second.
+        expected_frames: from the file's header or duration; None if unknown.
 
     Raises:
-        VideoError: no such file, no video in it, or more than a limit.
+        VideoError: no such file, no video in it, or a limit is exceeded.
         MissingExtraError: PyAV is not installed.
     """
 
@@ -87,17 +73,11 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame | BrokenFrame]:
-        """Every frame in the order it is shown; one that cannot be decoded does not stop the others.
-
-        Raises:
-            VideoError: more frames than the limit.
-        """
+        """Yield every frame in display order, also after broken ones; raise VideoError beyond the limit of frames."""
         number = -1
         for number, found in enumerate(self._decoded()):
             if number >= self.max_frames:

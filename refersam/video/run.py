@@ -24,13 +24,7 @@ COLOURS = ((255, 40, 120), (0, 170, 255), (255, 190, 0), (60, 200, 90), (160, 90
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """Which frames are segmented.
-
-    Attributes:
-        first: number of the first, from 0.
-        last: number of the last; None for the video's.
-        every: take one of so many.
-    """
+    """The frames to segment: one of `every` from `first` (0-based) to `last`, None for the end of the video."""
 
     first: int = 0
     last: int | None = None
@@ -51,17 +45,14 @@ class FrameChoice:
 
 @dataclass
 class VideoResult:
-    """What was written, and what was not.
+    """Files written and statistics.
 
     Attributes:
-        lines: file with a line of JSON for each frame.
-        overlay: video of the segmented frames with the masks laid over them.
-        encoder: of the overlay, a name of `ENCODERS`.
-        frames: that were segmented.
-        found: for each phrase, in how many of them something matches.
-        broken: frames that could not be read, or that have another size than the first.
-        left_out: the end of each phrase that is longer than the model reads.
-        unknown: the parts of each phrase that the tokenizer does not know.
+        lines: JSON lines, one per segmented frame.
+        overlay: video of the segmented frames with their masks, encoded by `encoder`, a name of `ENCODERS`.
+        found: for each phrase, the number of frames with a match.
+        broken: frames that could not be read, or of another size than the first.
+        left_out, unknown: parts of each phrase that the model did not read.
     """
 
     lines: Path
@@ -85,25 +76,15 @@ def segment_video(
     on_frame: Callable[[], object] = lambda: None,
     min_component_fraction: float = MIN_COMPONENT_FRACTION,
 ) -> VideoResult:
-    """Segment the frames of a video, each by itself; one frame is held at a time.
+    """Segment the frames of a video independently, one in memory at a time.
 
-    Args:
-        predictor: the model.
-        reader: the video.
-        phrases: at least one.
-        out: folder for NAME.jsonl and NAME_overlay.mp4, with a NAME of `answer_name`; both appear when all is done,
-            or neither.
-        choice: of frames.
-        threshold: a pixel belongs to a mask where its probability is at least this.
-        no_target_threshold: nothing matches where the probability of a target is below this.
-        on_frame: called after each segmented frame.
-        min_component_fraction: a connected component of a mask with less than this fraction of the largest
-            component's area is dropped, as in `drop_specks`; 0 keeps all.
+    Writes NAME.jsonl and NAME_overlay.mp4 (see `answer_name`) into `out`, both at the end or neither. `on_frame` is
+    called after each segmented frame; thresholds are those of `ReferSamPredictor.predict`.
 
     Raises:
-        VideoError: not a single frame could be segmented, or more frames than the reader's limit.
+        VideoError: no frame could be segmented, or more frames than the reader's limit.
         PhraseError: no phrase, or one without a word.
-        OSError: the disk is full or may not be written to.
+        OSError: the disk is full or not writable.
     """
     settings = (threshold, no_target_threshold, min_component_fraction)
     name = answer_name(reader.path, phrases)

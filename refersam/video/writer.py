@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -19,18 +18,14 @@ _OPTIONS = {"libx264": {"crf": "20", "preset": "veryfast"}}
 
 
 class VideoWriter:
-    """An MP4 file that grows by a picture at a time. Use as a context manager; complete when that ends.
+    """An MP4 file written one image at a time, complete when the context ends. Needs PyAV (MissingExtraError).
 
     Args:
-        path: of the file.
-        rate: pictures a second, about; each has its own time.
-        size: width and height in pixels of all pictures; an odd one gets a black line more.
+        rate: approximate images per second; each has its own time.
+        size: width and height of all images in pixels; an odd one gets a black line more.
 
     Attributes:
-        encoder: of `ENCODERS`.
-
-    Raises:
-        MissingExtraError: PyAV is not installed.
+        encoder: one of `ENCODERS`.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
@@ -49,9 +44,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._container.mux(self._stream.encode(None))
@@ -59,12 +52,7 @@ class VideoWriter:
             self._container.close()
 
     def add(self, picture: Image.Image, time: float) -> None:
-        """Append a picture.
-
-        Args:
-            picture: RGB.
-            time: seconds from the beginning, at which it is shown; later than those before it.
-        """
+        """Append an RGB image, shown from `time` on, in seconds from the start; times ascend."""
         canvas = picture
         if picture.size != self._size:
             canvas = Image.new("RGB", self._size)

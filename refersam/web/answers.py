@@ -38,15 +38,7 @@ MASK_FILE, LABELS_FILE, CUTOUT_FILE, COCO_FILE = "mask.png", "labels.png", "cuto
 
 
 def split_phrases(text: str, most: int) -> list[str]:
-    """The phrases of a text, one a line or separated by semicolons.
-
-    Args:
-        text: as it was typed.
-        most: phrases that are answered at once.
-
-    Raises:
-        PhraseError: none, or too many.
-    """
+    """Split text into phrases at line ends and semicolons; raise PhraseError for none, or more than `most`."""
     phrases = [" ".join(phrase.split()) for phrase in re.split(r"[\n;]", text)]
     phrases = [phrase for phrase in phrases if phrase]
     if not phrases:
@@ -62,13 +54,7 @@ def colour_of(index: int) -> tuple[int, int, int]:
 
 
 def overlay(picture: Image.Image, masks: Sequence[np.ndarray], shown: Sequence[int]) -> Image.Image:
-    """The picture with masks laid over it, each in its colour; later ones on top.
-
-    Args:
-        picture: W x H, RGB.
-        masks: (H, W) bool, of each phrase.
-        shown: numbers of the phrases whose masks are laid over.
-    """
+    """Lay the (H, W) bool masks with the indices `shown` over an RGB image, each in its colour, later ones on top."""
     return draw_overlays(picture, ((masks[index], colour_of(index)) for index in shown))
 
 
@@ -118,20 +104,11 @@ def domain_banner(predictors: Mapping[str, ReferSamPredictor]) -> str:
 def write_files(
     picture: Image.Image, answers: Sequence[Answer], folder: Path, domain: str | None = None
 ) -> dict[str, Path]:
-    """Mask, label map, cut-out and COCO file of the answers together.
+    """Write mask, label map, cut-out and COCO file of at least one answer into `folder`; return their paths by name.
 
-    The mask is white where any phrase's is; the label map has the number of the phrase, 1 for the first; the cut-out is
-    the picture, transparent elsewhere; the JSON file has an annotation for each phrase that has a mask, and lists those
-    that match nothing.
-
-    Args:
-        picture: W x H, RGB.
-        answers: about it, at least one.
-        folder: that exists.
-        domain: of the model, for the JSON file.
-
-    Returns:
-        The files by their names.
+    The mask is the union of all answers; the label map stores the number of the phrase, from 1; the cut-out is the
+    image, transparent outside the mask; the JSON file has an annotation for each mask, the phrases without a target,
+    and the model's domain.
     """
     mask = np.logical_or.reduce([answer.mask for answer in answers])
     alpha = mask_picture(mask)

@@ -16,11 +16,7 @@ PHRASES_SHOWN = 3
 
 
 def draw_examples(folder: Path) -> list[tuple[Path, str]]:
-    """Draw them into a folder.
-
-    Returns:
-        For each the picture's file, and phrases about it, one a line.
-    """
+    """Render the example images into a folder; return each path with phrases about it, one per line."""
     examples = []
     for number in NUMBERS:
         scene = generate_scene(SCENES, "val", 1, number)

@@ -16,11 +16,7 @@ MAX_BYTES = 1_000_000
 
 
 class RefuseLinks:
-    """ASGI middleware: gradio would fetch a link that a client sends as a file's place; here such requests end.
-
-    Args:
-        app: behind it.
-    """
+    """ASGI middleware that refuses links in place of uploaded files, which gradio would fetch."""
 
     def __init__(self, app: App) -> None:
         self.app = app

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_proxies() -> Iterator[None]:
-    """Bypass all proxies of the environment inside the block; `no_proxy` is as before afterwards.
+    """Bypass all proxies of the environment inside the block.
 
-    Gradio builds an HTTP client at import, and requests its own page at launch. A proxy refuses the latter; one of a
-    kind that httpx lacks a package for (SOCKS) ends both.
+    Gradio requests its own page at launch, which a proxy refuses, and a SOCKS proxy without its package ends gradio's
+    import.
     """
     before = os.environ.get("no_proxy")
     os.environ["no_proxy"] = "*"  # the name in lower case counts where both are set

@@ -102,7 +102,7 @@ INTERRUPTED: dict[str, tuple[str, list[str]]] = {
     "data show": ("refersam.data.open_dataset", [*DATA, "--dataset", "refcoco", "--split", "val"]),
     "data from-coco": ("refersam.data.from_coco.convert_coco", FAILURES["data from-coco"]),
     "data scenes": ("sceneref.write_sceneref", ["--out", "data"]),
-    "demo": ("refersam.cli.demo.load_predictor", ["--port", "17860"]),
+    "demo": ("refersam.cli.console.load_predictor", ["--port", "17860"]),
     "serve": ("refersam.serving.run.serve", ["--port", "0"]),
     "convert official": ("refersam.checkpoints.official.convert_official_checkpoint", FAILURES["convert official"]),
     "export onnx": ("refersam.checkpoints.folders.load_model", ["--out", "model.onnx"]),
@@ -198,7 +198,7 @@ def test_signals_end_the_page(run: Run, monkeypatch: pytest.MonkeyPatch, number:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
 
-    monkeypatch.setattr("refersam.cli.demo.load_predictor", lambda *_: SimpleNamespace(domain=None))
+    monkeypatch.setattr("refersam.cli.console.load_predictor", lambda *_: SimpleNamespace(domain=None))
     monkeypatch.setattr(Page, "warm_up", lambda _: None)
     monkeypatch.setattr(
         "refersam.web.page.build_page", lambda *_: SimpleNamespace(launch=launch, block_thread=lambda: None)

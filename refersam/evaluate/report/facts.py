@@ -27,14 +27,7 @@ Grouping: TypeAlias = Callable[[ReferringSample, SampleResult, int], Labels]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Phrases that have something in common.
-
-    Attributes:
-        label: what.
-        count: of those that go into the mean.
-        mean_iou: percent.
-        overall_iou: percent.
-    """
+    """Number of counted phrases with a common property, their mean and overall IoU in percent."""
 
     label: str
     count: int
@@ -52,13 +45,7 @@ class Breakdown:
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """The no-target decision at every threshold.
-
-    Attributes:
-        points: (false alarms, N-acc) in percent, by rising threshold.
-        chosen: the point that was evaluated.
-        by: what is compared with the threshold.
-    """
+    """(False alarms, N-acc) in percent for rising thresholds on `by`, and the point that was evaluated."""
 
     points: tuple[tuple[float, float], ...]
     chosen: tuple[float, float]
@@ -70,13 +57,12 @@ def sample_ious(evaluation: Evaluation) -> list[float | None]:
     return [score.iou for score in score_samples(evaluation.protocol, evaluation.results)]
 
 
-def iou_histogram(evaluation: Evaluation, bins: int = 20) -> list[int]:
-    """How many phrases have an IoU in each of so many equal parts of [0, 1]."""
-    counts = [0] * bins
-    for iou in sample_ious(evaluation):
-        if iou is not None:
-            counts[min(int(iou * bins), bins - 1)] += 1
-    return counts
+def iou_histogram(evaluation: Evaluation, bins: int = 20) -> tuple[list[int], int]:
+    """Return the number of phrases with an IoU in each of `bins` equal parts of [0, 1], and a round end of the axis."""
+    ious = [iou for iou in sample_ious(evaluation) if iou is not None]
+    counts = np.histogram(ious, bins, (0, 1))[0].tolist()
+    power = 10 ** max(0, len(str(max(counts))) - 1)
+    return counts, next(step * power for step in (2, 4, 6, 10) if max(counts) <= step * power)
 
 
 def breakdowns(evaluation: Evaluation) -> list[Breakdown]:

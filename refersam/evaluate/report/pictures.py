@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from refersam.data.regions import decode_region
+from refersam.drawing import mask_picture
 from refersam.errors import ReferSamError
 from refersam.evaluate.report.facts import sample_ious, verdict
 from refersam.evaluate.run import Evaluation
@@ -27,17 +28,8 @@ _DASH = 9
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One phrase with its picture.
-
-    Attributes:
-        phrase: as it was asked.
-        sample_id: of the data set.
-        iou: in [0, 1]; None where the protocol does not count it.
-        score: as the model said; None if it did not.
-        verdict: one of `facts.VERDICTS`.
-        image: a data URI; empty where the picture cannot be read.
-        width: of the image in pixels.
-        height: the same.
+    """One phrase with its image as a data URI ("" if it cannot be read) of width x height pixels, its IoU (None if not
+    counted) and one of `facts.VERDICTS`.
     """
 
     phrase: str
@@ -106,38 +98,18 @@ def _make_case(evaluation: Evaluation, position: int, iou: float | None, judged:
 
 
 def outline(picture: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
-    """The picture, made small, with the truth outlined in blue and the prediction in dashes of orange.
-
-    Args:
-        picture: W x H, RGB.
-        truth: (H, W) bool.
-        predicted: (H, W) bool.
-    """
+    """Shrink an RGB image and outline (H, W) bool masks: truth in blue, prediction in orange dashes."""
     scale = SIDE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).copy()
     rows, columns = np.indices((height, width))
     dashes = (rows + columns) // _DASH % 2 == 0
-    lines = ((truth, TRUTH_COLOUR, np.ones_like(dashes)), (predicted, PREDICTION_COLOUR, dashes))
-    for mask, colour, where in lines:
-        small = resize_nearest(mask, height, width)
-        edge = small & ~_shrink(small)
-        pixels[_grow(_grow(edge)) & where] = (255, 255, 255)
-        pixels[_grow(edge) & where] = colour
+    for mask, colour, where in (truth, TRUTH_COLOUR, np.True_), (predicted, PREDICTION_COLOUR, dashes):
+        padded = mask_picture(np.pad(resize_nearest(mask, height, width), 2))  # nothing is set beyond the border
+        for side, line_colour in (5, (255, 255, 255)), (3, colour):
+            grown, shrunk = padded.filter(ImageFilter.MaxFilter(side)), padded.filter(ImageFilter.MinFilter(side))
+            pixels[(np.asarray(grown) != np.asarray(shrunk))[2:-2, 2:-2] & where] = line_colour
     return Image.fromarray(pixels)
-
-
-def _grow(mask: np.ndarray) -> np.ndarray:
-    """By one pixel to all four sides."""
-    padded = np.pad(mask, 1)
-    return padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask
-
-
-def _shrink(mask: np.ndarray) -> np.ndarray:
-    """By one pixel; beyond the border, nothing belongs to it."""
-    padded = np.pad(mask, 1)
-    inside: np.ndarray = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask
-    return inside
 
 
 def data_uri(picture: Image.Image, qualities: Sequence[int] = (82, 65, 45, 25)) -> str:
