@@ -10,7 +10,7 @@ from refersam.version import __version__
 if TYPE_CHECKING:
     from refersam.checkpoints.backbones import model_from_backbones
     from refersam.config import ReferSamConfig
-    from refersam.inference.predictor import EncodedImage, ReferSamPredictor, Segmentation
+    from refersam.inference.predictor import EncodedImage, ReferSamPredictor, Segmentation, load_predictor
     from refersam.inference.registration import register
     from refersam.model.refersam import ReferSamModel, ReferSamOutput
     from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
@@ -25,6 +25,7 @@ __all__ = [
     "ReferSamProcessor",
     "Segmentation",
     "__version__",
+    "load_predictor",
     "model_from_backbones",
     "register",
 ]
@@ -38,6 +39,7 @@ _HOMES = {
     "ReferSamPredictor": "refersam.inference.predictor",
     "ReferSamProcessor": "refersam.processor",
     "Segmentation": "refersam.inference.predictor",
+    "load_predictor": "refersam.inference.predictor",
     "model_from_backbones": "refersam.checkpoints.backbones",
     "register": "refersam.inference.registration",
 }

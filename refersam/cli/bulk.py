@@ -90,9 +90,9 @@ def segment_many(
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
-    no_target_threshold: NoTargetOption = 0.5,
+    no_target_threshold: NoTargetOption = None,
     batch_size: BatchSizeOption = BATCH_SIZE,
-    min_component_fraction: MinComponentOption = 0.01,
+    min_component_fraction: MinComponentOption = None,
     workers: Annotated[
         int,
         typer.Option(

@@ -61,11 +61,11 @@ def video(
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
-    no_target_threshold: NoTargetOption = 0.5,
+    no_target_threshold: NoTargetOption = None,
     max_frames: Annotated[
         int, typer.Option(min=1, help="Largest number of frames; a longer video is refused.")
     ] = 100_000,
-    min_component_fraction: MinComponentOption = 0.01,
+    min_component_fraction: MinComponentOption = None,
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
 

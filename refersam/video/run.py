@@ -12,7 +12,6 @@ from pathlib import Path
 
 from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
-from refersam.inference.components import MIN_COMPONENT_FRACTION
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.names import answer_name
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
@@ -81,9 +80,9 @@ def segment_video(
     out: Path,
     choice: FrameChoice = FrameChoice(),
     threshold: float = 0.5,
-    no_target_threshold: float = 0.5,
+    no_target_threshold: float | None = None,
     on_frame: Callable[[], object] = lambda: None,
-    min_component_fraction: float = MIN_COMPONENT_FRACTION,
+    min_component_fraction: float | None = None,
 ) -> VideoResult:
     """Segment the frames of a video, each by itself; one frame is held at a time.
 
@@ -95,10 +94,10 @@ def segment_video(
             or neither.
         choice: of frames.
         threshold: a pixel belongs to a mask where its probability is at least this.
-        no_target_threshold: nothing matches where the probability of a target is below this.
+        no_target_threshold: nothing matches where the probability of a target is below this; None for the model's own.
         on_frame: called after each segmented frame.
         min_component_fraction: a connected component of a mask with less than this fraction of the largest
-            component's area is dropped, as in `drop_specks`; 0 keeps all.
+            component's area is dropped, as in `drop_specks`; 0 keeps all; None for the model's own.
 
     Raises:
         VideoError: not a single frame could be segmented, or more frames than the reader's limit.

@@ -152,6 +152,10 @@ class Page:
         for predictor in self.predictors.values():
             predictor.predict(picture, text.splitlines())
 
+    def no_target_threshold(self, name: str) -> float:
+        """Return the default of a model, by its name on the page."""
+        return self.predictors[name].model.config.no_target_threshold
+
     def answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> list[Segmentation]:
         """Answer phrases about an uploaded picture.
 
@@ -295,7 +299,11 @@ def build_page(page: Page) -> Any:
                         0.05, 0.95, 0.5, step=0.05, label="A pixel belongs to the mask from this probability"
                     )
                     no_target = gr.Slider(
-                        0.0, 1.0, 0.5, step=0.05, label="Nothing matches below this probability of a target"
+                        0.0,
+                        1.0,
+                        page.no_target_threshold(names[0]),
+                        step=0.05,
+                        label="Nothing matches below this probability of a target",
                     )
             with gr.Column(min_width=300):
                 result = gr.Image(
@@ -330,6 +338,7 @@ def build_page(page: Page) -> Any:
                         lambda chosen=chosen: chosen, outputs=[picture, phrases], show_progress="hidden"
                     ).then(run, inputs, outputs)
         gr.on([button.click, phrases.submit], run, inputs, outputs)
+        model.input(page.no_target_threshold, model, no_target, show_progress="hidden")
         choice.input(show, [visit, choice], result, show_progress="hidden")
     blocks.queue(max_size=page.settings.waiting, default_concurrency_limit=1, api_open=False)
     return blocks
