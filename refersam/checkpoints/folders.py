@@ -77,7 +77,7 @@ def read_model_type(name: str) -> tuple[Any, dict[str, Any], dict[str, bool]]:
         raise CheckpointError(f"{name} holds no ReferSAM model: a folder with config.json and weights is expected.")
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise CheckpointError(
-            f"No such model: {name} is neither a folder nor a Hub id of the form owner/name, and {known_aliases(name)}."
+            f"No such model: {name} is neither a folder nor a Hub id of the form owner/name; {known_aliases(name)}"
         )
     place = hub_options(name)
     try:

@@ -109,7 +109,7 @@ def find_published(name: str) -> Published | None:
     if not equals or "/" in alias or Path(name).exists():
         return None
     if alias not in ALIASES:
-        raise CheckpointError(f"{name} has no such alias: {known_aliases(alias)}.")
+        raise CheckpointError(f"{name} begins with no alias: {known_aliases(alias)}")
     return _with_names(ALIASES[alias], tuple(rest.split("+")) if len(ALIASES[alias].weights) > 1 else (rest,), name)
 
 
@@ -125,8 +125,8 @@ def published_of_type(name: str, model_type: object) -> Published | None:
 
 
 def known_aliases(name: str = "") -> str:
-    """List the aliases, to end a sentence about a name that is none of them."""
-    return f"the aliases are {', '.join(ALIASES)}{did_you_mean(name, ALIASES)}".rstrip("?")
+    """List the aliases, as the end of a sentence about a name that is none of them, with its full stop."""
+    return f"the aliases are {', '.join(ALIASES)}{did_you_mean(name, ALIASES) or '.'}"
 
 
 def _with_names(family: Family, names: tuple[str, ...], given: str) -> Published:

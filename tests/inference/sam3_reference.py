@@ -1,7 +1,7 @@
 """Masks of SAM 3 by transformers' own processor, model and post-processing.
 
-`python sam3_reference.py FOLDER IMAGE OUT PHRASE...` is a process of its own, with torchvision on PYTHONPATH, which must
-not change how transformers reads images in other tests.
+`python sam3_reference.py FOLDER IMAGE OUT PHRASE...` is a process of its own, with torchvision on PYTHONPATH: there it
+does not change how transformers reads images in other tests.
 """
 
 from __future__ import annotations

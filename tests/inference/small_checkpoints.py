@@ -136,7 +136,7 @@ def save_sam3(folder: Path, video: bool = True) -> Path:
     with torch.no_grad():
         model.dot_product_scoring.query_proj.weight *= 4
         model.detr_decoder.query_embed.weight *= 8
-        model.detr_decoder.presence_head.layer3.bias += 3
+        model.detr_decoder.presence_head.layer3.bias -= 1
     settings = {
         "image_processor_type": "Sam3ImageProcessor",
         "size": {"height": SIDE, "width": SIDE},

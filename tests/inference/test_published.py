@@ -269,7 +269,7 @@ def test_what_is_not_offered(
     run: Callable[..., SimpleNamespace], models: dict[str, str], command: list[str], name: str
 ) -> None:
     model = "clipseg" if name == "alias" else models["clipseg"]
-    option = ["--set", f"model.init_from={model}"] if command[0] == "train" else ["--model", model]
+    option = ["--set", f"model.start_from={model}"] if command[0] == "train" else ["--model", model]
     result = run(*command, *option)
     assert result.code == 1, result.out
     assert "cannot be trained, exported" in result.err
