@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -248,6 +249,15 @@ def test_weights_that_do_not_fit(models: dict[str, str], tmp_path: Path) -> None
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="could not be loaded"):
         refersam.load_predictor(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "file"), [("clipseg", "preprocessor_config.json"), ("sam3", "processor_config.json")])
+def test_an_input_that_would_exhaust_the_machine(models: dict[str, str], tmp_path: Path, name: str, file: str) -> None:
+    shutil.copytree(models[name], tmp_path / "model")
+    settings = tmp_path / "model" / file
+    settings.write_text(settings.read_text().replace('"height": 64', '"height": 1000000'))
+    with pytest.raises(CheckpointError, match="height must be 1 to 4096, is 1000000"):
+        refersam.load_predictor(tmp_path / "model")
 
 
 def test_a_model_that_cannot_answer_phrases(models: dict[str, str]) -> None:

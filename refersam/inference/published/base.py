@@ -18,7 +18,7 @@ from refersam.image import ImageSource, load_image
 from refersam.inference.runtimes import Features
 from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import check_phrases
-from refersam.processor import ReferSamProcessor
+from refersam.processor import MAX_SIDE, ReferSamProcessor
 
 _NOTHING = -1e4
 """Logit of a mask without pixels."""
@@ -164,7 +164,23 @@ def load_part(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> 
 
 def load_image_processor(folder: Path) -> BaseImageProcessor:
     """Load an image processor of transformers that resizes by Pillow: the same pixels with and without torchvision."""
-    return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    options = {"local_files_only": True, "trust_remote_code": False}
+    return check_size(AutoImageProcessor.from_pretrained(folder, backend="pil", **options), folder)
+
+
+def check_size(image_processor: BaseImageProcessor, folder: Path) -> BaseImageProcessor:
+    """Refuse an input size that would exhaust the machine.
+
+    Raises:
+        CheckpointError: a side that is none, or longer than `MAX_SIDE`.
+    """
+    sizes = {**dict(image_processor.size), **dict(getattr(image_processor, "pad_size", None) or {})}
+    for name, side in sizes.items():
+        if side is not None and not (isinstance(side, int) and 0 < side <= MAX_SIDE):
+            raise CheckpointError(
+                f"The image settings in {folder} are broken: {name} must be 1 to {MAX_SIDE}, is {side}."
+            )
+    return image_processor
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -6,6 +6,7 @@ import math
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ class GroundedSam(TransformersModel):
     """
 
     def __init__(self, detector: GroundingDinoForObjectDetection, sam: SamModel) -> None:
-        super().__init__(TransformersConfig(detector.config.text_config, True, True, BOX_THRESHOLD))
+        text = SimpleNamespace(max_position_embeddings=detector.config.max_text_len)
+        super().__init__(TransformersConfig(text, True, True, BOX_THRESHOLD))
         self.detector, self.sam = detector, sam
         self.detector.model.backbone = EncodedBackbone(detector.model.backbone)
 

@@ -19,6 +19,7 @@ from refersam.inference.published.base import (
     TransformersConfig,
     TransformersModel,
     TransformersProcessor,
+    check_size,
     instance_output,
     load_part,
     load_tokenizer,
@@ -134,6 +135,6 @@ class Sam3(TransformersModel):
 def load_sam3(folder: Path, *, dtype: torch.dtype) -> tuple[Sam3, Sam3Processor]:
     """Load SAM 3 from a directory: the detector alone, or that of the published file, which has a tracker beside it."""
     settings, _ = Sam3ImageProcessor.get_image_processor_dict(folder, local_files_only=True)
-    image_processor = Sam3ImageProcessor.from_dict(settings)
+    image_processor = check_size(Sam3ImageProcessor.from_dict(settings), folder)
     model = Sam3(load_part(Sam3Model, folder, dtype))
     return model, Sam3Processor(image_processor, load_tokenizer(folder), TEXT_TOKENS)
