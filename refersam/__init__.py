@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from refersam.inference.predictor import EncodedImage as EncodedImage
     from refersam.inference.predictor import ReferSamPredictor as ReferSamPredictor
     from refersam.inference.predictor import Segmentation as Segmentation
+    from refersam.inference.predictor import load_predictor as load_predictor
     from refersam.inference.registration import register as register
     from refersam.model.refersam import ReferSamModel as ReferSamModel
     from refersam.model.refersam import ReferSamOutput as ReferSamOutput
@@ -28,6 +29,7 @@ _HOMES = {
     "ReferSamPredictor": "refersam.inference.predictor",
     "ReferSamProcessor": "refersam.processor",
     "Segmentation": "refersam.inference.predictor",
+    "load_predictor": "refersam.inference.predictor",
     "model_from_backbones": "refersam.checkpoints.backbones",
     "register": "refersam.inference.registration",
 }

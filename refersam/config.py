@@ -28,6 +28,9 @@ PATCH_SIZE = 16
 SIZE_MULTIPLE = 32
 """Height and width of the model's input must be multiples of this many pixels: the pyramid's largest stride."""
 
+MIN_COMPONENT_FRACTION = 0.01
+"""Default of `drop_specks`: the largest that loses no target object on SceneRef (docs/concepts.md, "Specks")."""
+
 
 class ReferSamConfig(PreTrainedConfig):
     """Sizes and switches of a ReferSAM model.
@@ -79,6 +82,8 @@ class ReferSamConfig(PreTrainedConfig):
     """
 
     model_type = "refersam"
+    no_target_threshold: ClassVar[float] = 0.5
+    min_component_fraction: ClassVar[float] = MIN_COMPONENT_FRACTION
     sub_configs: ClassVar[dict[str, Any]] = {
         "vision_config": SamVisionConfig,
         "prompt_encoder_config": SamPromptEncoderConfig,

@@ -29,8 +29,8 @@ def domain_warning(domain: str) -> str:
     """Return what to expect of a model outside its domain, and what to do."""
     return (
         f"The model was trained on {domain} only: its masks and scores mean nothing on other images, such as "
-        "photographs. For these, train or convert another model (README, 'Photographs') and load it instead: "
-        "--model on the command line, from_pretrained in Python."
+        "photographs. For these, load a published model (--model clipseg, refersam.load_predictor) or one of "
+        "your own (README, 'Photographs')."
     )
 
 

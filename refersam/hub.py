@@ -9,13 +9,17 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from refersam.errors import CheckpointError
+from refersam.errors import CheckpointError, one_line
 
 PATIENCE = 5.0
 """Seconds in which the Hub has to answer: huggingface_hub itself would retry each file for half a minute."""
 
 _VALID_FOR = 60.0
 """Seconds for which an answer counts, so that a run that loads several models waits once."""
+
+
+MODEL_FILES = ["*.json", "*.safetensors", "README.md", "*.txt"]
+"""Files of a repository that a model is loaded from: no pickles, no code."""
 
 
 class DownloadError(CheckpointError):
@@ -54,6 +58,44 @@ def raise_if_not_downloaded(name: str, error: Exception, *, local_files_only: bo
             isinstance(error, OSError) and not is_broken
         ):
             raise DownloadError(name) from error
+
+
+def fetch(name: str) -> Path:
+    """Return the directory of a model's files; those of a Hub id are downloaded, with huggingface_hub's progress bar.
+
+    Args:
+        name: directory or Hub id.
+
+    Raises:
+        DownloadError: never downloaded, while the Hub cannot be reached.
+        CheckpointError: no such repository, or one that is gated.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    if Path(name).is_dir():
+        return Path(name)
+    offline = hub_options(name)["local_files_only"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=MODEL_FILES, local_files_only=offline))
+    except Exception as error:  # no network, no such file: the kinds differ between versions
+        raise_if_not_downloaded(name, error, local_files_only=offline)
+        causes = list(_causes(error))
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            raise CheckpointError(f"{name} is gated: {how_to_get_access(name)}.") from error
+        if any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
+            raise CheckpointError(
+                f"No such model: {name} is neither a folder nor a public Hub id; for a private one run 'hf auth login'."
+            ) from error
+        raise CheckpointError(f"The files of {name} could not be downloaded: {one_line(error)}.") from error
+
+
+def how_to_get_access(name: str) -> str:
+    """Return what to do for a gated repository, as the end of a sentence."""
+    return (
+        f"accept its licence on https://huggingface.co/{name} with an account of the Hub, wait for access, and run "
+        "'hf auth login' once on this machine (or set HF_TOKEN)"
+    )
 
 
 def hub_answers() -> bool:

@@ -20,6 +20,7 @@ from refersam.config import SIZE_MULTIPLE, ReferSamConfig
 from refersam.errors import CheckpointError, PhraseError, one_line, shown
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.image import ImageSource, load_image, resize_to_array
+from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import check_phrases, replace_symbols
 
 MAX_SIDE = 4096
@@ -170,6 +171,11 @@ class ReferSamProcessor(ProcessorMixin):
             data.update(self.encode_phrases([text] if isinstance(text, str) else list(text)))
         return BatchFeature(data)
 
+    @property
+    def image_size(self) -> dict[str, int]:
+        """{"height": ..., "width": ...} of the network's input in pixels."""
+        return dict(self.image_processor.size)
+
     def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Tensor]:
         """Phrases -> `input_ids` and `attention_mask` (B, S), padded to the longest.
 
@@ -258,6 +264,10 @@ class ReferSamProcessor(ProcessorMixin):
         if logits.shape[2:] != (height, width):
             logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return logits.squeeze(1)
+
+    def mask_logits(self, output: ReferSamOutput, _image_size: tuple[int, int], size: tuple[int, int], /) -> Tensor:
+        """Resize the mask logits of one phrase to `size`; see `resize_logits`."""
+        return self.resize_logits(output.mask_logits, *size)
 
 
 def check_room(processor: ReferSamProcessor, config: ReferSamConfig, name: str) -> None:

@@ -109,6 +109,22 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def published_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The name of a small random model of each family of published models, and of their parts."""
+    import small_checkpoints
+
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("clipseg", "dino", "sam", "sam3", "detector")}
+    torch.manual_seed(0)
+    small_checkpoints.save_clipseg(folders["clipseg"])
+    small_checkpoints.save_grounding_dino(folders["dino"])
+    small_checkpoints.save_sam(folders["sam"])
+    small_checkpoints.save_sam3(folders["sam3"])
+    small_checkpoints.save_sam3(folders["detector"], video=False)
+    names = {name: str(folder) for name, folder in folders.items()}
+    return {**names, "grounded-sam": f"grounded-sam={names['dino']}+{names['sam']}"}
+
+
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., Any]:
     """Call with a text encoder and other fields for the smallest configuration, with outputs of large variance."""
     from transformers import BertConfig, CLIPTextConfig

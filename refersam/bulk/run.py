@@ -13,7 +13,6 @@ from refersam.bulk.results import Line
 from refersam.errors import ReferSamError
 from refersam.image import load_image
 from refersam.inference.answers import check_thresholds, read_answers
-from refersam.inference.components import MIN_COMPONENT_FRACTION
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.inference.queries import Query, run_queries
 
@@ -23,13 +22,13 @@ class BulkSettings:
     """What the results depend on, and how fast they come.
 
     Attributes:
-        model: folder or Hub id; None for the model in the box.
+        model: as `ReferSamPredictor.from_pretrained` takes it; None for the bundled model.
         device: None for the best there is.
         dtype: number format of the weights.
         threshold: a pixel belongs to the mask where its probability is at least this.
-        no_target_threshold: nothing matches where the probability of a target is below this.
+        no_target_threshold: nothing matches where the probability of a target is below this; None for the model's own.
         min_component_fraction: a connected component of a mask with less than this fraction of the largest component's
-            area is dropped; 0 keeps all.
+            area is dropped; 0 keeps all; None for the model's own.
         batch_size: most (picture, phrase) pairs in one run of the model.
         workers: threads that read pictures ahead; with Ray, processes that each hold a model.
 
@@ -41,13 +40,13 @@ class BulkSettings:
     device: str | None = None
     dtype: str = "float32"
     threshold: float = 0.5
-    no_target_threshold: float = 0.5
-    min_component_fraction: float = MIN_COMPONENT_FRACTION
+    no_target_threshold: float | None = None
+    min_component_fraction: float | None = None
     batch_size: int = 8
     workers: int = 2
 
     def __post_init__(self) -> None:
-        check_thresholds(self.threshold, self.no_target_threshold)
+        check_thresholds(self.threshold, self.no_target_threshold, self.min_component_fraction)
 
     def lasting(self) -> dict[str, Any]:
         """Those that the results depend on."""

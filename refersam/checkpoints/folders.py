@@ -9,6 +9,13 @@ from typing import Any
 
 import torch
 
+from refersam.checkpoints.published import (
+    FAMILIES,
+    Published,
+    find_published,
+    known_aliases,
+    published_of_type,
+)
 from refersam.checkpoints.registration import register_classes
 from refersam.config import ReferSamConfig, check_spelling
 from refersam.errors import CheckpointError, first_of, one_line
@@ -20,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLED_CHECKPOINT = Path(__file__).parents[1] / "assets" / "model"
 """The tiny model in the package, trained on synthetic scenes, not on photographs."""
+
+_PUBLISHED = "answers phrases as it was published, and cannot be trained, exported or loaded as a ReferSamModel"
 
 
 def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[ReferSamModel, ReferSamProcessor]:
@@ -49,10 +58,17 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
     return model, processor
 
 
-def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
-    """Return the configuration of a model, and transformers' options that say whether files may come from the Hub.
+def read_model_type(name: str) -> tuple[Any, dict[str, Any], dict[str, bool]]:
+    """Read the `model_type` of a model's config.json.
 
-    Raises CheckpointError for a missing folder or Hub id, or another type of model.
+    Args:
+        name: a folder or Hub id.
+
+    Returns:
+        The type, all fields of the file, and transformers' options that say whether the Hub may be asked for the rest.
+
+    Raises:
+        CheckpointError: no such folder or Hub id, or no configuration that can be read.
     """
     from transformers import PreTrainedConfig
 
@@ -60,22 +76,55 @@ def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
     if folder.exists() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{name} holds no ReferSAM model: a folder with config.json and weights is expected.")
     if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise CheckpointError(f"No such model: {name} is neither a folder nor a Hub id of the form owner/name.")
+        raise CheckpointError(
+            f"No such model: {name} is neither a folder nor a Hub id of the form owner/name; {known_aliases(name)}"
+        )
     place = hub_options(name)
     try:
         fields = PreTrainedConfig.get_config_dict(name, **place)[0]
-        kind = fields.get("model_type")
+        return fields.get("model_type"), fields, place
     except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
         raise_if_not_downloaded(name, error, **place)
         raise CheckpointError(f"No model could be read from {name}: {one_line(error)}.") from error
-    if kind != "refersam":
-        raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'.")
+
+
+def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
+    """The configuration of a model, and transformers' options that say whether the Hub may be asked for the rest.
+
+    Raises:
+        CheckpointError: no such folder or Hub id, or another kind of model.
+    """
+    if find_published(name) is not None:
+        raise CheckpointError(f"{name} {_PUBLISHED}.")
+    kind, fields, place = read_model_type(name)
+    if kind != ReferSamConfig.model_type:
+        published = f": it {_PUBLISHED}" if published_of_type(name, kind) else ""
+        raise CheckpointError(f"{name} is a model of type {kind!r}, not 'refersam'{published}.")
     try:
         check_spelling(fields)
         config = ReferSamConfig.from_pretrained(name, **place)
     except Exception as error:
         raise CheckpointError(f"The configuration of {name} is not ReferSAM's: {one_line(error)}.") from error
     return config, place
+
+
+def recognise_published(name: str) -> Published | None:
+    """Recognise a published model of transformers by its alias, Hub id or `model_type`; None for a ReferSAM model.
+
+    Raises:
+        CheckpointError: no such model, or one that cannot answer phrases.
+    """
+    published = find_published(name)
+    if published is None:
+        kind, _, _ = read_model_type(name)
+        published = published_of_type(name, kind)
+        if published is None and kind != ReferSamConfig.model_type:
+            known = ", ".join(kind for family in FAMILIES for kind in family.model_types)
+            raise CheckpointError(
+                f"{name} is a model of type {kind!r}, which cannot answer phrases: expected "
+                f"{ReferSamConfig.model_type}, {known}."
+            )
+    return published
 
 
 def load_weights(name: str, **options: Any) -> ReferSamModel:

@@ -70,9 +70,9 @@ def segment_many(
     device: console.DeviceOption = None,
     dtype: console.DtypeOption = console.Dtype.float32,
     threshold: console.ThresholdOption = 0.5,
-    no_target_threshold: console.NoTargetOption = 0.5,
+    no_target_threshold: console.NoTargetOption = None,
     batch_size: console.BatchSizeOption = console.BATCH_SIZE,
-    min_component_fraction: console.MinComponentOption = 0.01,
+    min_component_fraction: console.MinComponentOption = None,
     workers: Annotated[
         int,
         typer.Option(

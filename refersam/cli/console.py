@@ -75,7 +75,10 @@ OUT = Path("out")
 """Folder of results, unless another one is given."""
 BATCH_SIZE = 8
 """Phrases in one forward pass, unless another number is given."""
-MODEL_HELP = "Model to use: a folder, a Hub id or an exported .onnx file. Without it: the bundled model."
+MODEL_HELP = (
+    "Model to use: a folder, a Hub id or an exported .onnx file; clipseg, grounded-sam or sam3 for a published model "
+    "of photographs (docs/photographs.md). Without it: the bundled model."
+)
 
 # Options of several commands, declared once.
 ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
@@ -90,11 +93,22 @@ ThresholdOption = Annotated[
     float, number_option(0, 1, "Mask threshold: a pixel belongs to the mask from this probability on.")
 ]
 NoTargetOption = Annotated[
-    float, number_option(0, 1, "No-target threshold: nothing matches below this probability of a target.")
+    float | None,
+    number_option(
+        0,
+        1,
+        "No-target threshold: nothing matches below this probability of a target. Without it: the model's own, 0.5 for "
+        "ReferSAM.",
+    ),
 ]
 MinComponentOption = Annotated[
-    float,
-    number_option(0, 1, "Drop parts of a mask with less than this fraction of its largest part's area; 0 keeps all."),
+    float | None,
+    number_option(
+        0,
+        1,
+        "Drop parts of a mask with less than this fraction of its largest part's area; 0 keeps all. Without it: the "
+        "model's own, 0.01 for ReferSAM.",
+    ),
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, max=4096, help="Largest number of phrases in one forward pass.")]
 
@@ -176,9 +190,19 @@ def _warn(text: str) -> None:
     err_console.print(f"Warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
+def _download(model: str) -> None:
+    """Download a published model before a spinner hides the progress bar."""
+    from refersam.checkpoints.published import find_published
+
+    if (published := find_published(model)) is not None:
+        published.fetch()
+
+
 def load_predictor(model: str | None, device: str | None, dtype: str) -> ReferSamPredictor:
     """Load a model; the caller prints its domain by `say_domain`."""
     logging.getLogger("refersam.domain").setLevel(logging.ERROR)
+    if model is not None:
+        _download(model)
     with waiting("Loading the model"):
         from refersam.inference.predictor import ReferSamPredictor
 

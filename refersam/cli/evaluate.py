@@ -84,7 +84,7 @@ def evaluate(
             min=0, max=256, help="Number of processes that decode images. Without it: at most 8, one per further core."
         ),
     ] = None,
-    no_target_threshold: console.NoTargetOption = 0.5,
+    no_target_threshold: console.NoTargetOption = None,
     min_pixels: Annotated[
         int,
         typer.Option(

@@ -15,7 +15,7 @@ from refersam.cli.app import ANSWER_PANEL, app
 from refersam.cli.console import out_console, quiet_transformers, waiting
 
 if TYPE_CHECKING:
-    from refersam.inference.description import Description
+    from refersam.inference.description import Description, PublishedDescription
 
 
 @app.command(rich_help_panel=ANSWER_PANEL, epilog="Example: refersam info path/to/model --json")
@@ -23,8 +23,8 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth) or an exported .onnx file. "
-            "Without it: the bundled model.",
+            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth) or an exported .onnx file; "
+            "clipseg, grounded-sam or sam3, described before anything is downloaded. Without it: the bundled model.",
             metavar="[MODEL]",
             show_default=False,
         ),
@@ -34,7 +34,7 @@ def info(
     """Describe a model: sizes, parameters by part, precision, input, heads, licence."""
     with waiting("Reading the model"):
         from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
-        from refersam.inference.description import describe_model
+        from refersam.inference.description import PublishedDescription, describe_model
 
         quiet_transformers()
         description = describe_model(str(BUNDLED_CHECKPOINT) if model is None else model)
@@ -42,9 +42,27 @@ def info(
         sys.stdout.write(json.dumps(asdict(description), indent=2) + "\n")
         return
     table = Table(show_header=False)
-    for name, value in _rows(description, model is None):
+    if isinstance(description, PublishedDescription):
+        rows = _published_rows(description)
+    else:
+        rows = _rows(description, model is None)
+    for name, value in rows:
         table.add_row(name, Text(value))
     out_console.print(table)
+
+
+def _published_rows(description: PublishedDescription) -> list[tuple[str, str]]:
+    about, rows = "about " if description.approximate else "", [("model", description.model)]
+    rows += [("kind", description.family), ("domain", "photographs"), ("method", description.method)]
+    for each in description.weights:
+        gated = ", gated: access needs an account" if each.gated else ""
+        size = f"{about}{each.megabytes:,} MB, {about}{each.parameters / 1e6:.3g} M parameters"
+        rows.append((each.repository, f"{size}, licence: {each.licence}{gated}"))
+    total = sum(each.megabytes for each in description.weights)
+    rows.append(("download" if description.approximate else "weights' files", f"{about}{total:,} MB"))
+    if description.access is not None:
+        rows.append(("access", description.access))
+    return rows
 
 
 def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:

@@ -63,8 +63,8 @@ def segment(
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.float32,
     threshold: ThresholdOption = 0.5,
-    no_target_threshold: NoTargetOption = 0.5,
-    min_component_fraction: MinComponentOption = 0.01,
+    no_target_threshold: NoTargetOption = None,
+    min_component_fraction: MinComponentOption = None,
     label_map: Annotated[
         Path | None,
         typer.Option(

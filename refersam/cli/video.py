@@ -41,11 +41,11 @@ def video(
     device: console.DeviceOption = None,
     dtype: console.DtypeOption = console.Dtype.float32,
     threshold: console.ThresholdOption = 0.5,
-    no_target_threshold: console.NoTargetOption = 0.5,
+    no_target_threshold: console.NoTargetOption = None,
     max_frames: Annotated[
         int, typer.Option(min=1, help="Largest number of frames; a longer video is refused.")
     ] = 100_000,
-    min_component_fraction: console.MinComponentOption = 0.01,
+    min_component_fraction: console.MinComponentOption = None,
 ) -> None:
     """Segment what each PHRASE means in the frames of a video; writes NAME.jsonl and NAME_overlay.mp4.
 

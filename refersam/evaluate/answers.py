@@ -12,10 +12,10 @@ from torch import Tensor
 from refersam.data.sample import ReferringImage
 from refersam.errors import ReferSamError
 from refersam.inference.answers import NanOutputError, confidence, phrase_outputs
+from refersam.inference.runtimes import Processor
 from refersam.metrics.protocols import PROTOCOLS, Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
-from refersam.processor import ReferSamProcessor
 
 
 class EvaluationError(ReferSamError, RuntimeError):
@@ -44,7 +44,7 @@ class ProtocolAnswer:
 def protocol_answers(
     output: ReferSamOutput,
     sizes: Iterable[tuple[int, int]],
-    processor: ReferSamProcessor,
+    processor: Processor,
     protocol: Protocol,
     supervise_iou: bool,
     no_target_threshold: float,
@@ -66,8 +66,8 @@ def protocol_answers(
     try:
         for one in phrase_outputs(output, sizes, processor):
             height, width = one.logits.shape[1:]
-            size = protocol.size(height, width)
-            compared = one.logits if size == (height, width) else processor.resize_logits(one.output.mask_logits, *size)
+            own, size = (height, width), protocol.size(height, width)
+            compared = one.logits if size == own else processor.mask_logits(one.output, own, size)
             yield ProtocolAnswer(
                 mask=(one.logits[0] >= 0).cpu().numpy(),
                 protocol_mask=_cut(compared[0], protocol).cpu().numpy(),
@@ -87,7 +87,7 @@ def _cut(logits: Tensor, protocol: Protocol) -> Tensor:
 @torch.inference_mode()
 def evaluate_images(
     model: ReferSamModel,
-    processor: ReferSamProcessor,
+    processor: Processor,
     images: Iterable[ReferringImage],
     no_target_threshold: float = 0.5,
     protocol: Protocol = PROTOCOLS["sceneref"],

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import Dataset
 
 from refersam.data.sample import ReferringSample
 from refersam.errors import DataError, ReferSamError
 from refersam.evaluate.predictions import Prediction
+from refersam.inference.queries import Query
+from refersam.inference.runtimes import Processor
 from refersam.metrics.masks import target_mask
 from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
-from refersam.processor import ReferSamProcessor
 
 Plan = tuple[tuple[int, ...], ...]
 """One batch: for each of its pictures the positions of samples in the data set, the same number for each picture."""
@@ -50,23 +51,17 @@ def plan_batches(samples: Sequence[ReferringSample], batch_size: int) -> list[Pl
 
 @dataclass
 class ModelBatch:
-    """Tensors for the model, I pictures with n phrases each, B = I * n; and the truth.
+    """Queries for the model, I images with n phrases each, B = I * n; and the truth.
 
     Attributes:
         positions: B positions in the data set.
-        pixel_values: (I, 3, H, W).
-        input_ids: (B, S).
-        attention_mask: (B, S).
+        queries: I.
         truths: B masks at the protocol's size, packed.
-        cut: for each phrase, whether it was longer than the limit.
     """
 
     positions: list[int]
-    pixel_values: Tensor
-    input_ids: Tensor
-    attention_mask: Tensor
+    queries: list[Query]
     truths: list[PackedMask]
-    cut: list[bool]
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class ModelBatches(Dataset[ModelBatch | ReferSamError]):
         self,
         samples: Sequence[ReferringSample],
         plans: Sequence[Plan],
-        processor: ReferSamProcessor,
+        processor: Processor,
         protocol: Protocol,
     ) -> None:
         self.samples, self.plans, self.processor, self.protocol = samples, plans, processor, protocol
@@ -113,19 +108,21 @@ class ModelBatches(Dataset[ModelBatch | ReferSamError]):
         plan = self.plans[index]
         positions = [position for picture in plan for position in picture]
         samples = [self.samples[position] for position in positions]
-        phrases = [sample.phrase for sample in samples]
         try:
-            # As arrays: an EXIF rotation, which COCO's masks do not follow, has no place in them.
-            pictures = [np.asarray(self.samples[picture[0]].image.load()) for picture in plan]
             return ModelBatch(
                 positions=positions,
-                **self.processor(images=pictures, text=phrases),
+                queries=[self._prepare([self.samples[position] for position in picture]) for picture in plan],
                 truths=[PackedMask.pack(target_mask(sample, self.protocol)) for sample in samples],
-                cut=[bool(self.processor.cut_off(phrase)) for phrase in phrases],
             )
         except ReferSamError as error:
             names = ", ".join(sample.sample_id for sample in samples[:8])
             return DataError(f"{error} (in the batch with the samples {names})")
+
+    def _prepare(self, samples: Sequence[ReferringSample]) -> Query:
+        """Prepare the phrases of one image."""
+        # By way of an array: an EXIF rotation, which COCO's masks do not follow, has no place in it.
+        image = Image.fromarray(np.asarray(samples[0].image.load()))
+        return Query.prepare(self.processor, image, [sample.phrase for sample in samples], allow_unknown=True)
 
 
 class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):

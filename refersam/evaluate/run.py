@@ -27,6 +27,7 @@ from refersam.evaluate.batches import (
 from refersam.evaluate.predictions import Prediction, make_prediction, read_predictions
 from refersam.evaluate.processes import Processes
 from refersam.inference.predictor import ReferSamPredictor
+from refersam.inference.queries import run_queries
 from refersam.metrics.masks import encode_mask
 from refersam.metrics.protocols import Protocol, check_protocol
 from refersam.metrics.results import SampleResult
@@ -82,7 +83,7 @@ def evaluate_model(
     *,
     batch_size: int = 8,
     workers: int = 0,
-    no_target_threshold: float = 0.5,
+    no_target_threshold: float | None = None,
     min_pixels: int = 0,
     processes: Processes | None = None,
     progress: Progress | None = None,
@@ -98,7 +99,8 @@ def evaluate_model(
         protocol: to score by.
         batch_size: most phrases in one pass of the model.
         workers: processes that decode; 0 for none.
-        no_target_threshold: a phrase is judged to have no target where its probability of having one is below this.
+        no_target_threshold: a phrase is judged to have no target where its probability of having one is below this;
+            None for the model's own.
         min_pixels: for a model that makes no such decision; see `judge_target`.
         processes: that share the work; None for this one alone. Every one gets the whole result.
         progress: told of samples done by this process.
@@ -108,6 +110,8 @@ def evaluate_model(
         EvaluationError: NaN or infinite outputs.
         ValueError: a threshold that is no number from 0 to 1.
     """
+    if no_target_threshold is None:
+        no_target_threshold = predictor.model.config.no_target_threshold
     check_number("no_target_threshold", no_target_threshold, 0, 1)
     processes, tell = processes or Processes(), progress or _silent
     check_protocol(protocol, (sample.has_target for sample in samples))
@@ -125,7 +129,7 @@ def evaluate_model(
         "no_target_threshold": no_target_threshold,
         "min_pixels": min_pixels,
         "max_text_tokens": predictor.processor.max_text_tokens,
-        "image_size": dict(predictor.processor.image_processor.size),
+        "image_size": predictor.processor.image_size,
         "device": str(predictor.model.device),
         "dtype": str(predictor.model.dtype).removeprefix("torch."),
         "processes": processes.count,
@@ -199,18 +203,22 @@ def _run_batch(
 ) -> Iterator[_Row]:
     """Run the model on a batch and score its phrases."""
     model = predictor.model
-    output = model(
-        batch.pixel_values.to(model.device, model.dtype),
-        batch.input_ids.to(model.device),
-        batch.attention_mask.to(model.device),
-    )
-    chosen = [samples[position] for position in batch.positions]
-    sizes = [(sample.image.height, sample.image.width) for sample in chosen]
     supervised = model.config.supervise_iou
-    answers = protocol_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold)
-    for position, sample, answer, truth, cut in zip(
-        batch.positions, chosen, answers, batch.truths, batch.cut, strict=True
-    ):
+    answers = (
+        answer
+        for query, output in zip(batch.queries, run_queries(model, batch.queries), strict=True)
+        for answer in protocol_answers(
+            output,
+            [(query.height, query.width)] * len(query.phrases),
+            predictor.processor,
+            protocol,
+            supervised,
+            no_target_threshold,
+        )
+    )
+    cuts = [bool(left_out) for query in batch.queries for left_out in query.left_out]
+    for position, answer, truth, cut in zip(batch.positions, answers, batch.truths, cuts, strict=True):
+        sample = samples[position]
         base = Prediction(
             sample.sample_id,
             encode_mask(answer.mask),

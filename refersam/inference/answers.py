@@ -16,11 +16,10 @@ from refersam.checks import check_number
 from refersam.drawing import mask_picture
 from refersam.errors import ReferSamError, shown
 from refersam.files import save_png
-from refersam.inference.components import MIN_COMPONENT_FRACTION, drop_specks
+from refersam.inference.components import drop_specks
 from refersam.inference.queries import Query
-from refersam.inference.runtimes import Model
+from refersam.inference.runtimes import Model, Processor
 from refersam.model.refersam import ReferSamOutput
-from refersam.processor import ReferSamProcessor
 
 
 class NanOutputError(ReferSamError):
@@ -96,9 +95,9 @@ class Answer:
 
 
 def check_thresholds(
-    threshold: float = 0.5, no_target_threshold: float = 0.5, min_component_fraction: float = MIN_COMPONENT_FRACTION
+    threshold: float = 0.5, no_target_threshold: float | None = None, min_component_fraction: float | None = None
 ) -> None:
-    """Validate the settings of `read_answers`, which are probabilities or fractions.
+    """Validate the settings of `read_answers`, which are probabilities or fractions, or None for the model's own.
 
     Raises:
         ValueError: one is no number from 0 to 1.
@@ -108,18 +107,19 @@ def check_thresholds(
         ("no_target_threshold", no_target_threshold),
         ("min_component_fraction", min_component_fraction),
     ):
-        check_number(name, value, 0, 1)
+        if value is not None:
+            check_number(name, value, 0, 1)
 
 
 @torch.inference_mode()
 def read_answers(
     model: Model,
-    processor: ReferSamProcessor,
+    processor: Processor,
     output: ReferSamOutput,
     query: Query,
     threshold: float = 0.5,
-    no_target_threshold: float = 0.5,
-    min_component_fraction: float = MIN_COMPONENT_FRACTION,
+    no_target_threshold: float | None = None,
+    min_component_fraction: float | None = None,
 ) -> Iterator[Answer]:
     """One answer for each phrase of a query, made as it is asked for: only one is at the picture's full size at a time.
 
@@ -129,13 +129,17 @@ def read_answers(
         output: of `run_queries`.
         query: that it answers.
         threshold: a pixel belongs to the mask where its probability is at least this.
-        no_target_threshold: nothing matches where the probability of a target is below this.
+        no_target_threshold: nothing matches where the probability of a target is below this; None for the model's own.
         min_component_fraction: a connected component of a mask with less than this fraction of the largest
-            component's area is dropped, as in `drop_specks`; 0 keeps all.
+            component's area is dropped, as in `drop_specks`; 0 keeps all; None for the model's own.
 
     Raises:
         NanOutputError: the output has NaN or infinite values.
     """
+    if no_target_threshold is None:
+        no_target_threshold = model.config.no_target_threshold
+    if min_component_fraction is None:
+        min_component_fraction = model.config.min_component_fraction
     sizes = [(query.height, query.width)] * len(query.phrases)
     for index, one in enumerate(phrase_outputs(output, sizes, processor)):
         probabilities = one.logits.sigmoid()
@@ -165,7 +169,7 @@ class PhraseOutput:
 
 
 def phrase_outputs(
-    output: ReferSamOutput, sizes: Iterable[tuple[int, int]], processor: ReferSamProcessor
+    output: ReferSamOutput, sizes: Iterable[tuple[int, int]], processor: Processor
 ) -> Iterator[PhraseOutput]:
     """Resize the masks of B phrases to their images, one at a time, so that only one is in memory.
 
@@ -185,7 +189,7 @@ def phrase_outputs(
         )
     for index, (height, width) in enumerate(sizes):
         row = ReferSamOutput(**{name: value[index : index + 1] for name, value in output.items()})
-        logits = processor.resize_logits(row.mask_logits, height, width)
+        logits = processor.mask_logits(row, (height, width), (height, width))
         yield PhraseOutput(row, logits, float(has_target[index]))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MIN_COMPONENT_FRACTION = 0.01
-"""Default of `drop_specks`: the largest that loses no target object on SceneRef (docs/concepts.md, "Specks")."""
+from refersam.config import MIN_COMPONENT_FRACTION
 
 
 def label_components(mask: np.ndarray) -> np.ndarray:

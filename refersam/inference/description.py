@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refersam.checkpoints.folders import load_config
+from refersam.checkpoints.folders import load_config, recognise_published
 from refersam.checkpoints.keys import authors_state_dict
+from refersam.checkpoints.published import FAMILIES, Published, Weights
 from refersam.checkpoints.reading import read_checkpoint
 from refersam.checkpoints.registration import register_classes
 from refersam.config import PRESETS, ReferSamConfig
-from refersam.errors import CheckpointError, one_line
-from refersam.hub import raise_if_not_downloaded
+from refersam.errors import CheckpointError
+from refersam.hub import fetch, how_to_get_access
 from refersam.inference.onnx_model import read_contents
 from refersam.inference.predictor import ONNX_SUFFIX
 from refersam.processor import ReferSamProcessor
@@ -71,11 +72,32 @@ class Description:
     domain: str | None = None
 
 
-def describe_model(name: str) -> Description:
-    """Describe a model by its files.
+@dataclass(frozen=True)
+class PublishedDescription:
+    """Of a published model of transformers.
+
+    Attributes:
+        model: as it was named.
+        family: alias of its kind.
+        method: how a phrase becomes a mask.
+        weights: of each part: repository or directory, parameters, megabytes, licence, gated.
+        approximate: the sizes are those of the published files, which need not be on this machine.
+        access: how to get access to gated weights; None for open ones.
+    """
+
+    model: str
+    family: str
+    method: str
+    weights: tuple[Weights, ...]
+    approximate: bool
+    access: str | None
+
+
+def describe_model(name: str) -> Description | PublishedDescription:
+    """Describe a model by its files, a published model by what is known of it: nothing is downloaded for that.
 
     Args:
-        name: a folder or Hub id, one of the authors' checkpoints (.pth), or an exported model (.onnx).
+        name: a folder or Hub id, one of the authors' checkpoints (.pth), an exported model (.onnx), or an alias.
 
     Raises:
         CheckpointError: no such model, another kind of model, or files that cannot be read.
@@ -85,9 +107,11 @@ def describe_model(name: str) -> Description:
         return _of_exported(Path(name))
     if Path(name).is_file():
         return _of_checkpoint(Path(name))
+    if (published := recognise_published(name)) is not None:
+        return _of_published(name, published)
     register_classes()
-    config, place = load_config(name)
-    folder = Path(name) if Path(name).exists() else _download(name, **place)
+    config, _ = load_config(name)
+    folder = fetch(name)
     files = _weight_files(folder)
     try:
         processor = ReferSamProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
@@ -103,6 +127,23 @@ def describe_model(name: str) -> Description:
         **_describe_processor(processor),
         licence=_licence(folder / "README.md"),
     )
+
+
+def _of_published(name: str, published: Published) -> PublishedDescription:
+    facts = {each.repository: each for family in FAMILIES for each in family.weights}
+    weights = tuple(facts.get(part) or _describe_weights(part) for part in published.names)
+    access = next((how_to_get_access(each.repository) for each in weights if each.gated), None)
+    approximate = any(part in facts for part in published.names)
+    return PublishedDescription(name, published.family.alias, published.family.method, weights, approximate, access)
+
+
+def _describe_weights(name: str) -> Weights:
+    """Count the weights of a directory, or of a Hub id that nothing is known of, which is downloaded."""
+    folder = fetch(name)
+    files = _weight_files(folder)
+    parameters, _ = _count(entry for file in files for entry in _read_header(file))
+    megabytes = round(sum(file.stat().st_size for file in files) / 1e6)
+    return Weights(name, parameters["total"], megabytes, _licence(folder / "README.md") or "unknown")
 
 
 def _of_exported(path: Path) -> Description:
@@ -224,17 +265,6 @@ def _weight_files(folder: Path) -> list[Path]:
         if file.parent != folder or not file.is_file():
             raise CheckpointError(f"{index} names {file.name}, which is not in {folder}.")
     return files
-
-
-def _download(name: str, local_files_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "README.md", "*.txt"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_files_only))
-    except Exception as error:  # no network, no such file: the kinds differ between versions
-        raise_if_not_downloaded(name, error, local_files_only=local_files_only)
-        raise CheckpointError(f"The files of {name} could not be downloaded: {one_line(error)}.") from error
 
 
 def _licence(card: Path) -> str | None:

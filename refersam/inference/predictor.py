@@ -13,16 +13,14 @@ from typing import overload
 import torch
 from PIL import Image
 
-from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model
+from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model, recognise_published
 from refersam.domain import log_domain
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
 from refersam.image import ImageSource, load_image
 from refersam.inference.answers import Answer, check_thresholds, read_answers
-from refersam.inference.components import MIN_COMPONENT_FRACTION
 from refersam.inference.devices import resolve_device, resolve_dtype, warn_if_emulated
 from refersam.inference.queries import Query, run_queries
-from refersam.inference.runtimes import Features, Model
-from refersam.processor import ReferSamProcessor
+from refersam.inference.runtimes import Features, Model, Processor
 from refersam.reprs import OneLineRepr
 
 logger = logging.getLogger(__name__)
@@ -77,9 +75,9 @@ class ReferSamPredictor:
         processor: of the model.
     """
 
-    def __init__(self, model: Model, processor: ReferSamProcessor) -> None:
+    def __init__(self, model: Model, processor: Processor) -> None:
         self.model: Model = model.eval()
-        self.processor = processor
+        self.processor: Processor = processor
 
     def __repr__(self) -> str:
         model = self.model
@@ -100,8 +98,9 @@ class ReferSamPredictor:
         Where the model was trained on one kind of images only (`config.domain`), a warning is logged once.
 
         Args:
-            model: a folder, a Hub id or an exported .onnx file; None for the model in the box, which knows drawn
-                scenes, not photographs.
+            model: a folder, a Hub id or an exported .onnx file; 'clipseg', 'grounded-sam' or 'sam3' for a published
+                model of photographs (docs/photographs.md), or a folder or Hub id with one of their kind; None for
+                the bundled model, which knows synthetic scenes, not photographs.
             device: 'cpu', 'cuda', 'cuda:1', 'mps'; None for the best there is.
             dtype: 'float32', 'bfloat16' or 'float16'.
 
@@ -118,6 +117,10 @@ class ReferSamPredictor:
             return predictor
         place, number_format = resolve_device(device), resolve_dtype(dtype)
         warn_if_emulated(place, number_format)
+        if (published := recognise_published(name)) is not None:
+            from refersam.inference.published import load_published
+
+            return cls(*load_published(published, place, number_format))
         loaded, processor = load_model(name)
         log_domain(loaded.config.domain, name)
         return cls(loaded.to(device=place, dtype=number_format), processor)
@@ -151,8 +154,8 @@ class ReferSamPredictor:
         image: ImageSource | EncodedImage,
         phrase: str,
         threshold: float = ...,
-        no_target_threshold: float = ...,
-        min_component_fraction: float = ...,
+        no_target_threshold: float | None = ...,
+        min_component_fraction: float | None = ...,
     ) -> Segmentation: ...
 
     @overload
@@ -161,8 +164,8 @@ class ReferSamPredictor:
         image: ImageSource | EncodedImage,
         phrase: Sequence[str],
         threshold: float = ...,
-        no_target_threshold: float = ...,
-        min_component_fraction: float = ...,
+        no_target_threshold: float | None = ...,
+        min_component_fraction: float | None = ...,
     ) -> list[Segmentation]: ...
 
     def predict(
@@ -170,8 +173,8 @@ class ReferSamPredictor:
         image: ImageSource | EncodedImage,
         phrase: str | Sequence[str],
         threshold: float = 0.5,
-        no_target_threshold: float = 0.5,
-        min_component_fraction: float = MIN_COMPONENT_FRACTION,
+        no_target_threshold: float | None = None,
+        min_component_fraction: float | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment what a phrase means.
 
@@ -180,9 +183,10 @@ class ReferSamPredictor:
             phrase: one phrase, or several about the same picture, which run as one batch.
             threshold: a pixel belongs to the mask where its probability is at least this.
             no_target_threshold: nothing matches where the probability of a target is below this. Models without an
-                object-score head always answer with a mask.
+                object-score head always answer with a mask. None for the model's own: 0.5, or that of a published
+                model.
             min_component_fraction: a connected component of the mask with less than this fraction of the largest
-                component's area is dropped; 0 keeps all.
+                component's area is dropped; 0 keeps all. None for the model's own: 0.01, or 0 for a published model.
 
         Returns:
             One result, or a list for a list of phrases.
@@ -208,3 +212,13 @@ class ReferSamPredictor:
             for answer in read_answers(self.model, self.processor, output, query, *settings)
         ]
         return results[0] if isinstance(phrase, str) else results
+
+
+def load_predictor(
+    name: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+) -> ReferSamPredictor:
+    """Load a model by its name; see `ReferSamPredictor.from_pretrained`."""
+    return ReferSamPredictor.from_pretrained(name, device=device, dtype=dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refersam.errors import PhraseError, ReferSamError
-from refersam.inference.runtimes import Features, Model
+from refersam.inference.runtimes import Features, Model, Processor
 from refersam.model.refersam import ReferSamOutput
-from refersam.processor import ReferSamProcessor
 from refersam.reprs import OneLineRepr
 
 _ONE_TOKENIZER = Lock()
@@ -29,7 +29,7 @@ class Query(OneLineRepr):
         phrases: P, as they were asked.
         height: of the picture, in pixels.
         width: of the picture, in pixels.
-        pixel_values: (1, 3, H, W), the model's input; None where there are image features.
+        pixel_values: (1, 3, H, W), the model's input, or several tensors; None where there are image features.
         input_ids: (P, S).
         attention_mask: (P, S).
         pad_token: id that fills a shorter phrase up.
@@ -41,7 +41,7 @@ class Query(OneLineRepr):
     phrases: tuple[str, ...]
     height: int
     width: int
-    pixel_values: Tensor | None
+    pixel_values: Any
     input_ids: Tensor
     attention_mask: Tensor
     pad_token: int
@@ -52,10 +52,12 @@ class Query(OneLineRepr):
     @classmethod
     def prepare(
         cls,
-        processor: ReferSamProcessor,
+        processor: Processor,
         picture: Image.Image,
         phrases: Sequence[str],
         image_features: Features | None = None,
+        *,
+        allow_unknown: bool = False,
     ) -> Query:
         """Resize and tokenise; from any thread.
 
@@ -64,6 +66,7 @@ class Query(OneLineRepr):
             picture: as `load_image` gives it.
             phrases: at least one.
             image_features: what the model made of the picture before, which then is not resized again.
+            allow_unknown: accept phrases of which the tokenizer knows nothing, as a benchmark may have.
 
         Raises:
             PhraseError: no phrase, one without a word, or one of signs that the tokenizer does not know.
@@ -74,7 +77,7 @@ class Query(OneLineRepr):
             text = processor.encode_phrases(phrases)
             special = set(processor.tokenizer.all_special_ids)
             for phrase, row in zip(phrases, text["input_ids"].tolist(), strict=True):
-                if special.issuperset(row):
+                if not allow_unknown and special.issuperset(row):
                     raise PhraseError(f"The model knows no sign of the phrase {phrase[:40]!r}: say it in other words.")
             lengths = zip(phrases, text["attention_mask"].sum(dim=1).tolist(), strict=True)
             most = processor.max_text_tokens
@@ -95,7 +98,7 @@ class Query(OneLineRepr):
 
 @torch.inference_mode()
 def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
-    """The model's outputs for I pictures with P phrases each, as one batch.
+    """The model's outputs for I pictures with P phrases each, as one batch, or one by one if the inputs differ in size.
 
     Args:
         model: in evaluation mode.
@@ -107,6 +110,9 @@ def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
     Raises:
         ReferSamError: the device has not enough memory for so many.
     """
+    inputs = [query.pixel_values for query in queries]
+    if len(queries) > 1 and len({getattr(pixels, "shape", place) for place, pixels in enumerate(inputs)}) > 1:
+        return [output for query in queries for output in run_queries(model, [query])]
     longest = max(query.input_ids.shape[1] for query in queries)
     ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
     attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
@@ -116,7 +122,7 @@ def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
         if features is not None:
             output = model(None, *text, image_features=features)
         else:
-            pixels = torch.cat([query.pixel_values for query in queries if query.pixel_values is not None])
+            pixels = torch.cat(inputs) if len(queries) > 1 else inputs[0]
             output = model(pixels.to(model.device, model.dtype), *text)
     except torch.OutOfMemoryError as error:
         raise ReferSamError(

@@ -24,7 +24,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, field_problem
 from refersam.image import load_image
 from refersam.inference.answers import Answer, read_answers
-from refersam.inference.components import MIN_COMPONENT_FRACTION
 from refersam.inference.labels import label_map
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.inference.queries import Query, run_queries
@@ -40,10 +39,15 @@ _CLIENT_GONE = 499
 """Status in the metrics of a request that nobody waits for."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+Thresholds = tuple[float, float | None, float | None]
+"""Of the mask, of the no-target decision, and the smallest fraction of a component, as `read_answers` takes them."""
 FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "min_component_fraction", "format")
 DOMAIN_HEADER = "X-ReferSAM-Domain"
 """Of an answer as PNG: the domain of the model, if it has one."""
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
+OwnDefault = Annotated[
+    float | None, Form(ge=0, le=1, allow_inf_nan=False, description="Without it: the model's own default.")
+]
 
 
 class Rle(BaseModel):
@@ -138,8 +142,8 @@ def create_app(
         image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
         phrases: Annotated[list[str], Form(description="One field for each phrase.")],
         threshold: Probability = 0.5,
-        no_target_threshold: Probability = 0.5,
-        min_component_fraction: Probability = MIN_COMPONENT_FRACTION,
+        no_target_threshold: OwnDefault = None,
+        min_component_fraction: OwnDefault = None,
         format: Annotated[
             Literal["json", "png"],
             Form(description="png: one phrase's mask, black and white; several: a label map, 0, 1 for the first, ..."),
@@ -224,7 +228,7 @@ class _Service:
         domain = self.predictor.domain
         return {} if domain is None else {"domain": domain}
 
-    async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, ...], kind: str) -> Response:
+    async def segment(self, content: bytes, phrases: list[str], thresholds: Thresholds, kind: str) -> Response:
         query = await self._in_reader(lambda: self._read(content, phrases))
         output = await self.batcher.ask(query)
         write = self._write_png if kind == "png" else self._write_json
@@ -238,17 +242,17 @@ class _Service:
         picture = load_image(content, max_pixels=self.limits.max_pixels)
         return Query.prepare(self.predictor.processor, picture, phrases)
 
-    def _answers(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Iterator[Answer]:
+    def _answers(self, output: ReferSamOutput, query: Query, thresholds: Thresholds) -> Iterator[Answer]:
         model, processor = self.predictor.model, self.predictor.processor
         for answer in read_answers(model, processor, output, query, *thresholds):
             self.metrics.phrases.labels(no_target=str(answer.no_target).lower()).inc()
             yield answer
 
-    def _write_json(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Response:
+    def _write_json(self, output: ReferSamOutput, query: Query, thresholds: Thresholds) -> Response:
         results = [answer.as_dict() for answer in self._answers(output, query, thresholds)]
         return JSONResponse({"width": query.width, "height": query.height, "results": results, **self.domain()})
 
-    def _write_png(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Response:
+    def _write_png(self, output: ReferSamOutput, query: Query, thresholds: Thresholds) -> Response:
         labels = label_map(self._answers(output, query, thresholds)).astype(np.uint8)
         file = io.BytesIO()
         Image.fromarray(labels * np.uint8(255) if len(query.phrases) == 1 else labels).save(file, format="PNG")

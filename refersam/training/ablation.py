@@ -115,8 +115,7 @@ class Summary:
         write_atomically(out / "ablation.json", lambda file: file.write(raw.encode()))
         values = {name: [each[self.metric] for each in runs] for name, runs in self.scores.items()}
         title = f"{self.metric}, %: seeds, mean, standard deviation; line: mean of {next(iter(values))}"
-        chart = range_chart(title, values)
-        save_png(chart, out / "ablation.png")
+        save_range_chart(title, values, out / "ablation.png")
         if self.has_curves:
             save_line_charts({f"{self.metric}, %, over the steps: mean of the seeds": self.curves}, out / "curves.png")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from refersam.drawing import draw_overlays
 from refersam.errors import VideoError
-from refersam.inference.components import MIN_COMPONENT_FRACTION
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.names import answer_name
 from refersam.video.reader import BrokenFrame, Frame, VideoReader
@@ -72,9 +71,9 @@ def segment_video(
     out: Path,
     choice: FrameChoice = FrameChoice(),
     threshold: float = 0.5,
-    no_target_threshold: float = 0.5,
+    no_target_threshold: float | None = None,
     on_frame: Callable[[], object] = lambda: None,
-    min_component_fraction: float = MIN_COMPONENT_FRACTION,
+    min_component_fraction: float | None = None,
 ) -> VideoResult:
     """Segment the frames of a video independently, one in memory at a time.
 

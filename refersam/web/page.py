@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +51,54 @@ KEEP_SECONDS = 3600
 FAILED = "The server failed to answer; its log says why."
 DELETED = "This image has been deleted from the server: choose it again."
 
-_ASSETS = resources.files("refersam") / "assets" / "web"
-STYLE, SCRIPT = ((_ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+STYLE = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+#head h1 { margin: 0.2em 0 0; font-size: 1.5rem; }
+#head p { margin: 0.2em 0; }
+#domain { border-left: 4px solid #d6276b; padding: 0.1em 0.8em; font-size: 0.92rem; }
+#domain p { margin: 0.3em 0; }
+.legend { list-style: none; margin: 0; padding: 0; }
+.legend li { display: flex; align-items: center; flex-wrap: wrap; gap: 0.3em 0.6em; padding: 0.45em 0;
+  border-bottom: 1px solid rgba(128, 128, 128, 0.25); }
+.legend .swatch { width: 1.1em; height: 1.1em; border-radius: 4px; border: 1px solid rgba(128, 128, 128, 0.6);
+  flex: none; }
+.legend .phrase { font-weight: 600; overflow-wrap: anywhere; }
+.legend .verdict { margin-left: auto; font-variant-numeric: tabular-nums; }
+.legend .verdict.none { font-style: italic; }
+.legend .share { opacity: 0.75; font-size: 0.88em; }
+.refused { border-left: 4px solid #b91c1c; padding: 0.3em 0.8em; overflow-wrap: anywhere; }
+.legend + .time { margin: 0.7em 0 0; font-size: 0.88em; opacity: 0.75; }
+#ask textarea { font-size: 1rem; }
+#ask .block-info, #ask [class*="info"] { color: var(--body-text-color) !important; opacity: 0.75; }
+button:focus-visible, textarea:focus-visible, input:focus-visible {
+  outline: 3px solid #1669c9 !important; outline-offset: 1px; }
+footer { display: none !important; }
+"""
 
 FONTS = ("system-ui", "sans-serif")
 """Of the visitor's machine: none is loaded."""
 
+SCRIPT = """
+() => document.addEventListener("keydown", event => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#ask")) {
+    event.preventDefault();
+    document.querySelector("#find").click();
+  }
+})
+"""
+"""Ctrl+Enter asks: gradio itself knows Shift+Enter alone."""
+
 
 @dataclass(frozen=True)
 class PageSettings:
-    """Limits: bytes and pixels of an image, phrases per query, visitors in the queue."""
+    """What a visitor may ask for.
+
+    Attributes:
+        max_bytes: of a picture's file.
+        max_pixels: of a picture.
+        max_phrases: answered at once.
+        waiting: visitors in the queue; more are turned away.
+    """
 
     max_bytes: int = 20_000_000
     max_pixels: int = 25_000_000
@@ -71,7 +108,13 @@ class PageSettings:
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """A visitor's last answers, to show some of them: image file, phrases, and masks in COCO's run lengths."""
+    """What a visitor was answered last, to show it in part: masks run-length encoded, for many visits are kept.
+
+    Attributes:
+        file: the picture's.
+        phrases: that were asked.
+        masks: of each, in COCO's compressed run-length encoding.
+    """
 
     file: str
     phrases: list[str]
@@ -88,8 +131,12 @@ def label(index: int, phrase: str) -> str:
 
 
 class Page:
-    """Functions behind the page: predictors by the names shown to visitors, the first selected; `folder` is for
-    downloads and examples, and may be deleted.
+    """The functions behind the page.
+
+    Args:
+        predictors: by the names that visitors see; the first is chosen at the start.
+        folder: for files to download and the examples; all in it may be deleted.
+        settings: limits.
     """
 
     def __init__(self, predictors: Mapping[str, ReferSamPredictor], folder: Path, settings: PageSettings) -> None:
@@ -105,8 +152,16 @@ class Page:
         for predictor in self.predictors.values():
             predictor.predict(picture, text.splitlines())
 
+    def no_target_threshold(self, name: str) -> float:
+        """Return the default of a model, by its name on the page."""
+        return self.predictors[name].model.config.no_target_threshold
+
     def answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> list[Segmentation]:
-        """Segment phrases in an uploaded image; raise ReferSamError if the image or a phrase is missing or unusable."""
+        """Answer phrases about an uploaded picture.
+
+        Raises:
+            ReferSamError: no picture or phrase, or one that cannot be read.
+        """
         phrases = split_phrases(text or "", self.settings.max_phrases)
         if file is None:
             raise ReferSamError("Choose a picture first: drop one, or click an example below.")
@@ -120,7 +175,11 @@ class Page:
         return self.predictors[name].predict(encoded, phrases, threshold, no_target)
 
     def show(self, visit: Visit, choice: str) -> Image.Image:
-        """Return the image of a visit with the chosen masks; raise ReferSamError if it has been deleted."""
+        """The picture of a visit with the masks that a choice stands for.
+
+        Raises:
+            ReferSamError: the picture has been deleted since.
+        """
         picture = load_image(visit.file, max_pixels=self.settings.max_pixels)
         masks = [decode_mask(rle) for rle in visit.masks]
         return overlay(picture, masks, visit.shown(choice))
@@ -153,62 +212,61 @@ def uploaded_file(upload: Any) -> str | None:
     return None if upload is None else upload.path
 
 
-class _Events:
-    """Answers the events of the page with updates of its components."""
+def build_page(page: Page) -> Any:
+    """Lay the page out.
 
-    def __init__(self, page: Page, gr: Any) -> None:
-        self.page, self.gr = page, gr
+    Args:
+        page: its functions.
 
-    def run(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
-        """Segment an image, or show why that is not possible."""
+    Returns:
+        gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
+
+    Raises:
+        MissingExtraError: gradio is not installed.
+    """
+    gr: Any = require("gradio", "demo", "The web page")
+
+    def run(file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
         try:
-            return self._answer(file, text, name, threshold, no_target)
+            return answered(file, text, name, threshold, no_target)
         except ReferSamError as error:
-            return self._refuse(str(error))
-        except Exception:  # a defect of ours: details for the log, a sentence for the visitor
+            return refused(str(error))
+        except Exception:  # a defect of ours: the log gets it, the visitor a sentence
             logger.exception("A visitor's question was not answered.")
-            return self._refuse(FAILED)
+            return refused(FAILED)
 
-    def show(self, visit: Visit | None, choice: str) -> Any:
-        """Show the chosen masks of the last answer."""
-        if visit is None:
-            return self.gr.skip()
-        try:
-            return self.page.show(visit, choice)
-        except ReferSamError:
-            self._warn(DELETED)
-            return self.gr.skip()
-
-    def _answer(self, file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
+    def answered(file: str | None, text: str, name: str, threshold: float, no_target: float) -> tuple:
         start = time.perf_counter()
-        answers = self.page.answer(file, text, name, threshold, no_target)
+        answers = page.answer(file, text, name, threshold, no_target)
         seconds = f"<p class='time'>answered in {time.perf_counter() - start:.2f} s</p>"
         choices = [ALL, *(label(index, answer.phrase) for index, answer in enumerate(answers))]
-        paths = self.page.files(answers, name)
+        downloads = [gr.DownloadButton(value=path, interactive=True) for path in page.files(answers, name)]
         return (
             overlay(answers[0].image, [answer.mask for answer in answers], range(len(answers))),
             legend(answers) + seconds,
-            self.gr.Radio(choices=choices, value=ALL, visible=len(answers) > 1),
+            gr.Radio(choices=choices, value=ALL, visible=len(answers) > 1),
             Visit(str(file), [answer.phrase for answer in answers], [answer.to_rle() for answer in answers]),
-            *(self.gr.DownloadButton(value=path, interactive=True) for path in paths),
+            *downloads,
         )
 
-    def _refuse(self, sentence: str) -> tuple:
-        self._warn(sentence)
-        downloads = [self.gr.DownloadButton(value=None, interactive=False) for _ in DOWNLOADS]
-        return None, refusal(sentence), self.gr.Radio(choices=[ALL], value=ALL, visible=False), None, *downloads
+    def refused(sentence: str) -> tuple:
+        warn(sentence)
+        downloads = [gr.DownloadButton(value=None, interactive=False) for _ in DOWNLOADS]
+        return None, refusal(sentence), gr.Radio(choices=[ALL], value=ALL, visible=False), None, *downloads
 
-    def _warn(self, sentence: str) -> None:
-        self.gr.Warning(html.escape(sentence))  # a gr.Error would replace the sentence below by "Error"
+    def warn(sentence: str) -> None:
+        gr.Warning(html.escape(sentence))  # a gr.Error would replace the sentence below by "Error"
 
+    def show(visit: Visit | None, choice: str) -> Any:
+        if visit is None:
+            return gr.skip()
+        try:
+            return page.show(visit, choice)
+        except ReferSamError:
+            warn(DELETED)
+            return gr.skip()
 
-def build_page(page: Page) -> Any:
-    """Return the page as gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
-
-    Raises MissingExtraError if gradio is not installed.
-    """
-    gr: Any = require("gradio", "demo", "The web page")
-    events = _Events(page, gr)
+    names = list(page.predictors)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)) as blocks:
         visit = gr.State(None, time_to_live=KEEP_SECONDS)
         with gr.Column(elem_id="head"):
@@ -217,60 +275,70 @@ def build_page(page: Page) -> Any:
                 gr.HTML(banner, elem_id="domain")
         with gr.Row():
             with gr.Column(min_width=300):
-                inputs, button = _question(page, gr)
+                picture = gr.Image(
+                    label="Picture",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    height=300,
+                    buttons=["fullscreen"],
+                )
+                phrases = gr.Textbox(
+                    label="What to look for",
+                    info=f"One phrase a line or between ; (at most {page.settings.max_phrases}). Ctrl+Enter asks.",
+                    placeholder="the orange star\nevery red object",
+                    lines=3,
+                    max_lines=page.settings.max_phrases,
+                    max_length=2000,
+                    elem_id="ask",
+                )
+                button = gr.Button("Find it", variant="primary", elem_id="find")
+                with gr.Accordion("Model and thresholds", open=False):
+                    model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
+                    threshold = gr.Slider(
+                        0.05, 0.95, 0.5, step=0.05, label="A pixel belongs to the mask from this probability"
+                    )
+                    no_target = gr.Slider(
+                        0.0,
+                        1.0,
+                        page.no_target_threshold(names[0]),
+                        step=0.05,
+                        label="Nothing matches below this probability of a target",
+                    )
             with gr.Column(min_width=300):
-                result, verdicts, choice, downloads = _result(gr)
-        outputs = [result, verdicts, choice, visit, *downloads]
-        picture, phrases = inputs[:2]
+                result = gr.Image(
+                    label="Answer",
+                    format="png",
+                    interactive=False,
+                    height=300,
+                    buttons=["fullscreen", "download"],
+                    elem_id="answer",
+                )
+                verdicts = gr.HTML("", elem_id="answers")
+                choice = gr.Radio([ALL], value=ALL, label="Show", visible=False, elem_id="choice")
+                with gr.Row():
+                    downloads = [
+                        gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
+                        for name, text in DOWNLOADS.values()
+                    ]
+        # gradio itself would open the file here, and end in "Error" where it cannot: `load_image` says why.
+        picture.preprocess = uploaded_file
+        inputs, outputs = [picture, phrases, model, threshold, no_target], [result, verdicts, choice, visit, *downloads]
         gr.Markdown("### Examples")
         with gr.Row():
-            for number, (path, text) in enumerate(page.examples, 1):
+            for number, (path, text) in enumerate(page.examples):
                 with gr.Column(min_width=130, scale=1):
                     gr.Image(
                         str(path), show_label=False, interactive=False, height=110, buttons=[], container=False,
-                        alt_text=f"Example {number}: {text}",
+                        alt_text=f"Example {number + 1}: {text}",
                     )  # fmt: skip
-                    example = gr.Button(f"Try example {number}", size="sm", elem_id=f"example-{number}")
+                    example = gr.Button(f"Try example {number + 1}", size="sm", elem_id=f"example-{number + 1}")
                     chosen = (str(path), text)
                     example.click(
                         lambda chosen=chosen: chosen, outputs=[picture, phrases], show_progress="hidden"
-                    ).then(events.run, inputs, outputs)
-        gr.on([button.click, phrases.submit], events.run, inputs, outputs)
-        choice.input(events.show, [visit, choice], result, show_progress="hidden")
+                    ).then(run, inputs, outputs)
+        gr.on([button.click, phrases.submit], run, inputs, outputs)
+        model.input(page.no_target_threshold, model, no_target, show_progress="hidden")
+        choice.input(show, [visit, choice], result, show_progress="hidden")
     blocks.queue(max_size=page.settings.waiting, default_concurrency_limit=1, api_open=False)
     return blocks
-
-
-def _question(page: Page, gr: Any) -> tuple[list[Any], Any]:
-    """Build the image, the phrases, the model and both thresholds; and the button."""
-    names, most = list(page.predictors), page.settings.max_phrases
-    image_options = {"type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"]}
-    picture = gr.Image(label="Picture", height=300, buttons=["fullscreen"], **image_options)
-    picture.preprocess = uploaded_file  # gradio would open the file, and say "Error" where it cannot
-    phrases = gr.Textbox(
-        label="What to look for",
-        info=f"One phrase a line or between ; (at most {most}). Ctrl+Enter asks.",
-        placeholder="the orange star\nevery red object",
-        lines=3,
-        max_lines=most,
-        max_length=2000,
-        elem_id="ask",
-    )
-    button = gr.Button("Find it", variant="primary", elem_id="find")
-    with gr.Accordion("Model and thresholds", open=False):
-        model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
-        threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="A pixel belongs to the mask from this probability")
-        no_target = gr.Slider(0.0, 1.0, 0.5, step=0.05, label="Nothing matches below this probability of a target")
-    return [picture, phrases, model, threshold, no_target], button
-
-
-def _result(gr: Any) -> tuple[Any, Any, Any, list[Any]]:
-    """Build the overlay, the verdicts, the choice of masks and the download buttons."""
-    buttons = ["fullscreen", "download"]
-    result = gr.Image(label="Answer", format="png", interactive=False, height=300, buttons=buttons, elem_id="answer")
-    verdicts = gr.HTML("", elem_id="answers")
-    choice = gr.Radio([ALL], value=ALL, label="Show", visible=False, elem_id="choice")
-    with gr.Row():
-        button_options = {"interactive": False, "size": "sm", "min_width": 90}
-        downloads = [gr.DownloadButton(text, elem_id=name, **button_options) for name, text in DOWNLOADS.values()]
-    return result, verdicts, choice, downloads

@@ -1,0 +1,137 @@
+"""Published models of transformers that answer phrases about photographs: names, facts, and how each is recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from refersam.errors import CheckpointError, did_you_mean
+from refersam.hub import fetch
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A repository of the Hugging Face Hub.
+
+    Attributes:
+        repository: Hub id.
+        parameters: number of parameters in its file.
+        megabytes: size of the download, approximately.
+        licence: of the weights, by their authors.
+        gated: access needs an account that has accepted the licence.
+    """
+
+    repository: str
+    parameters: int
+    megabytes: int
+    licence: str
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of published model.
+
+    Attributes:
+        alias: name on the command line.
+        model_types: values of `model_type` in config.json by which a directory or Hub id is recognised.
+        weights: repositories that the alias stands for, all of which are needed.
+        method: how a phrase becomes a mask.
+    """
+
+    alias: str
+    model_types: tuple[str, ...]
+    weights: tuple[Weights, ...]
+    method: str
+
+
+FAMILIES = (
+    Family(
+        "clipseg",
+        ("clipseg",),
+        (Weights("CIDAS/clipseg-rd64-refined", 150_747_746, 603, "Apache-2.0"),),
+        "phrase to mask directly",
+    ),
+    Family(
+        "grounded-sam",
+        ("grounding-dino",),
+        (
+            Weights("IDEA-Research/grounding-dino-tiny", 172_250_626, 689, "Apache-2.0"),
+            Weights("facebook/sam-vit-base", 93_735_728, 375, "Apache-2.0"),
+        ),
+        "Grounding DINO's boxes with a score above 0.25, SAM's mask of each box, united",
+    ),
+    Family(
+        "sam3",
+        ("sam3", "sam3_video"),
+        (Weights("facebook/sam3", 859_921_848, 3440, "SAM License", gated=True),),
+        "all instances of the phrase with a score above 0.3, united",
+    ),
+)
+ALIASES = {family.alias: family for family in FAMILIES}
+_BY_TYPE = {kind: family for family in FAMILIES for kind in family.model_types}
+_BY_REPOSITORY = {family.weights[0].repository: family for family in FAMILIES}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model by its name.
+
+    Attributes:
+        family: its kind.
+        names: directory or Hub id of each of `family.weights`.
+    """
+
+    family: Family
+    names: tuple[str, ...]
+
+    def fetch(self) -> list[Path]:
+        """Return the directories of all weights; what is missing is downloaded, with a progress bar.
+
+        Raises:
+            CheckpointError: no network, no access, or no such repository.
+        """
+        return [fetch(name) for name in self.names]
+
+
+def find_published(name: str) -> Published | None:
+    """Recognise a published model by its name alone: an alias, one of their Hub ids, or ALIAS=NAME.
+
+    `grounded-sam=DINO+SAM` names both parts, each a directory or Hub id; `grounded-sam=DINO` takes the published SAM.
+
+    Raises:
+        CheckpointError: ALIAS=NAME with an unknown alias, no name, or more names than the family has parts.
+    """
+    family = ALIASES.get(name) or _BY_REPOSITORY.get(name)
+    if family is not None:
+        return Published(family, tuple(each.repository for each in family.weights))
+    alias, equals, rest = name.partition("=")
+    if not equals or "/" in alias or Path(name).exists():
+        return None
+    if alias not in ALIASES:
+        raise CheckpointError(f"{name} begins with no alias: {known_aliases(alias)}")
+    return _with_names(ALIASES[alias], tuple(rest.split("+")) if len(ALIASES[alias].weights) > 1 else (rest,), name)
+
+
+def published_of_type(name: str, model_type: object) -> Published | None:
+    """Recognise a published model by the `model_type` of its config.json.
+
+    Args:
+        name: directory or Hub id.
+        model_type: of its configuration.
+    """
+    family = _BY_TYPE.get(str(model_type))
+    return None if family is None else _with_names(family, (name,), name)
+
+
+def known_aliases(name: str = "") -> str:
+    """List the aliases, as the end of a sentence about a name that is none of them, with its full stop."""
+    return f"the aliases are {', '.join(ALIASES)}{did_you_mean(name, ALIASES) or '.'}"
+
+
+def _with_names(family: Family, names: tuple[str, ...], given: str) -> Published:
+    if not all(names) or len(names) > len(family.weights):
+        form = "+".join(each.repository for each in family.weights)
+        raise CheckpointError(f"{given} names no model: the form is {family.alias}={form}, or directories instead.")
+    rest = tuple(each.repository for each in family.weights[len(names) :])
+    return Published(family, names + rest)
