@@ -23,7 +23,7 @@ from unittest.mock import patch
 import torch
 from report import add_option, machine, report
 from rich.console import Console
-from steps import take_turns
+from steps import measure_interleaved
 
 from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
 from refersam.config import ReferSamConfig
@@ -90,7 +90,7 @@ def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: in
     forms = {name: form(path, onnx_model.SLOW_FUSIONS) for name, path in files.items()}
     forms |= {f"{name}, {FUSED}": form(path, None) for name, path in files.items() if path.suffix == ".onnx"}
     with torch.inference_mode():
-        return take_turns(forms, repeats, torch.device("cpu"))
+        return measure_interleaved(forms, repeats, torch.device("cpu"))
 
 
 def measure_memory(path: Path, tokens: int, threads: int) -> float:
