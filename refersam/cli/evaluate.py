@@ -66,7 +66,7 @@ def evaluate(
     dataset: Annotated[
         str,
         typer.Option(
-            help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref, or jsonl for own data.",
+            help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, refcoco-m, sceneref, or jsonl for own data.",
             show_default=False,
         ),
     ],
@@ -111,6 +111,12 @@ def evaluate(
             "(gRefCOCO: 0 or 50).",
         ),
     ] = 0,
+    boundary: Annotated[
+        bool,
+        typer.Option(
+            "--boundary", help="Also compute mBIoU, the mean boundary IoU: how well masks follow the targets' outlines."
+        ),
+    ] = False,
     max_text_tokens: Annotated[
         int | None,
         typer.Option(
@@ -153,6 +159,7 @@ def evaluate(
                     others=[sample.sample_id for sample in data],
                     workers=workers,
                     min_pixels=min_pixels,
+                    boundary=boundary,
                     processes=processes,
                     progress=tell,
                 )
@@ -170,6 +177,7 @@ def evaluate(
                     workers=workers,
                     no_target_threshold=no_target_threshold,
                     min_pixels=min_pixels,
+                    boundary=boundary,
                     processes=processes,
                     progress=tell,
                 )

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from refersam.data.sample import ReferringSample
 from refersam.errors import DataError, ReferSamError
 from refersam.evaluate.predictions import Prediction
+from refersam.metrics.boundary import compare_boundaries
 from refersam.metrics.masks import target_mask
 from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
@@ -137,6 +138,7 @@ class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
         predictions: by sample id.
         protocol: to score by.
         min_pixels: see `judge_target`.
+        boundary: also compare boundary regions.
     """
 
     def __init__(
@@ -146,9 +148,10 @@ class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
         predictions: Mapping[str, Prediction],
         protocol: Protocol,
         min_pixels: int,
+        boundary: bool = False,
     ) -> None:
         self.samples, self.plans, self.predictions = samples, plans, predictions
-        self.protocol, self.min_pixels = protocol, min_pixels
+        self.protocol, self.min_pixels, self.boundary = protocol, min_pixels, boundary
 
     def __len__(self) -> int:
         return len(self.plans)
@@ -162,7 +165,8 @@ class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
     def _compare(self, sample: ReferringSample) -> SampleResult:
         prediction = self.predictions[sample.sample_id]
         pixels = prediction.pixels(self.protocol, sample.image.height, sample.image.width)
-        return count_sample(sample, pixels, target_mask(sample, self.protocol), prediction, self.min_pixels)
+        truth = target_mask(sample, self.protocol)
+        return count_sample(sample, pixels, truth, prediction, self.min_pixels, self.boundary)
 
 
 def count_sample(
@@ -171,6 +175,7 @@ def count_sample(
     truth: np.ndarray,
     prediction: Prediction,
     min_pixels: int,
+    boundary: bool = False,
 ) -> SampleResult:
     """The integers of one sample.
 
@@ -180,6 +185,7 @@ def count_sample(
         truth: bool, at the protocol's size.
         prediction: for its decision and scores.
         min_pixels: see `judge_target`.
+        boundary: also compare boundary regions.
     """
     intersection, predicted, true = compare_masks(pixels, truth)
     return SampleResult(
@@ -191,4 +197,5 @@ def count_sample(
         tags=sample.tags,
         score=prediction.score,
         target_probability=prediction.target_probability,
+        boundary=compare_boundaries(pixels, truth) if boundary else None,
     )
