@@ -202,7 +202,9 @@ class _File:
                 self._next = row + 1
                 size = len(value.as_buffer()) if value.is_valid else 0
                 if not 0 < size <= MAX_IMAGE_BYTES:
-                    raise DataError(f"{self.path}, row {row} has an image of {size:,} bytes, above {MAX_IMAGE_BYTES:,}.")
+                    raise DataError(
+                        f"{self.path}, row {row} has an image file of {size:,} bytes; 1 to {MAX_IMAGE_BYTES:,} are expected."
+                    )
                 self._recent[row] = value.as_py()
             while sum(map(len, self._recent.values())) > MAX_IMAGE_BYTES:
                 self._recent.pop(next(iter(self._recent)))
