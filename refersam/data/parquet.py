@@ -121,7 +121,7 @@ def _add_row(index: DatasetIndex, split: str, path: Path, row: int, targets: obj
             region, _ = clean_region(target.mask)
         except DataError as error:
             raise DataError(f"the mask of sample {target.id}: {error}") from error
-        height, width = region["size"]  # type: ignore[index]
+        height, width = region["size"]  # type: ignore[index, call-overload]
         image = image or ParquetImage(f"{path.stem}:{row}", path, width, height, row=row)
         if (width, height) != (image.width, image.height) or width * height > MAX_PIXELS:
             raise DataError(
@@ -203,7 +203,8 @@ class _File:
                 size = len(value.as_buffer()) if value.is_valid else 0
                 if not 0 < size <= MAX_IMAGE_BYTES:
                     raise DataError(
-                        f"{self.path}, row {row} has an image file of {size:,} bytes; 1 to {MAX_IMAGE_BYTES:,} are expected."
+                        f"{self.path}, row {row} has an image file of {size:,} bytes; expected are 1 to "
+                        f"{MAX_IMAGE_BYTES:,}."
                     )
                 self._recent[row] = value.as_py()
             while sum(map(len, self._recent.values())) > MAX_IMAGE_BYTES:

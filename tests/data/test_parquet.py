@@ -155,7 +155,7 @@ def test_large_masks(write: Callable[..., Path]) -> None:
         (b"no image", "row 0: The picture is not a picture that can be read"),
         (png(1)[:60], "row 0: The picture is broken or cut off"),
         (png(1, (10, 10)), "row 0 has an image of 10 x 10 pixels, but masks of 30 x 20"),
-        (b"", "row 0 has an image file of 0 bytes; 1 to 67,108,864 are expected"),
+        (b"", "row 0 has an image file of 0 bytes; expected are 1 to 67,108,864"),
     ],
 )
 def test_broken_images(write: Callable[..., Path], image: bytes, told: str) -> None:
