@@ -29,8 +29,8 @@ from refersam.phrases import is_phrase
 NAME, TITLE = "refcoco-m", "RefCOCO-M"
 COUNTS: dict[str, tuple[int | None, int | None, int | None]] = {"validation": (2080, 1190, 5598)}
 """Published number of targets, images and phrases."""
-MAX_IMAGE_BYTES, MAX_GROUP_BYTES = 2**26, 2**31
-"""Largest encoded image, and largest row group, unpacked. The published images have half a megabyte."""
+MAX_IMAGE_BYTES, MAX_GROUP_BYTES = 2**26, 2**30
+"""Largest encoded image, and largest row group, unpacked, as the file states it. The published images have 0.5 MB."""
 _ROWS = 8
 """Rows that are decoded together."""
 
@@ -145,7 +145,7 @@ def _add_row(index: DatasetIndex, split: str, path: Path, row: int, targets: obj
 
 
 class _File:
-    """An open Parquet file, read in order a few rows at a time, so that memory does not grow with its size.
+    """An open Parquet file, read in order a few rows at a time: memory grows with its row groups, not with its size.
 
     Args:
         path: the file.

@@ -96,7 +96,7 @@ def test_the_three_commands(run: Run, tiny_model_folder: Path, tmp_path: Path) -
     exif[0x0112] = 6
     for number in range(6):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(photos / f"{number}.jpg", exif=exif if number % 2 else None)
+        Image.fromarray(pixels).save(photos / f"{number}.jpg", exif=exif if number % 2 else b"")
     label = (
         "segment-many",
         "--images",
