@@ -187,13 +187,36 @@ def count_scans(jpeg: bytes) -> int:
     return MAX_SCANS + 1
 
 
-def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) in stored pixels without decoding; raise ImageError if unreadable or too large."""
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""EXIF tag, and its values for an image whose width and height are exchanged when it is turned upright."""
+
+
+def read_size(path: Path, *, apply_exif_rotation: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (width, height) in pixels without decoding a JPEG file's pixels.
+
+    Args:
+        path: image file.
+        apply_exif_rotation: the size after the image is turned upright, instead of the stored one.
+        max_pixels: limit on width times height.
+
+    Raises:
+        ImageError: no such file, not an image, or too large.
+    """
     with _open(path, str(path)) as image:
         if image.width * image.height > max_pixels:
             raise ImageSizeError(
                 f"{path} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}."
             )
+        if apply_exif_rotation:
+            try:
+                _check_decoding(image, str(path), max_pixels)
+                orientation = image.getexif().get(_ORIENTATION)  # a PNG is decoded for it
+            except (MemoryError, ImageError):
+                raise
+            except Exception as error:  # Pillow's readers raise many kinds for broken files
+                raise ImageError(f"{path} is broken or cut off: {error}.") from error
+            if orientation in _SIDEWAYS:
+                return image.height, image.width
         return image.size
 
 

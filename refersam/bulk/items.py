@@ -83,13 +83,14 @@ class Source:
 
     Args:
         items: lists them, and fills in what it skips.
+        root: directory that the names of the images start from.
 
     Attributes:
         skipped: by the last complete listing.
     """
 
-    def __init__(self, items: Callable[[Skipped], Iterator[Item]]) -> None:
-        self._items = items
+    def __init__(self, items: Callable[[Skipped], Iterator[Item]], root: Path) -> None:
+        self._items, self.root = items, root
         self.skipped = Skipped()
 
     def __call__(self) -> Iterator[Item]:
@@ -135,7 +136,7 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
             asked = tuple(dict.fromkeys(phrase for _, several in group for phrase in several))
             yield Item(image, os.path.join(root, image), _checked(asked, f"{path}, {image}"))  # noqa: PTH118
 
-    return Source(items)
+    return Source(items, root)
 
 
 def _checked(phrases: Iterable[str], where: str, error: type[DataError] = DataError) -> tuple[str, ...]:
@@ -163,7 +164,7 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
             if Path(path).is_file() and left_out not in Path(path).resolve().parents:
                 yield Item(path, path, phrases)
 
-    return Source(items)
+    return Source(items, folder if folder.is_dir() else Path())
 
 
 def _left_out(start: Path, results: Path) -> Path:

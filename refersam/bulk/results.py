@@ -18,6 +18,7 @@ from refersam.metrics.masks import decode_mask
 from refersam.names import key_of, slug
 
 RESULTS, FAILURES, SETTINGS, COCO = "results.jsonl", "failures.jsonl", "settings.json", "instances.json"
+OWN_DATA = ("train.jsonl", "val.jsonl")
 _PART = ".part"
 _BEFORE = {"min_component_fraction": 0.0}
 """Settings of results whose folder does not name them: they are older than the setting."""

@@ -25,6 +25,7 @@ class Format(StrEnum):
 
     png = "png"
     coco = "coco"
+    own_data = "own-data"
 
 
 class EngineName(StrEnum):
@@ -63,7 +64,18 @@ def segment_many(
     formats: Annotated[
         list[Format] | None,
         typer.Option(
-            "--format", help="Further output beside results.jsonl: png, a mask file per phrase; coco, instances.json."
+            "--format",
+            help="Further output beside results.jsonl: png, a mask file per phrase; coco, instances.json; own-data, "
+            "train.jsonl and val.jsonl to train on.",
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        console.number_option(
+            0,
+            1,
+            "With --format own-data: lowest score of a mask to train on; an answer without target is kept up to a "
+            "score of 1 minus this. Without it: all answers.",
         ),
     ] = None,
     model: console.ModelOption = None,
@@ -88,9 +100,12 @@ def segment_many(
 ) -> None:
     """Segment many images; resume where it stopped, and report what failed at the end."""
     from refersam.bulk.items import PICTURE_SUFFIXES, open_items
-    from refersam.bulk.results import COCO, ResultFolder
+    from refersam.bulk.results import COCO, OWN_DATA, SETTINGS, ResultFolder
     from refersam.bulk.run import BulkSettings
 
+    own_data = Format.own_data in (formats or ())
+    if min_score is not None and not own_data:
+        raise typer.BadParameter("--min-score belongs to --format own-data, which is not given.")
     console.check_folder(out)
     settings = BulkSettings(
         model,
@@ -103,7 +118,11 @@ def segment_many(
         workers=workers,
     )
     source = open_items(images, phrases, out)
-    console.check_file(out / COCO, map(Path, phrases))
+    for name in (COCO, *(OWN_DATA if own_data else ())):
+        console.check_file(out / name, map(Path, phrases))
+    for path in (out / name for name in OWN_DATA if own_data):
+        if path.exists() and not (out / SETTINGS).exists():
+            raise DataError(f"{path} was not written by this command, and would be lost: name another --out.")
     with ResultFolder(out, settings.lasting(), masks=Format.png in (formats or ())) as folder:
         with console.waiting("Counting the pictures"):
             todo = [item.key not in folder.done for item in source()]
@@ -137,6 +156,12 @@ def segment_many(
                     raise
         folder.finish()
         _report(folder, formats or (), todo.count(False))
+        if own_data:
+            from refersam.bulk.own_data import write_own_data
+
+            with console.waiting("Writing own data"):
+                counts = write_own_data(out, source.root, min_score or 0.0)
+            console.say(f"{out}/ has own data: {counts}")
         if cut:
             console.say(
                 f"Longer than the model reads: {counted(cut, 'phrase')}; the results say what was left out.",

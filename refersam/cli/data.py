@@ -23,8 +23,8 @@ Root = Annotated[Path, typer.Option(help="Folder that holds the data sets and th
 Dataset = Annotated[
     str,
     typer.Option(
-        help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; mixed, the training splits of the "
-        "first three; or jsonl, own data in DATA_ROOT/SPLIT.jsonl.",
+        help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, refcoco-m, sceneref; mixed, the training splits "
+        "of the first three; or jsonl, own data in DATA_ROOT/SPLIT.jsonl.",
         show_default=False,
     ),
 ]

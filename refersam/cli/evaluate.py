@@ -48,7 +48,7 @@ def evaluate(
     dataset: Annotated[
         str,
         typer.Option(
-            help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref, or jsonl for own data.",
+            help="Data set: refcoco, refcoco+, refcocog, grefcoco, refzom, refcoco-m, sceneref, or jsonl for own data.",
             show_default=False,
         ),
     ],
@@ -93,6 +93,12 @@ def evaluate(
             "(gRefCOCO: 0 or 50).",
         ),
     ] = 0,
+    boundary: Annotated[
+        bool,
+        typer.Option(
+            "--boundary", help="Also compute mBIoU, the mean boundary IoU: how well masks follow the targets' outlines."
+        ),
+    ] = False,
     max_text_tokens: Annotated[
         int | None,
         typer.Option(
@@ -122,7 +128,9 @@ def evaluate(
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
     processes, lock = join_processes(device), WriteLock(out)
     predictor: ReferSamPredictor | None = None
-    shared: dict[str, Any] = {"workers": workers, "min_pixels": min_pixels, "processes": processes}
+    shared: dict[str, Any] = {
+        "workers": workers, "min_pixels": min_pixels, "boundary": boundary, "processes": processes
+    }  # fmt: skip
     try:
         if processes.is_main:
             lock.acquire()

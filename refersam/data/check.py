@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from refersam.data import parquet
 from refersam.data.datasets import BENCHMARKS, read_dataset
 from refersam.data.findings import Finding, Severity
 from refersam.data.index import DatasetIndex, group_by_image
@@ -83,6 +84,7 @@ def count_splits(index: DatasetIndex) -> list[SplitCounts]:
     """Counts of each split beside the published ones."""
     benchmark = BENCHMARKS.get(index.name)
     published = ((benchmark.counts if benchmark else None) or {}).get(index.split_by, {})
+    published = parquet.COUNTS if index.name == parquet.NAME else published
     counts = [
         SplitCounts(
             split,

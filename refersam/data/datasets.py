@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from refersam.data import parquet
 from refersam.data.coco import ImageFinder
 from refersam.data.findings import Finding, Severity, raise_errors
 from refersam.data.index import DatasetIndex, ReferringDataset
@@ -106,8 +107,11 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 """By the name that `open_dataset` takes."""
 
+_NO_SPLITS = {"results", "failures"}
+"""Files of `refersam segment-many`, which may lie beside the splits of own data."""
+
 MIXED_PARTS = ("refcoco", "refcoco+", "refcocog")
-DATASETS = (*BENCHMARKS, "mixed", "jsonl")
+DATASETS = (*BENCHMARKS, parquet.NAME, "mixed", "jsonl")
 """All names that `open_dataset` takes."""
 
 
@@ -123,8 +127,9 @@ def open_dataset(
 
     Args:
         data_root: folder with the data set's folder and `images/` (docs/own_data.md for "jsonl").
-        dataset: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; mixed, the training splits of the first three
-            without the pictures of any of their other splits; or jsonl, own data in DATA_ROOT/SPLIT.jsonl.
+        dataset: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; refcoco-m, for evaluation only; mixed, the
+            training splits of the first three without the pictures of any of their other splits; or jsonl, own data in
+            DATA_ROOT/SPLIT.jsonl.
         split: its whole name.
         split_by: published partition; None for the usual one: unc, umd for refcocog, final for refzom.
         text_field: which text of the benchmarks' sentences is the phrase: "sent", cleaned, or "raw", as typed.
@@ -163,9 +168,11 @@ def read_dataset(
         raise DataError(f"No such folder: {root} should hold the data sets.")
     if text_field not in ("sent", "raw"):
         raise UsageError(f'The text field must be "sent" or "raw", but is {text_field!r}.')
-    if dataset == "jsonl" or dataset == "mixed":
+    if dataset not in BENCHMARKS:
         if split_by is not None:
             raise UsageError(f"{dataset} has no partitions: leave out {split_by!r}.")
+        if dataset == parquet.NAME:
+            return parquet.read_refcoco_m(root, splits)
         return _read_own(root, splits) if dataset == "jsonl" else _read_mixed(root, splits, text_field)
     benchmark = BENCHMARKS[dataset]
     split_by = benchmark.split_bys[0] if split_by is None else split_by
@@ -177,7 +184,7 @@ def read_dataset(
 
 
 def _read_own(root: Path, splits: Collection[str] | None) -> DatasetIndex:
-    there = sorted(path.stem for path in root.glob("*.jsonl"))
+    there = sorted({path.stem for path in root.glob("*.jsonl")} - (_NO_SPLITS - set(splits or ())))
     unknown = sorted(set(splits or ()) - set(there))
     if unknown or not there:
         name = unknown[0] if unknown else "train"

@@ -28,12 +28,14 @@ class JsonlHead(BaseModel):
     Attributes:
         instances: a COCO `instances.json`, for lines with `ann_ids`.
         images: folder that the names of pictures start from.
+        apply_exif_rotation: masks match images turned upright as their EXIF data say; else the stored pixels.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     instances: FileName | None = None
     images: FileName = "."
+    apply_exif_rotation: bool = False
 
 
 class JsonlLine(BaseModel):
@@ -50,6 +52,7 @@ class JsonlLine(BaseModel):
         no_target: true where the phrase means nothing in the picture.
         id: unique in the file; else the file's name and the line's number.
         tags: what is special about the phrase, for scores by tag.
+        score: confidence of the model that labelled the line, in [0, 1]; kept for people, not used.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +67,7 @@ class JsonlLine(BaseModel):
     no_target: bool | None = None
     id: Annotated[str, BeforeValidator(as_text)] | None = None
     tags: tuple[str, ...] = ()
+    score: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("phrase")
     @classmethod
@@ -165,6 +169,7 @@ class _Reader:
     def __init__(self, path: Path, head: JsonlHead, coco: CocoIndex | None) -> None:
         self.path, self.coco = path, coco
         self.folder, self.image_folder = path.parent, path.parent / head.images
+        self.upright = head.apply_exif_rotation
         self.images: dict[str, ImageRecord | ImageError] = {}
         self.lines_of_ids: dict[str, int] = {}
 
@@ -247,7 +252,8 @@ class _Reader:
         if name not in self.images:
             path = self.image_folder / name
             try:
-                self.images[name] = ImageRecord(os.path.relpath(path, self.folder), path, *read_size(path))
+                size = read_size(path, apply_exif_rotation=self.upright)
+                self.images[name] = ImageRecord(os.path.relpath(path, self.folder), path, *size, self.upright)
             except ImageError as error:
                 self.images[name] = error
         image = self.images[name]

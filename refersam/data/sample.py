@@ -23,23 +23,25 @@ class ImageRecord:
     Attributes:
         image_id: name or number, unique in the data set.
         path: the file.
-        width: stored pixels, before any EXIF rotation: masks match these.
+        width: in pixels; masks match these.
         height: the same.
+        apply_exif_rotation: the image is turned upright as its EXIF data say; else its pixels are taken as stored.
     """
 
     image_id: str
     path: Path
     width: int
     height: int
+    apply_exif_rotation: bool = False
 
     def load(self) -> Image.Image:
-        """The picture as 8-bit RGB with its pixels as they are stored.
+        """Decode the image as 8-bit RGB.
 
         Raises:
             ImageError: missing or broken.
             DataError: its size is not the one that the annotations were made for.
         """
-        image = load_image(self.path, apply_exif_rotation=False)
+        image = load_image(self.path, apply_exif_rotation=self.apply_exif_rotation)
         if image.size != (self.width, self.height):
             raise DataError(
                 f"{self.path} has {image.width} x {image.height} pixels, but its annotations are for "

@@ -14,6 +14,7 @@ from refersam.errors import DataError, ReferSamError
 from refersam.evaluate.predictions import Prediction
 from refersam.inference.queries import Query
 from refersam.inference.runtimes import Processor
+from refersam.metrics.boundary import compare_boundaries
 from refersam.metrics.masks import target_mask
 from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
@@ -134,6 +135,7 @@ class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
         predictions: by sample id.
         protocol: to score by.
         min_pixels: see `judge_target`.
+        boundary: also compare boundary regions.
     """
 
     def __init__(
@@ -143,9 +145,10 @@ class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
         predictions: Mapping[str, Prediction],
         protocol: Protocol,
         min_pixels: int,
+        boundary: bool = False,
     ) -> None:
         self.samples, self.plans, self.predictions = samples, plans, predictions
-        self.protocol, self.min_pixels = protocol, min_pixels
+        self.protocol, self.min_pixels, self.boundary = protocol, min_pixels, boundary
 
     def __len__(self) -> int:
         return len(self.plans)
@@ -159,7 +162,8 @@ class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
     def _compare(self, sample: ReferringSample) -> SampleResult:
         prediction = self.predictions[sample.sample_id]
         pixels = prediction.pixels(self.protocol, sample.image.height, sample.image.width)
-        return count_sample(sample, pixels, target_mask(sample, self.protocol), prediction, self.min_pixels)
+        truth = target_mask(sample, self.protocol)
+        return count_sample(sample, pixels, truth, prediction, self.min_pixels, self.boundary)
 
 
 def count_sample(
@@ -168,6 +172,7 @@ def count_sample(
     truth: np.ndarray,
     prediction: Prediction,
     min_pixels: int,
+    boundary: bool = False,
 ) -> SampleResult:
     """The integers of one sample.
 
@@ -177,6 +182,7 @@ def count_sample(
         truth: bool, at the protocol's size.
         prediction: for its decision and scores.
         min_pixels: see `judge_target`.
+        boundary: also compare boundary regions.
     """
     intersection, predicted, true = compare_masks(pixels, truth)
     return SampleResult(
@@ -188,4 +194,5 @@ def count_sample(
         tags=sample.tags,
         score=prediction.score,
         target_probability=prediction.target_probability,
+        boundary=compare_boundaries(pixels, truth) if boundary else None,
     )

@@ -85,6 +85,7 @@ def evaluate_model(
     workers: int = 0,
     no_target_threshold: float | None = None,
     min_pixels: int = 0,
+    boundary: bool = False,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -102,6 +103,7 @@ def evaluate_model(
         no_target_threshold: a phrase is judged to have no target where its probability of having one is below this;
             None for the model's own.
         min_pixels: for a model that makes no such decision; see `judge_target`.
+        boundary: also compute the boundary IoU, "mBIoU".
         processes: that share the work; None for this one alone. Every one gets the whole result.
         progress: told of samples done by this process.
 
@@ -120,7 +122,7 @@ def evaluate_model(
     total = sum(len(picture) for plan in plans for picture in plan)
     rows: list[_Row] = []
     for batch in load_in_workers(ModelBatches(samples, plans, predictor.processor, protocol), workers):
-        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels)
+        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels, boundary)
         tell("segmenting", len(rows), total)
     rows = sorted(processes.gather(rows), key=lambda row: row.position)
     names = tuple(samples[row.position].sample_id for row in rows if row.cut)
@@ -149,6 +151,7 @@ def evaluate_predictions(
     others: Iterable[str] = (),
     workers: int = 0,
     min_pixels: int = 0,
+    boundary: bool = False,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -161,6 +164,7 @@ def evaluate_predictions(
         others: ids of further samples, whose lines are passed over.
         workers: processes that decode; 0 for none.
         min_pixels: for lines without "no_target"; see `judge_target`.
+        boundary: also compute the boundary IoU, "mBIoU".
         processes: that share the work; None for this one alone. Every one gets the whole result.
         progress: told of samples done by this process.
 
@@ -176,7 +180,7 @@ def evaluate_predictions(
     ]
     own = processes.share(plans)
     rows: list[tuple[int, SampleResult]] = []  # position and result
-    items = load_in_workers(PredictionBatches(samples, own, found, protocol, min_pixels), workers)
+    items = load_in_workers(PredictionBatches(samples, own, found, protocol, min_pixels, boundary), workers)
     for plan, results in zip(own, items, strict=True):
         rows += zip(plan, results, strict=True)
         tell("comparing", len(rows), sum(map(len, own)))
@@ -200,6 +204,7 @@ def _run_batch(
     protocol: Protocol,
     no_target_threshold: float,
     min_pixels: int,
+    boundary: bool,
 ) -> Iterator[_Row]:
     """Run the model on a batch and score its phrases."""
     model = predictor.model
@@ -227,7 +232,7 @@ def _run_batch(
             None if answer.target_probability is None else round(answer.target_probability, DIGITS),
         )
         prediction = make_prediction(base, answer.mask, answer.protocol_mask, protocol)
-        result = count_sample(sample, answer.protocol_mask, truth.unpack(), prediction, min_pixels)
+        result = count_sample(sample, answer.protocol_mask, truth.unpack(), prediction, min_pixels, boundary)
         yield _Row(position, prediction, result, cut)
 
 

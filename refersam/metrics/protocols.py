@@ -236,6 +236,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "refcocog": "original",
         "grefcoco": "gres",
         "refzom": "ref-zom",
+        "refcoco-m": "original",
         "sceneref": "sceneref",
     }
 )

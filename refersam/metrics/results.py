@@ -23,6 +23,7 @@ class SampleResult:
         tags: of the phrase, its phenomenon first.
         score: the IoU that the model expects, as far as it says.
         target_probability: that the phrase has a target, as far as the model says.
+        boundary: intersection and union of the boundary regions in pixels; None where they were not compared.
     """
 
     intersection: int
@@ -33,6 +34,7 @@ class SampleResult:
     tags: tuple[str, ...] = ()
     score: float | None = None
     target_probability: float | None = None
+    boundary: tuple[int, int] | None = None
 
     @property
     def union(self) -> int:

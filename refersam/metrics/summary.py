@@ -39,6 +39,17 @@ def _empty_masks(_: Protocol, pairs: Pairs) -> float | None:
     return percent(result.predicted == 0 for result, _ in pairs if not result.has_target)
 
 
+def _boundary_iou(protocol: Protocol, pairs: Pairs) -> float | None:
+    values = []
+    for result, score in pairs:
+        if result.boundary is not None and result.has_target and score.iou is not None:
+            intersection, union = result.boundary
+            is_ratio = protocol.rules[result.has_target, result.judged_target].iou == "ratio"
+            empty = protocol.empty_iou if is_ratio else score.iou
+            values.append(intersection / union if is_ratio and union else empty)
+    return percent(values)
+
+
 METRICS: Mapping[str, Callable[[Protocol, Pairs], float | None]] = MappingProxyType(
     {
         "oIoU": _overall_iou,
@@ -49,9 +60,10 @@ METRICS: Mapping[str, Callable[[Protocol, Pairs], float | None]] = MappingProxyT
         "T-acc": _found_right,
         "Acc": _empty_masks,
         "false alarms": _false_alarms,
+        "mBIoU": _boundary_iou,
     }
 )
-"""By name; beside these a protocol may list "Pr", which stands for all of its Pr@X."""
+"""By name; beside these a protocol may list "Pr", which stands for all of its Pr@X. Every protocol has "mBIoU"."""
 
 MEANINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -63,6 +75,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "T-acc": "phrases with a target that are judged to have one",
         "Acc": "phrases without a target whose mask has no pixel",
         "false alarms": "phrases with a target that are judged to have none",
+        "mBIoU": "mean boundary IoU of the phrases with a target",
     }
 )
 
@@ -75,7 +88,7 @@ def summarise(protocol: Protocol, results: Iterable[SampleResult]) -> dict[str, 
     results = list(results)
     pairs = list(zip(results, score_samples(protocol, results), strict=True))
     metrics: dict[str, float | None] = {}
-    for name in protocol.metrics:
+    for name in (*protocol.metrics, "mBIoU"):
         if name == "Pr":
             metrics |= {f"Pr@{threshold}": _precision(protocol, pairs, threshold) for threshold in protocol.precision}
         else:

@@ -95,10 +95,42 @@ def test_images_as_they_are_stored(folder: Path) -> None:
     assert sample.load_mask().shape == (30, 40)
 
 
+@pytest.mark.parametrize(("orientation", "is_sideways"), [(6, True), (3, False), (2, False), (8, True)])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_upright_images(folder: Path, orientation: int, is_sideways: bool, suffix: str) -> None:
+    """With `apply_exif_rotation`, masks match the image as a viewer shows it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.open(folder / "a.jpg").convert("RGB")
+    stored.save(folder / f"b.{suffix}", exif=exif)
+    size = [40, 30] if is_sideways else [30, 40]
+    half = {"size": size, "counts": [600, 600]}
+    write(
+        folder,
+        {"apply_exif_rotation": True},
+        {"image": f"b.{suffix}", "phrase": "the right half", "rle": half, "score": 0.7},
+        {"image": "a.jpg", "phrase": "the square", "mask": "m.png"},
+    )
+    turned, plain = open_dataset(folder, "jsonl", "train")
+    assert turned.image.load().size == (size[1], size[0])
+    assert turned.load_mask().shape == tuple(size)
+    assert np.asarray(turned.image.load()).tobytes() != np.asarray(Image.open(folder / f"b.{suffix}")).tobytes()
+    assert plain.image.load().size == (40, 30)
+
+
+def test_results_are_no_splits(folder: Path) -> None:
+    """Files of `segment-many` beside the splits are left out, unless they are named."""
+    for split in ("train", "results", "failures"):
+        write(folder, {"image": "a.jpg", "phrase": "x", "no_target": True}, split=split)
+    assert list(read_dataset(folder, "jsonl").samples) == ["train"]
+    assert len(open_dataset(folder, "jsonl", "results")) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ({"image": "a.jpg", "phrase": "x"}, "one of .* is needed, but none is given"),
+        ({"image": "a.jpg", "phrase": "x", "no_target": True, "score": 2}, "score should be less than or equal to 1"),
         ({"image": "a.jpg", "phrase": "x", "no_target": False}, "one of .* is needed, but none is given"),
         ({"image": "a.jpg", "phrase": "x", "no_target": True, "mask": "m.png"}, "mask and no_target are given"),
         ({"image": "a.jpg", "phrase": "x", "polygon": [SQUARE]}, "polygon is not a field of this format"),
