@@ -628,10 +628,10 @@ def test_bars_move_with_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the lines of the log, of the pretraining as well; the time that is left is known from two long steps."""
     from refersam.cli import console, train
 
-    clock, bars = [0.0], []
+    clock, bars, progress_bar = [0.0], [], console.progress_bar
 
     def build(**options: Any) -> Any:
-        bars.append(console.progress_bar(**options))
+        bars.append(progress_bar(**options))
         bars[0].get_time = lambda: clock[0]
         return bars[0]
 
@@ -653,7 +653,7 @@ def test_bars_move_with_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
         assert training.description == "training  total 0.5"
         return {}
 
-    monkeypatch.setattr(train, "progress_bar", build)
+    monkeypatch.setattr(console, "progress_bar", build)
     accelerator = SimpleNamespace(is_main_process=True)
     trainer = SimpleNamespace(run=run, steps=100, step=0, pretraining_steps=3, accelerator=accelerator)
     train.run_with_progress(trainer, "training")  # type: ignore[arg-type]
