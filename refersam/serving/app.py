@@ -18,15 +18,16 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Json
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, field_problem
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, PromptError, field_problem
 from refersam.image import load_image
 from refersam.inference.answers import Answer, read_answers
 from refersam.inference.components import MIN_COMPONENT_FRACTION
 from refersam.inference.labels import label_map
 from refersam.inference.predictor import ReferSamPredictor
+from refersam.inference.prompts import Prompts
 from refersam.inference.queries import Query, run_queries
 from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import is_phrase
@@ -40,7 +41,10 @@ _CLIENT_GONE = 499
 """Status in the metrics of a request that nobody waits for."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "min_component_fraction", "format")
+FIELDS = (
+    "image", "phrases", "points", "point_labels", "box", "threshold", "no_target_threshold", "min_component_fraction",
+    "format",
+)  # fmt: skip
 DOMAIN_HEADER = "X-ReferSAM-Domain"
 """Of an answer as PNG: the domain of the model, if it has one."""
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
@@ -160,6 +164,18 @@ def create_app(
         request: Request,
         image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
         phrases: Annotated[list[str], Form(description="One field for each phrase.")],
+        points: Annotated[
+            Json[list[tuple[float, float]]] | None,
+            Form(description="With one phrase: clicks [[x, y], ...] in pixels of the upright image."),
+        ] = None,
+        point_labels: Annotated[
+            Json[list[int]] | None,
+            Form(description="For each point 1 (belongs to the target) or 0 (does not); all 1 by default."),
+        ] = None,
+        box: Annotated[
+            Json[tuple[float, float, float, float]] | None,
+            Form(description="With one phrase: [left, top, right, bottom] around the target, in pixels."),
+        ] = None,
         threshold: Probability = 0.5,
         no_target_threshold: Probability = 0.5,
         min_component_fraction: Probability = MIN_COMPONENT_FRACTION,
@@ -177,7 +193,8 @@ def create_app(
         try:
             async with asyncio.timeout(limits.answer_seconds):
                 thresholds = threshold, no_target_threshold, min_component_fraction
-                work = service.segment(await image.read(), phrases, thresholds, format)
+                clicks = points, point_labels, box
+                work = service.segment(await image.read(), phrases, clicks, thresholds, format)
                 return await _unless_gone(request, work)
         except TimeoutError as error:
             raise HTTPException(503, f"No answer within {limits.answer_seconds:g} s.", {"Retry-After": "5"}) from error
@@ -232,8 +249,10 @@ class _Service:
         domain = self.predictor.domain
         return {} if domain is None else {"domain": domain}
 
-    async def segment(self, content: bytes, phrases: list[str], thresholds: tuple[float, ...], kind: str) -> Response:
-        query = await self._in_reader(lambda: self._read(content, phrases))
+    async def segment(
+        self, content: bytes, phrases: list[str], clicks: tuple[Any, Any, Any], thresholds: tuple[float, ...], kind: str
+    ) -> Response:
+        query = await self._in_reader(lambda: self._read(content, phrases, clicks))
         output = await self.batcher.ask(query)
         write = self._write_png if kind == "png" else self._write_json
         return await self._in_reader(lambda: write(output, query, thresholds))
@@ -242,9 +261,10 @@ class _Service:
         outputs = run_queries(self.predictor.model, queries)
         return [ReferSamOutput(**{name: value.cpu() for name, value in output.items()}) for output in outputs]
 
-    def _read(self, content: bytes, phrases: list[str]) -> Query:
+    def _read(self, content: bytes, phrases: list[str], clicks: tuple[Any, Any, Any]) -> Query:
         picture = load_image(content, max_pixels=self.limits.max_pixels)
-        return Query.prepare(self.predictor.processor, picture, phrases)
+        prompts = Prompts.build(*clicks, picture.width, picture.height)
+        return Query.prepare(self.predictor.processor, picture, phrases, prompts=prompts)
 
     def _answers(self, output: ReferSamOutput, query: Query, thresholds: tuple[float, ...]) -> Iterator[Answer]:
         model, processor = self.predictor.model, self.predictor.processor
@@ -320,7 +340,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ImageError)
     @app.exception_handler(PhraseError)
-    async def unreadable(_request: Request, error: ImageError | PhraseError) -> JSONResponse:
+    @app.exception_handler(PromptError)
+    async def unreadable(_request: Request, error: ImageError | PhraseError | PromptError) -> JSONResponse:
         status = 413 if isinstance(error, ImageSizeError) else 415 if isinstance(error, ImageFormatError) else 422
         return JSONResponse({"detail": str(error)}, status)
 
