@@ -93,13 +93,13 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return {"query": Query.prepare(self.processor, load_image(picture), asked)}
 
     def _forward(self, input_tensors: dict[str, Any]) -> dict[str, Any]:
-        """One query, or the list of a batch; only those with the same number of phrases can run together."""
+        """One query, or the list of a batch; only those with the same `batch_key` can run together."""
         query = input_tensors["query"]
         if isinstance(query, Query):
             return {"query": query, "output": run_queries(self.model, [query])[0]}
         outputs: dict[int, ReferSamOutput] = {}
-        for count in {len(one.phrases) for one in query}:
-            places = [place for place, one in enumerate(query) if len(one.phrases) == count]
+        for key in {one.batch_key for one in query}:
+            places = [place for place, one in enumerate(query) if one.batch_key == key]
             outputs.update(zip(places, run_queries(self.model, [query[place] for place in places]), strict=True))
         return {"query": query, "output": [outputs[place] for place in range(len(query))]}
 
