@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 POINT, BOX = "X,Y", "LEFT,TOP,RIGHT,BOTTOM"
 
 
-def _numbers(text: str, form: str) -> tuple[float, ...]:
+def _numbers(text: str, form: str) -> Any:
     """Parse numbers between commas, as many as `form` has."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
@@ -53,7 +53,7 @@ def _numbers(text: str, form: str) -> tuple[float, ...]:
     return numbers
 
 
-def _points(values: list[str] | None) -> list[tuple[float, ...]]:
+def _points(values: list[str] | None) -> list[Any]:
     return [_numbers(value, POINT) for value in values or []]
 
 

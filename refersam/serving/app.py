@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,10 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field, Json
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, PromptError, field_problem
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, PromptError, field_problem, shown
 from refersam.image import load_image
 from refersam.inference.answers import Answer, read_answers
 from refersam.inference.components import MIN_COMPONENT_FRACTION
@@ -47,6 +48,17 @@ FIELDS = (
 )  # fmt: skip
 DOMAIN_HEADER = "X-ReferSAM-Domain"
 """Of an answer as PNG: the domain of the model, if it has one."""
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it should be JSON, such as [[20, 30]], but is {shown(text)}") from error
+
+
+JsonText = Annotated[str, AfterValidator(_parse_json)]
+"""A form field in JSON; what it holds is checked by `Prompts.build`."""
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -165,15 +177,15 @@ def create_app(
         image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
         phrases: Annotated[list[str], Form(description="One field for each phrase.")],
         points: Annotated[
-            Json[list[tuple[float, float]]] | None,
+            JsonText | None,
             Form(description="With one phrase: clicks [[x, y], ...] in pixels of the upright image."),
         ] = None,
         point_labels: Annotated[
-            Json[list[int]] | None,
+            JsonText | None,
             Form(description="For each point 1 (belongs to the target) or 0 (does not); all 1 by default."),
         ] = None,
         box: Annotated[
-            Json[tuple[float, float, float, float]] | None,
+            JsonText | None,
             Form(description="With one phrase: [left, top, right, bottom] around the target, in pixels."),
         ] = None,
         threshold: Probability = 0.5,
