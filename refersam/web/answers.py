@@ -179,7 +179,7 @@ def coco_document(picture: Image.Image, answers: Sequence[Answer], domain: str |
 def own_data(image: Image.Image, answers: Sequence[Answer]) -> bytes:
     """Return a ZIP file with the answers as training data in the project's own format (docs/own_data.md).
 
-    It holds `images/NAME.png` and `NAME.jsonl`, a line for each phrase with its mask, or with `no_target` if the mask
+    It holds `images/NAME.png` and `corrected_NAME.jsonl`, a line for each phrase with its mask, or with `no_target` if the mask
     is empty. NAME is a hash of the pixels, so that files of several images can be unpacked into one folder.
     """
     name = hashlib.sha256(image.tobytes()).hexdigest()[:12]
@@ -194,7 +194,7 @@ def own_data(image: Image.Image, answers: Sequence[Answer]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"images/{name}.png", _png(image))
-        archive.writestr(f"{name}.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        archive.writestr(f"corrected_{name}.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return file.getvalue()
 
 
