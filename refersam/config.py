@@ -40,7 +40,7 @@ class ReferSamConfig(PreTrainedConfig):
     Args:
         vision_config: SAM's image encoder (`SamVisionConfig` or its dictionary).
         mask_decoder_config: SAM's two-way mask decoder; its `hidden_size` is the prompt width C.
-        prompt_encoder_config: SAM's prompt encoder, of which ReferSAM uses the mask downscaling.
+        prompt_encoder_config: SAM's prompt encoder, which embeds coarse masks, clicks and boxes.
         text_config: `BertConfig` or `CLIPTextConfig` (or a dictionary with their `model_type`).
         freeze_text_encoder: keep the text encoder's weights as they are in training. None: frozen for CLIP,
             fine-tuned for BERT, as in the paper.
@@ -76,6 +76,8 @@ class ReferSamConfig(PreTrainedConfig):
         drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
         domain: the only kind of images that the model was trained on, such as 'synthetic scenes'; users are warned of
             it. None for a model of general images.
+        supports_clicks: the decoder was trained with clicks and boxes beside the phrase; users of clicks are warned
+            where it was not.
 
     Raises:
         ValueError: fields of a wrong type, or sizes that do not fit together.
@@ -122,6 +124,7 @@ class ReferSamConfig(PreTrainedConfig):
     guided_filter_epsilon: float = 0.02
     drop_path: float = 0.0
     domain: str | None = None
+    supports_clicks: bool = False
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:

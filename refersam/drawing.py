@@ -13,6 +13,8 @@ from refersam.checks import check_number
 OVERLAY_COLOUR = (255, 40, 120)
 OVERLAY_OPACITY = 0.3
 """Little, so that what is asked for by its colour still shows it."""
+_CLICK_COLOURS = {True: (24, 135, 66), False: (200, 30, 30)}
+_BOX_COLOUR = (22, 105, 201)
 _OUTLINE = 1 / 200  # of the picture's longer side
 _FONT_SIZE, _LINE, _MARGIN, _GAP = 14, 14, 5, 4  # pixels
 _MAX_LINES = 4  # of a caption
@@ -46,6 +48,44 @@ def draw_overlays(image: Image.Image, layers: Iterable[tuple[np.ndarray, tuple[i
     for mask, colour in layers:
         if mask.any():
             image = draw_overlay(image, mask, colour)
+    return image
+
+
+def draw_clicks(
+    image: Image.Image,
+    points: Sequence[tuple[Sequence[float], bool]],
+    boxes: Sequence[Sequence[float]] = (),
+    corner: Sequence[float] | None = None,
+) -> Image.Image:
+    """Draw clicks: a green disc with a plus where a point adds, a red one with a minus where it removes, and boxes.
+
+    Args:
+        image: W x H, RGB.
+        points: (x, y) of each click in pixels, and whether it adds.
+        boxes: (left, top, right, bottom) of each box.
+        corner: first corner of a box whose second one is missing.
+
+    Returns:
+        A copy, or `image` itself if there is nothing to draw.
+    """
+    if not (points or boxes or corner):
+        return image
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    radius = max(4, round(max(image.size) / 60))
+    bar = 0.55 * radius
+    for left, top, right, bottom in boxes:
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=_BOX_COLOUR, width=max(1, radius // 3))
+    if corner is not None:
+        x, y = corner
+        draw.line((x - radius, y, x + radius, y), fill=_BOX_COLOUR, width=max(2, radius // 3))
+        draw.line((x, y - radius, x, y + radius), fill=_BOX_COLOUR, width=max(2, radius // 3))
+    for (x, y), adds in points:
+        circle = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(circle, fill=_CLICK_COLOURS[adds], outline="white", width=max(1, radius // 4))
+        draw.line((x - bar, y, x + bar, y), fill="white", width=max(2, radius // 3))
+        if adds:
+            draw.line((x, y - bar, x, y + bar), fill="white", width=max(2, radius // 3))
     return image
 
 

@@ -53,6 +53,12 @@ class PhraseError(ReferSamError, ValueError):
     exit_code = 2
 
 
+class PromptError(ReferSamError, ValueError):
+    """Clicks or a box that cannot be used."""
+
+    exit_code = 2
+
+
 class DeviceError(ReferSamError, ValueError):
     """A device or dtype that is not available."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refersam.drawing import OVERLAY_COLOUR, contact_sheet, draw_overlay
+from refersam.drawing import OVERLAY_COLOUR, contact_sheet, draw_clicks, draw_overlay
 
 
 def test_overlay() -> None:
@@ -36,6 +36,21 @@ def test_overlay_of_nothing_is_the_image() -> None:
     """As for a no-target phrase."""
     image = Image.new("RGB", (8, 6), (1, 2, 3))
     np.testing.assert_array_equal(np.asarray(draw_overlay(image, np.zeros((6, 8), bool))), np.asarray(image))
+
+
+def test_clicks_are_drawn_where_they_are() -> None:
+    """A plus, a minus, a box's edge and a lone corner; the image that is given stays."""
+    image = Image.new("RGB", (120, 90), (0, 0, 0))
+    pixels = np.asarray(draw_clicks(image, [((30, 40), True), ((70, 40), False)], [(5, 60, 50, 80)], (100, 20)))
+    white, green, red, blue = (255, 255, 255), (24, 135, 66), (200, 30, 30), (22, 105, 201)
+    assert tuple(pixels[40, 30]) == tuple(pixels[40, 70]) == white
+    assert tuple(pixels[38, 30]) == white  # the plus
+    assert tuple(pixels[38, 70]) == red
+    assert tuple(pixels[38, 28]) == green
+    assert tuple(pixels[60, 5]) == tuple(pixels[79, 49]) == tuple(pixels[20, 100]) == blue
+    assert tuple(pixels[80, 50]) == tuple(pixels[70, 25]) == (0, 0, 0)
+    assert not np.asarray(image).any()
+    assert draw_clicks(image, []) is image
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 4, 1), (5, 4, 2), (9, 4, 3)])

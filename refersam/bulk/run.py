@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from refersam.bulk.items import Item
@@ -145,12 +145,4 @@ class LocalEngine:
 def _parts(query: Query, most: int) -> Iterator[Query]:
     """A query with at most so many phrases, or several of the same picture."""
     for start in range(0, len(query.phrases), most):
-        rows = slice(start, start + most)
-        yield replace(
-            query,
-            phrases=query.phrases[rows],
-            input_ids=query.input_ids[rows],
-            attention_mask=query.attention_mask[rows],
-            left_out=query.left_out[rows],
-            unknown=query.unknown[rows],
-        )
+        yield query.part(start, start + most)

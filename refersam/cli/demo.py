@@ -49,7 +49,8 @@ def demo(
 
         from refersam.serving.run import address_of, open_socket
         from refersam.web.guard import RefuseLinks
-        from refersam.web.page import FONTS, SCRIPT, STYLE, Page, PageSettings, build_page
+        from refersam.web.layout import FONTS, SCRIPT, STYLE, build_page
+        from refersam.web.page import Page, PageSettings
 
         open_socket(host, port).close()  # a port that is taken is said before models are loaded
         is_terminated = False

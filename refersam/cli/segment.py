@@ -39,6 +39,23 @@ from refersam.phrases import check_phrases
 if TYPE_CHECKING:
     from refersam.inference.predictor import Segmentation
 
+POINT, BOX = "X,Y", "LEFT,TOP,RIGHT,BOTTOM"
+
+
+def _numbers(text: str, form: str) -> Any:
+    """Parse numbers between commas, as many as `form` has."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != form.count(",") + 1:
+        raise typer.BadParameter(f"{text!r} is not {form}, numbers of pixels between commas.")
+    return numbers
+
+
+def _points(values: list[str] | None) -> list[Any]:
+    return [_numbers(value, POINT) for value in values or []]
+
 
 def _check_png(path: Path | None) -> Path | None:
     if path is not None and (path.suffix.lower() != ".png" or path.is_dir()):
@@ -65,6 +82,15 @@ def segment(
     threshold: ThresholdOption = 0.5,
     no_target_threshold: NoTargetOption = None,
     min_component_fraction: MinComponentOption = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(help="Pixel that belongs to what PHRASE means; may be repeated.", metavar=POINT),
+    ] = None,
+    exclude_point: Annotated[
+        list[str] | None,
+        typer.Option(help="Pixel that does not belong to it; may be repeated.", metavar=POINT),
+    ] = None,
+    box: Annotated[str | None, typer.Option(help="Box around it.", metavar=BOX)] = None,
     label_map: Annotated[
         Path | None,
         typer.Option(
@@ -79,8 +105,12 @@ def segment(
 
     NAME is the name of the image, the phrase, and eight digits of a hash of the image's path and the phrase.
     The same image and phrase replace their own files; others never share a name.
+
+    Points and a box correct the answer to a single PHRASE; they are in pixels of the image, from the top left corner.
     """
     check_phrases(phrases)
+    added, removed = _points(point), _points(exclude_point)
+    corners = None if box is None else _numbers(box, BOX)
     check_folder(out)
     if label_map is not None:
         check_file(label_map, [image], "--label-map")
@@ -90,7 +120,16 @@ def segment(
     predictor = load_predictor(model, device, dtype.value)
     start = time.perf_counter()
     with waiting("Segmenting"):
-        results = predictor.predict(picture, phrases, threshold, no_target_threshold, min_component_fraction)
+        results = predictor.predict(
+            picture,
+            phrases,
+            threshold,
+            no_target_threshold,
+            min_component_fraction,
+            points=[*added, *removed],
+            point_labels=[1] * len(added) + [0] * len(removed),
+            box=corners,
+        )
     milliseconds = 1000 * (time.perf_counter() - start) / len(results)
     warn_of_cut_phrases((result.left_out for result in results), predictor.processor.max_text_tokens)
     warn_of_unknown_parts(phrases, (result.unknown for result in results))

@@ -35,7 +35,7 @@ class Answer:
         mask: (H, W) bool, without specks; all False where `no_target`.
         probability: (H, W) float32 in [0, 1], before the no-target decision.
         score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
-        no_target: the model says that nothing matches the phrase.
+        no_target: the model says that nothing matches the phrase; never where a foreground click or a box shows it.
         left_out: the end of a phrase that is longer than the model reads; empty where all of it was read.
         unknown: parts of the phrase that the tokenizer does not know: symbols, which are left out, and words, which
             are read as [UNK].
@@ -143,7 +143,7 @@ def read_answers(
     sizes = [(query.height, query.width)] * len(query.phrases)
     for index, one in enumerate(phrase_outputs(output, sizes, processor)):
         probabilities = one.logits.sigmoid()
-        no_target = one.target_probability < no_target_threshold
+        no_target = one.target_probability < no_target_threshold and not query.prompts.has_target
         probability = probabilities[0].cpu().numpy()
         mask = drop_specks(probability >= threshold, min_component_fraction)
         inside = torch.from_numpy(mask)[None].to(probabilities.device)

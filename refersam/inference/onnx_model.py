@@ -20,7 +20,7 @@ from torch import Tensor
 
 from refersam.checkpoints.registration import register_classes
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, DeviceError, ReferSamError, one_line
+from refersam.errors import CheckpointError, DeviceError, PromptError, ReferSamError, one_line
 from refersam.model.refersam import ReferSamOutput, check_images, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
@@ -34,6 +34,8 @@ PROCESSOR_KEYS = ("processor_config.json", "tokenizer.json", "tokenizer_config.j
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 OUTPUTS = ("mask_logits", "low_res_mask_logits", "coarse_mask_logits", "iou_scores", "object_score_logits")
+
+WITHOUT_CLICKS = "This model was exported without clicks: load the model that it was exported from instead."
 
 MAX_FILE_BYTES = 2**31
 """An ONNX file cannot be larger; weights beyond that lie in a second file beside it."""
@@ -109,19 +111,30 @@ class OnnxModel:
         check_images(pixel_values)
         return Pictures(pixel_values)
 
+    def encode_phrases(self, *_inputs: Any, **_named: Any) -> None:
+        """Return None: an exported model runs in one piece."""
+
+    def decode(self, *_inputs: Any, **_named: Any) -> ReferSamOutput:
+        """Raise PromptError: an exported model runs in one piece."""
+        raise PromptError(WITHOUT_CLICKS)
+
     def __call__(
         self,
         pixel_values: Tensor | None,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Pictures | None = None,
+        **prompts: Tensor | None,
     ) -> ReferSamOutput:
-        """As `ReferSamModel.forward`.
+        """As `ReferSamModel.forward`, without clicks.
 
         Raises:
             ValueError: shapes that do not fit, neither pixel_values nor image_features, or both.
+            PromptError: clicks, boxes or previous masks.
             ReferSamError: ONNX Runtime cannot run the file.
         """
+        if any(prompt is not None for prompt in prompts.values()):
+            raise PromptError(WITHOUT_CLICKS)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if image_features is not None and pixel_values is None:

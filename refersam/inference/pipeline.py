@@ -13,14 +13,16 @@ from transformers.pipelines.base import Pipeline
 from refersam.checkpoints.folders import load_weights
 from refersam.domain import log_domain
 from refersam.drawing import mask_picture
-from refersam.errors import CheckpointError, PhraseError, ReferSamError, shown
+from refersam.errors import CheckpointError, PhraseError, PromptError, ReferSamError, shown
 from refersam.image import load_image
 from refersam.inference.answers import Answer, check_thresholds, read_answers
 from refersam.inference.devices import resolve_dtype
+from refersam.inference.prompts import Prompts
 from refersam.inference.queries import Query, run_queries
 from refersam.model.refersam import ReferSamModel, ReferSamOutput
 
 TASK = "referring-image-segmentation"
+PROMPTS = ("points", "point_labels", "boxes")
 
 
 class ReferringImageSegmentationPipeline(Pipeline):
@@ -40,22 +42,25 @@ class ReferringImageSegmentationPipeline(Pipeline):
         """Segment what phrases mean.
 
         Args:
-            inputs: a picture (path, PIL image, array or the bytes of a file; addresses are never fetched), or a
-                dictionary {"image": picture, "phrases": phrase or phrases}; or a list, generator or data set of them.
-            phrases: one phrase or several, asked about every picture that does not bring its own.
-            kwargs: `threshold` (a pixel belongs to the mask from this probability on), `no_target_threshold` (nothing
-                matches below this probability of a target), `min_component_fraction` (smaller components of a mask are
-                dropped), and transformers' `batch_size` and `num_workers`.
+            inputs: an image (path, PIL image, array or the bytes of a file; URLs are never fetched), a dictionary
+                {"image": image, "phrases": phrase or phrases} that may also hold the prompts below, or a list,
+                generator or data set of them.
+            phrases: one phrase or several, for every image that does not bring its own.
+            kwargs: prompts for a single phrase, in pixels of the image: `points` (clicks (x, y)), `point_labels` (for
+                each 1 to add, 0 to remove; all 1 by default) and `boxes` (a box (left, top, right, bottom), or a list
+                of one). Thresholds as in `ReferSamPredictor.predict`: `threshold`, `no_target_threshold` and
+                `min_component_fraction`. `batch_size` and `num_workers` as in other pipelines of transformers.
 
         Returns:
-            For a picture, a list of dictionaries, one for each phrase: `label` (the phrase), `score` (the IoU that the
-            model expects, 0 to 1), `mask` (black and white PIL image of the picture's size), `box` (left, top, right,
-            bottom in pixels, None for an empty mask) and `no_target` (nothing matches). For a list, a list of such
-            lists; for a generator or data set, an iterator of them.
+            For an image, a list of dictionaries, one for each phrase: `label` (the phrase), `score` (predicted IoU),
+            `mask` (black and white PIL image of the image's size), `box` (left, top, right, bottom in pixels, None
+            for an empty mask) and `no_target` (nothing matches). For a list, a list of such lists; for a generator or
+            data set, an iterator of them.
 
         Raises:
             ImageError: a picture that cannot be read.
             PhraseError: no phrase, or one without a word.
+            PromptError: points or boxes that cannot be used; see `ReferSamPredictor.predict`.
             ValueError: a threshold or fraction outside [0, 1].
         """
         if phrases is not None:
@@ -70,7 +75,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        before: dict[str, Any] = {"phrases": kwargs.pop("phrases")} if "phrases" in kwargs else {}
+        before = {name: kwargs.pop(name) for name in ("phrases", *PROMPTS) if name in kwargs}
         names = ("threshold", "no_target_threshold", "min_component_fraction")
         after: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
         if kwargs:
@@ -78,8 +83,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
         check_thresholds(**after)
         return before, {}, after
 
-    def preprocess(self, input_: Any, phrases: str | Sequence[str] | None = None) -> dict[str, Any]:
-        """A picture, or one with its phrases -> a query."""
+    def preprocess(self, input_: Any, phrases: str | Sequence[str] | None = None, **prompts: Any) -> dict[str, Any]:
+        """Return the query of an image, or of a dictionary of an image with its phrases and clicks."""
         picture = input_
         if isinstance(input_, Mapping):
             if "image" not in input_:
@@ -87,19 +92,23 @@ class ReferringImageSegmentationPipeline(Pipeline):
                     f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {shown(input_)}.'
                 )
             picture, phrases = input_["image"], input_.get("phrases", phrases)
+            prompts |= {name: input_[name] for name in PROMPTS if name in input_}
         if phrases is None:
             raise PhraseError('What to find is missing: pass phrases="the red star", or a list of phrases.')
         asked = [phrases] if isinstance(phrases, str) else list(phrases)
-        return {"query": Query.prepare(self.processor, load_image(picture), asked)}
+        image = load_image(picture)
+        box = _only_box(prompts.get("boxes"))
+        clicks = Prompts.build(prompts.get("points"), prompts.get("point_labels"), box, image.width, image.height)
+        return {"query": Query.prepare(self.processor, image, asked, prompts=clicks)}
 
     def _forward(self, input_tensors: dict[str, Any]) -> dict[str, Any]:
-        """One query, or the list of a batch; only those with the same number of phrases can run together."""
+        """One query, or the list of a batch; only those with the same `batch_key` can run together."""
         query = input_tensors["query"]
         if isinstance(query, Query):
             return {"query": query, "output": run_queries(self.model, [query])[0]}
         outputs: dict[int, ReferSamOutput] = {}
-        for count in {len(one.phrases) for one in query}:
-            places = [place for place, one in enumerate(query) if len(one.phrases) == count]
+        for key in {one.batch_key for one in query}:
+            places = [place for place, one in enumerate(query) if one.batch_key == key]
             outputs.update(zip(places, run_queries(self.model, [query[place] for place in places]), strict=True))
         return {"query": query, "output": [outputs[place] for place in range(len(query))]}
 
@@ -118,6 +127,15 @@ class ReferringImageSegmentationPipeline(Pipeline):
             }
             for answer in answers
         ]
+
+
+def _only_box(boxes: Any) -> Any:
+    """Return the box of a list of one; a box itself stays."""
+    if not isinstance(boxes, Sequence) or not boxes or not isinstance(boxes[0], Sequence):
+        return boxes
+    if len(boxes) > 1:
+        raise PromptError(f"One box is read for a phrase, but there are {len(boxes)}.")
+    return boxes[0]
 
 
 class PipelineModel:

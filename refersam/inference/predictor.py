@@ -6,20 +6,23 @@ import io
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model, recognise_published
 from refersam.domain import log_domain
 from refersam.drawing import OVERLAY_COLOUR, OVERLAY_OPACITY, draw_overlay
+from refersam.errors import PromptError
 from refersam.image import ImageSource, load_image
 from refersam.inference.answers import Answer, check_thresholds, read_answers
 from refersam.inference.devices import resolve_device, resolve_dtype, warn_if_emulated
-from refersam.inference.queries import Query, run_queries
+from refersam.inference.prompts import NO_PROMPTS, Box, Point, Prompts
+from refersam.inference.queries import Query, encode_queries, input_size, run_queries
 from refersam.inference.runtimes import Features, Model, Processor
 from refersam.reprs import OneLineRepr
 
@@ -30,15 +33,35 @@ ONNX_SUFFIX = ".onnx"
 _NOTEBOOK_SIDE = 1024  # pixels, at most
 
 
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a click needs of an earlier answer.
+
+    Attributes:
+        query: of one phrase, with its features.
+        mask_logits: (1, H/4, W/4) of the answer.
+        model: that made them.
+    """
+
+    query: Query
+    mask_logits: Tensor
+    model: Model
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Answer):
     """The answer to one phrase about one picture of H x W pixels, with the picture.
 
+    The state for `ReferSamPredictor.refine` is about 1 MB at the base model's 448 x 448 pixels.
+
     Attributes:
         image: the picture as it was read, RGB.
+        prompts: all clicks and the box that led to this answer.
     """
 
     image: Image.Image
+    prompts: Prompts = field(default=NO_PROMPTS, kw_only=True)
+    _state: _State | None = field(default=None, kw_only=True)
 
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = OVERLAY_OPACITY) -> Image.Image:
         """The picture with the mask laid over it and outlined."""
@@ -156,6 +179,10 @@ class ReferSamPredictor:
         threshold: float = ...,
         no_target_threshold: float | None = ...,
         min_component_fraction: float | None = ...,
+        *,
+        points: Sequence[Point] | None = ...,
+        point_labels: Sequence[int] | None = ...,
+        box: Box | None = ...,
     ) -> Segmentation: ...
 
     @overload
@@ -166,6 +193,10 @@ class ReferSamPredictor:
         threshold: float = ...,
         no_target_threshold: float | None = ...,
         min_component_fraction: float | None = ...,
+        *,
+        points: Sequence[Point] | None = ...,
+        point_labels: Sequence[int] | None = ...,
+        box: Box | None = ...,
     ) -> list[Segmentation]: ...
 
     def predict(
@@ -175,8 +206,12 @@ class ReferSamPredictor:
         threshold: float = 0.5,
         no_target_threshold: float | None = None,
         min_component_fraction: float | None = None,
+        *,
+        points: Sequence[Point] | None = None,
+        point_labels: Sequence[int] | None = None,
+        box: Box | None = None,
     ) -> Segmentation | list[Segmentation]:
-        """Segment what a phrase means.
+        """Segment what a phrase means, and clicks and a box show; `refine` adds further ones.
 
         Args:
             image: path, PIL image, array or the bytes of a file, or what `set_image` made of one.
@@ -187,6 +222,9 @@ class ReferSamPredictor:
                 model.
             min_component_fraction: a connected component of the mask with less than this fraction of the largest
                 component's area is dropped; 0 keeps all. None for the model's own: 0.01, or 0 for a published model.
+            points: clicks (x, y) in pixels of the picture, with one phrase; None for none.
+            point_labels: for each point 1 (belongs to the object) or 0 (does not); None for all 1.
+            box: (left, top, right, bottom) around the object in pixels of the picture; None for none.
 
         Returns:
             One result, or a list for a list of phrases.
@@ -194,6 +232,8 @@ class ReferSamPredictor:
         Raises:
             ImageError: a picture that cannot be read.
             PhraseError: no phrase, or one without a word.
+            PromptError: points outside the picture, labels that do not fit, a box without area, clicks for several
+                phrases, or a model that was exported without clicks.
             ValueError: a threshold or fraction outside [0, 1], or a picture that another predictor has looked at.
         """
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
@@ -204,14 +244,64 @@ class ReferSamPredictor:
             picture, features = image.image, image.features
         else:
             picture, features = load_image(image), None
-        query = Query.prepare(self.processor, picture, phrases, features)
-        (output,) = run_queries(self.model, [query])
-        settings = (threshold, no_target_threshold, min_component_fraction)
-        results = [
-            Segmentation(**vars(answer), image=picture)
-            for answer in read_answers(self.model, self.processor, output, query, *settings)
-        ]
+        prompts = Prompts.build(points, point_labels, box, picture.width, picture.height)
+        query = Query.prepare(self.processor, picture, phrases, features, prompts)
+        (query,) = encode_queries(self.model, [query])
+        results = self._results(query, picture, (threshold, no_target_threshold, min_component_fraction))
         return results[0] if isinstance(phrase, str) else results
+
+    def refine(
+        self,
+        result: Segmentation,
+        *,
+        points: Sequence[Point] | None = None,
+        point_labels: Sequence[int] | None = None,
+        box: Box | None = None,
+        threshold: float = 0.5,
+        no_target_threshold: float | None = None,
+        min_component_fraction: float | None = None,
+    ) -> Segmentation:
+        """Correct a result by further clicks or a box; only SAM's decoder runs.
+
+        The decoder gets the phrase, the earlier clicks and the new ones, and the earlier mask. `result` stays as it
+        is: to undo a click, refine the result before it.
+
+        Args:
+            result: of this predictor's `predict` or `refine`.
+            points: further clicks, as in `predict`.
+            point_labels: of these, as in `predict`.
+            box: replaces an earlier one.
+            threshold: as in `predict`.
+            no_target_threshold: as in `predict`.
+            min_component_fraction: as in `predict`.
+
+        Raises:
+            PromptError: as in `predict`; neither a point nor a box is given.
+            ValueError: a threshold or fraction outside [0, 1], or a result of another predictor.
+        """
+        check_thresholds(threshold, no_target_threshold, min_component_fraction)
+        state = result._state
+        if state is None or state.model is not self.model:
+            raise ValueError("This result is of another predictor: refine it with the one that made it.")
+        added = Prompts.build(points, point_labels, box, result.image.width, result.image.height)
+        if not added:
+            raise PromptError("A click or a box is needed to refine a result, but none is given.")
+        mask = state.mask_logits
+        query = state.query.with_prompts(result.prompts.add(added), input_size(self.processor), mask)
+        return self._results(query, result.image, (threshold, no_target_threshold, min_component_fraction))[0]
+
+    def _results(
+        self, query: Query, picture: Image.Image, thresholds: tuple[float, float | None, float | None]
+    ) -> list[Segmentation]:
+        (output,) = run_queries(self.model, [query])
+        count, masks, features = len(query.phrases), output.low_res_mask_logits, query.phrase_features
+        parts = [None] * count if features is None else features.split(count)
+        results = []
+        for index, answer in enumerate(read_answers(self.model, self.processor, output, query, *thresholds)):
+            one = replace(query.part(index, index + 1), phrase_features=parts[index])
+            state = _State(one, masks[index : index + 1], self.model)
+            results.append(Segmentation(**vars(answer), image=picture, prompts=query.prompts, _state=state))
+        return results
 
 
 def load_predictor(

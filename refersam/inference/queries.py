@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -12,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from refersam.errors import PhraseError, ReferSamError
+from refersam.errors import PhraseError, PromptError, ReferSamError
+from refersam.inference.prompts import NO_PROMPTS, Prompts, warn_untrained
 from refersam.inference.runtimes import Features, Model, Processor
-from refersam.model.refersam import ReferSamOutput
+from refersam.model.refersam import PhraseFeatures, ReferSamOutput
 from refersam.reprs import OneLineRepr
 
 _ONE_TOKENIZER = Lock()
@@ -36,6 +38,9 @@ class Query(OneLineRepr):
         left_out: P, the end of each phrase that is longer than the model reads.
         unknown: P, the parts of each phrase that the tokenizer does not know.
         image_features: what the model made of `pixel_values` before; None to compute it.
+        prompts: clicks and a box for the one phrase; empty for none.
+        prompt_tensors: the same as arguments of the model, for B = 1.
+        phrase_features: what the model made of image and phrases before (`encode_queries`); None to compute it.
     """
 
     phrases: tuple[str, ...]
@@ -48,6 +53,9 @@ class Query(OneLineRepr):
     left_out: tuple[str, ...]
     unknown: tuple[tuple[str, ...], ...]
     image_features: Features | None = None
+    prompts: Prompts = NO_PROMPTS
+    prompt_tensors: dict[str, Tensor] = field(default_factory=dict)
+    phrase_features: PhraseFeatures | None = None
 
     @classmethod
     def prepare(
@@ -56,6 +64,7 @@ class Query(OneLineRepr):
         picture: Image.Image,
         phrases: Sequence[str],
         image_features: Features | None = None,
+        prompts: Prompts = NO_PROMPTS,
         *,
         allow_unknown: bool = False,
     ) -> Query:
@@ -67,9 +76,11 @@ class Query(OneLineRepr):
             phrases: at least one.
             image_features: what the model made of the picture before, which then is not resized again.
             allow_unknown: accept phrases of which the tokenizer knows nothing, as a benchmark may have.
+            prompts: clicks and a box, with one phrase only.
 
         Raises:
             PhraseError: no phrase, one without a word, or one of signs that the tokenizer does not know.
+            PromptError: prompts with several phrases.
         """
         if not phrases:
             raise PhraseError("At least one phrase is needed, but the list is empty.")
@@ -83,7 +94,7 @@ class Query(OneLineRepr):
             most = processor.max_text_tokens
             left_out = tuple(processor.cut_off(phrase) if length >= most else "" for phrase, length in lengths)
             unknown = tuple(map(processor.unknown_parts, phrases))
-        return cls(
+        query = cls(
             phrases=tuple(phrases),
             height=picture.height,
             width=picture.width,
@@ -94,41 +105,136 @@ class Query(OneLineRepr):
             unknown=unknown,
             **text,
         )
+        return query.with_prompts(prompts, input_size(processor)) if prompts else query
+
+    def with_prompts(self, prompts: Prompts, input_size: tuple[int, int], mask_prompt: Tensor | None = None) -> Query:
+        """Return the query with other prompts.
+
+        Args:
+            prompts: all that count.
+            input_size: (H, W) of the model's input.
+            mask_prompt: (1, H/4, W/4) `low_res_mask_logits` of an earlier output; None for none.
+
+        Raises:
+            PromptError: the query has several phrases.
+        """
+        if len(self.phrases) != 1:
+            raise PromptError(f"Clicks and boxes need one phrase, but there are {len(self.phrases)}: ask one by one.")
+        tensors = prompts.tensors((self.height, self.width), input_size)
+        if mask_prompt is not None:
+            tensors["mask_prompt"] = mask_prompt
+        return replace(self, prompts=prompts, prompt_tensors=tensors)
+
+    def part(self, start: int, stop: int) -> Query:
+        """Return the query for phrases `start` to `stop` (exclusive) of the same image."""
+        rows = slice(start, stop)
+        return replace(
+            self,
+            phrases=self.phrases[rows],
+            input_ids=self.input_ids[rows],
+            attention_mask=self.attention_mask[rows],
+            left_out=self.left_out[rows],
+            unknown=self.unknown[rows],
+        )
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Queries with the same key can run as one batch, and then give the same answers as alone."""
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(self.prompt_tensors.items()))
+        encoded = self.phrase_features is not None
+        return (len(self.phrases), shapes, encoded, None if encoded or self.image_features is None else id(self))
+
+
+def input_size(processor: Processor) -> tuple[int, int]:
+    """Return height and width of the model's input in pixels."""
+    return processor.image_size["height"], processor.image_size["width"]
 
 
 @torch.inference_mode()
 def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
-    """The model's outputs for I pictures with P phrases each, as one batch, or one by one if the inputs differ in size.
+    """Compute the model's outputs for I queries with P phrases each, as one batch, or one by one if input sizes differ.
 
     Args:
         model: in evaluation mode.
-        queries: I, all with the same number of phrases; only one alone may have image features.
+        queries: I with the same `batch_key`.
 
     Returns:
         I outputs, each of P rows, on the model's device.
 
     Raises:
         ReferSamError: the device has not enough memory for so many.
+        PromptError: clicks for a model that was exported without.
     """
-    inputs = [query.pixel_values for query in queries]
-    if len(queries) > 1 and len({getattr(pixels, "shape", place) for place, pixels in enumerate(inputs)}) > 1:
+    inputs = [getattr(query.pixel_values, "shape", place) for place, query in enumerate(queries)]
+    if len(set(inputs)) > 1 and queries[0].phrase_features is None:
         return [output for query in queries for output in run_queries(model, [query])]
-    longest = max(query.input_ids.shape[1] for query in queries)
-    ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
-    attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
-    text = (torch.cat(ids).to(model.device), torch.cat(attention).to(model.device))
-    rows, features = len(queries[0].phrases), queries[0].image_features
-    try:
-        if features is not None:
-            output = model(None, *text, image_features=features)
+    first, rows = queries[0], len(queries[0].phrases)
+    prompts = {
+        name: torch.cat([query.prompt_tensors[name] for query in queries]).to(model.device)
+        for name in first.prompt_tensors
+    }
+    if prompts and not model.config.supports_clicks:
+        warn_untrained(str(getattr(model, "name_or_path", "")))
+    with _errors_of_memory(model, rows * len(queries)):
+        if first.phrase_features is not None:
+            features = [query.phrase_features for query in queries if query.phrase_features is not None]
+            output = model.decode(PhraseFeatures.concatenate(features), **prompts)
         else:
-            pixels = torch.cat(inputs) if len(queries) > 1 else inputs[0]
-            output = model(pixels.to(model.device, model.dtype), *text)
-    except torch.OutOfMemoryError as error:
-        raise ReferSamError(
-            f"{model.device} has not enough memory for {rows * len(queries)} phrases at once: ask fewer at a time."
-        ) from error
+            output = model(**_inputs(model, queries), **prompts)
     return [
         ReferSamOutput(**{name: value[start : start + rows] for name, value in output.items()})
         for start in range(0, rows * len(queries), rows)
     ]
+
+
+@torch.inference_mode()
+def encode_queries(model: Model, queries: Sequence[Query]) -> list[Query]:
+    """Compute everything before the decoder, as one batch; `run_queries` of the results then runs the decoder alone.
+
+    Args:
+        model: in evaluation mode.
+        queries: I with the same `batch_key`, without `phrase_features`.
+
+    Returns:
+        I queries with `phrase_features`, without what these replace; the queries themselves for a model that runs in
+        one piece.
+
+    Raises:
+        ReferSamError: the device has not enough memory for so many.
+    """
+    with _errors_of_memory(model, sum(len(query.phrases) for query in queries)):
+        features = model.encode_phrases(**_inputs(model, queries))
+    if features is None:
+        return list(queries)
+    return [
+        replace(query, pixel_values=None, image_features=None, phrase_features=part)
+        for query, part in zip(queries, features.split(len(queries)), strict=True)
+    ]
+
+
+def _inputs(model: Model, queries: Sequence[Query]) -> dict[str, Any]:
+    """Return images, or their features, and text as the model's arguments."""
+    longest = max(query.input_ids.shape[1] for query in queries)
+    ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
+    attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
+    features = queries[0].image_features
+    pixels = None
+    if features is None:
+        several = [query.pixel_values for query in queries]
+        pixels = (torch.cat(several) if len(several) > 1 else several[0]).to(model.device, model.dtype)
+    return {
+        "pixel_values": pixels,
+        "input_ids": torch.cat(ids).to(model.device),
+        "attention_mask": torch.cat(attention).to(model.device),
+        "image_features": features,
+    }
+
+
+@contextmanager
+def _errors_of_memory(model: Model, phrases: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ReferSamError(
+            f"{model.device} has not enough memory for {phrases} phrases at once: ask fewer at a time."
+        ) from error

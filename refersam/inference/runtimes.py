@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from refersam.model.refersam import ReferSamOutput
+from refersam.model.refersam import PhraseFeatures, ReferSamOutput
 
 
 class Features(Protocol):
@@ -29,6 +29,10 @@ class Config(Protocol):
     @property
     def domain(self) -> str | None:
         """The only kind of images that the model was trained on; None for a model of general images."""
+
+    @property
+    def supports_clicks(self) -> bool:
+        """Whether the model was trained with clicks and boxes."""
 
     @property
     def supervise_iou(self) -> bool:
@@ -71,12 +75,35 @@ class Model(Protocol):
     def encode_image(self, pixel_values: Any) -> Any:
         """Encode the text-independent features of I images once, for `image_features` of later calls."""
 
+    def encode_phrases(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        image_features: Any = None,
+    ) -> PhraseFeatures | None:
+        """Compute everything before the decoder, for `decode`; None for a model that runs in one piece."""
+
+    def decode(
+        self,
+        features: PhraseFeatures,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+    ) -> ReferSamOutput:
+        """Segment what `encode_phrases` computed; see `ReferSamModel.decode`."""
+
     def __call__(
         self,
         pixel_values: Any,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Any = None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
     ) -> ReferSamOutput:
         """Segment; see `ReferSamModel.forward`. `image_features` are those of the same model's `encode_image`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from refersam.config import SIZE_MULTIPLE, ReferSamConfig
+from refersam.config import PATCH_SIZE, SIZE_MULTIPLE, ReferSamConfig
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.initialization import initialize
 from refersam.model.interactor import ImageFeatures, Interactor
@@ -19,7 +20,7 @@ from refersam.model.plain_encoder import PlainEncoder
 from refersam.model.prompter import Prompter, SentencePrompter
 from refersam.model.sam import Sam
 from refersam.model.text_encoder import build_text_encoder, encode_text, sentence_positions
-from refersam.model.upsampler import BilinearUpsampler, GuidedUpsampler
+from refersam.model.upsampler import STRIDE, BilinearUpsampler, GuidedUpsampler
 from refersam.reprs import OneLineRepr
 
 
@@ -41,6 +42,51 @@ class ReferSamOutput(OneLineRepr, ModelOutput):
     coarse_mask_logits: Tensor | None = None
     iou_scores: Tensor = None  # type: ignore[assignment]
     object_score_logits: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PhraseFeatures(OneLineRepr):
+    """Input of SAM's decoder for B (image, phrase) pairs: with it, a click costs one pass of the decoder.
+
+    Per pair, at C = 256 and 448 x 448 pixels, 0.85 MB in float32; the guide is shared by the pairs of an image.
+
+    Attributes:
+        image_embedding: (B, C, h, w) at stride 16, after text conditioning.
+        sparse_prompts: (B, n, C).
+        dense_prompt: (B, 1, H/4, W/4) scaled coarse mask logits; None without dense prompt.
+        coarse_mask_logits: (B, H/4, W/4) for the loss; None without dense prompt.
+        guide: (I, 3, H, W) images for upsamplers that use them, B a multiple of I; None for others.
+    """
+
+    image_embedding: Tensor
+    sparse_prompts: Tensor
+    dense_prompt: Tensor | None = None
+    coarse_mask_logits: Tensor | None = None
+    guide: Tensor | None = None
+
+    def split(self, count: int) -> list[PhraseFeatures]:
+        """Split into `count` parts of equal numbers of pairs, as views; `count` divides B, and I divides it or it I."""
+        num_pairs, num_images = len(self.image_embedding), 0 if self.guide is None else len(self.guide)
+        parts = []
+        for index in range(count):
+            fields = {
+                name: value[index * num_pairs // count : (index + 1) * num_pairs // count]
+                for name, value in vars(self).items()
+                if value is not None and name != "guide"
+            }
+            if self.guide is not None:
+                first = index * num_images // count
+                fields["guide"] = self.guide[first : max(first + 1, (index + 1) * num_images // count)]
+            parts.append(PhraseFeatures(**fields))
+        return parts
+
+    @staticmethod
+    def concatenate(parts: Sequence[PhraseFeatures]) -> PhraseFeatures:
+        """Join features of one model and image size, of the same numbers of pairs and images each."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        return PhraseFeatures(**{name: torch.cat(c) for name, c in columns.items() if c[0] is not None})
 
 
 class ReferSamModel(PreTrainedModel):
@@ -140,26 +186,14 @@ class ReferSamModel(PreTrainedModel):
         features: ImageFeatures = self.interactor.encode_image(self.sam, pixel_values)
         return replace(features, guide=pixel_values) if self.upsampler.uses_guide else features
 
-    def forward(
+    def encode_phrases(
         self,
         pixel_values: Tensor | None,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: ImageFeatures | None = None,
-    ) -> ReferSamOutput:
-        """Segment.
-
-        Args:
-            pixel_values: (I, 3, H, W), RGB, normalised as the processor does; H and W multiples of 32. None with
-                image_features.
-            input_ids: (B, S) token ids. B is I or a multiple of it: then the first B/I phrases belong to the first
-                image, and so on, and text-independent features are computed once per image.
-            attention_mask: (B, S), 1 at real tokens, 0 at padding; None for no padding.
-            image_features: features of the images from `encode_image`.
-
-        Raises:
-            ValueError: shapes do not fit; neither pixel_values nor image_features is given, or both are.
-        """
+    ) -> PhraseFeatures:
+        """Condition images on phrases: everything before SAM's decoder; arguments and errors as in `forward`."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         images, num_images, guide = _images(pixel_values, image_features)
@@ -170,15 +204,76 @@ class ReferSamModel(PreTrainedModel):
         fused = self.interactor(self.sam, images, text, text_mask)
         sentence = sentence_positions(self.config.text_encoder_kind, attention_mask)
         prompts = self.prompter(fused.text, text_mask, sentence, fused.pyramid, fused.mask_features, fused.geometry)
-        dense_prompt = None if prompts.dense_prompt is None else self.sam.embed_mask(prompts.dense_prompt)
-        low_res, iou, score = self.sam.decode_mask(fused.image_embedding, dense_prompt, prompts.sparse_prompts)
-        return ReferSamOutput(
-            mask_logits=self.upsampler(low_res, guide),
-            low_res_mask_logits=low_res,
+        return PhraseFeatures(
+            image_embedding=fused.image_embedding,
+            sparse_prompts=prompts.sparse_prompts,
+            dense_prompt=prompts.dense_prompt,
             coarse_mask_logits=prompts.coarse_mask_logits,
+            guide=guide if self.upsampler.uses_guide else None,
+        )
+
+    def decode(
+        self,
+        features: PhraseFeatures,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+    ) -> ReferSamOutput:
+        """Run SAM's decoder on the prompts of phrases and users; arguments and errors as in `forward`."""
+        sparse, mask = features.sparse_prompts, features.dense_prompt
+        size = (PATCH_SIZE * features.image_embedding.shape[2], PATCH_SIZE * features.image_embedding.shape[3])
+        check_prompts(len(sparse), size, input_points, input_labels, input_boxes, mask_prompt)
+        if input_points is not None or input_boxes is not None:
+            clicks = self.sam.embed_prompts(input_points, input_labels, input_boxes, size)
+            sparse = torch.cat([sparse, clicks.to(sparse.dtype)], dim=1)
+        if mask_prompt is not None:
+            mask = mask_prompt.unsqueeze(1).to(sparse.dtype)
+        dense_prompt = None if mask is None else self.sam.embed_mask(mask)
+        low_res, iou, score = self.sam.decode_mask(features.image_embedding, dense_prompt, sparse)
+        return ReferSamOutput(
+            mask_logits=self.upsampler(low_res, features.guide),
+            low_res_mask_logits=low_res,
+            coarse_mask_logits=features.coarse_mask_logits,
             iou_scores=iou,
             object_score_logits=score,
         )
+
+    def forward(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        image_features: ImageFeatures | None = None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+    ) -> ReferSamOutput:
+        """Segment.
+
+        Clicks, boxes and a previous mask enter the same pass of SAM's decoder as the prompts of the phrase. To add
+        clicks later at the cost of the decoder alone, call `encode_phrases` once, and `decode` for each click.
+
+        Args:
+            pixel_values: (I, 3, H, W), RGB, normalised as the processor does; H and W multiples of 32. None with
+                image_features.
+            input_ids: (B, S) token ids. B is I or a multiple of it: then the first B/I phrases belong to the first
+                image, and so on, and text-independent features are computed once per image.
+            attention_mask: (B, S), 1 at real tokens, 0 at padding; None for no padding.
+            image_features: features of the images from `encode_image`.
+            input_points: (B, P, 2) clicks (x, y) in pixels of the model's input, a pixel's centre at its integer
+                coordinates; None for no clicks.
+            input_labels: (B, P) integers with input_points: 1 foreground, 0 background, -1 padding.
+            input_boxes: (B, 4) left, top, right, bottom in pixels of the model's input; None for no boxes.
+            mask_prompt: (B, H/4, W/4) `low_res_mask_logits` of an earlier output, used as dense prompt instead of the
+                coarse mask; None for the coarse mask.
+
+        Raises:
+            ValueError: shapes do not fit; neither pixel_values nor image_features is given, or both are.
+        """
+        features = self.encode_phrases(pixel_values, input_ids, attention_mask, image_features)
+        return self.decode(features, input_points, input_labels, input_boxes, mask_prompt)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
@@ -249,6 +344,32 @@ def check_images(pixel_values: Any) -> None:
             f"Height and width of pixel_values must be multiples of {SIZE_MULTIPLE}, but are "
             f"{tuple(pixel_values.shape[2:])}: resize the image (ReferSamProcessor does)."
         )
+
+
+def check_prompts(
+    batch: int,
+    size: tuple[int, int],
+    points: Tensor | None,
+    labels: Tensor | None,
+    boxes: Tensor | None,
+    mask_prompt: Tensor | None,
+) -> None:
+    """Check the shapes of clicks, boxes and previous masks for B phrases and an input of (H, W) pixels.
+
+    Raises:
+        ValueError: another shape, points without labels, or labels without points.
+    """
+    if (points is None) != (labels is None):
+        raise ValueError("input_points and input_labels belong together: give both or neither.")
+    count = 0 if points is None or points.ndim != 3 else points.shape[1]
+    for name, value, shape in (
+        ("input_points", points, (batch, count, 2)),
+        ("input_labels", labels, (batch, count)),
+        ("input_boxes", boxes, (batch, 4)),
+        ("mask_prompt", mask_prompt, (batch, size[0] // STRIDE, size[1] // STRIDE)),
+    ):
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(f"{name} must be {shape}, but is {tuple(value.shape)}.")
 
 
 def check_text(num_images: int, input_ids: Tensor, attention_mask: Tensor) -> None:

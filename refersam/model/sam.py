@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamConfig
@@ -18,7 +19,7 @@ from refersam.model.vit import VisionEncoder
 
 
 class Sam(nn.Module):
-    """SAM as separate steps: patch embedding, groups of ViT layers, neck, mask prompt, mask decoder.
+    """SAM as separate steps: patch embedding, groups of ViT layers, neck, prompt encoder, mask decoder.
 
     Args:
         vision_config: sizes of the image encoder (`SamVisionConfig`).
@@ -83,9 +84,42 @@ class Sam(nn.Module):
 
     def image_positions(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Return the (1, 1, h * w, C) Fourier positions of the grid's cells, computed in float32."""
+        centres = cell_centres(size, self.prompt_encoder.shared_embedding.positional_embedding.device)
+        return self._fourier_positions(centres)[None, None].to(dtype)
+
+    def _fourier_positions(self, points: Tensor) -> Tensor:
+        """Encode (..., 2) points (x, y) in (0, 1) as (..., C), in float32."""
         matrix = self.prompt_encoder.shared_embedding.positional_embedding.float()
-        angle = 2 * math.pi * (2 * cell_centres(size, matrix.device) - 1) @ matrix
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)[None, None].to(dtype)
+        angle = 2 * math.pi * (2 * points - 1) @ matrix
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def embed_prompts(
+        self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, size: tuple[int, int]
+    ) -> Tensor:
+        """Embed clicks and boxes, as `SamPromptEncoder.forward` does.
+
+        Args:
+            points: (B, P, 2) pixels (x, y) of the model's input; None for no points.
+            labels: (B, P) 1 foreground, 0 background, -1 padding; None with points = None.
+            boxes: (B, 4) left, top, right, bottom; None for no boxes, and then a padding point follows the points.
+            size: (H, W) of the model's input.
+
+        Returns:
+            (B, n, C) sparse prompts: P points, then 2 corners of the box or the padding point.
+        """
+        encoder = self.prompt_encoder
+        if boxes is None:
+            points, labels = F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        else:
+            corners = boxes.unflatten(1, (2, 2))
+            kinds = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), -1)
+            points = corners if points is None else torch.cat([points, corners], dim=1)
+            labels = kinds if labels is None else torch.cat([labels, kinds], dim=1)
+        kind_embeddings = torch.cat([encoder.not_a_point_embed.weight, *(kind.weight for kind in encoder.point_embed)])
+        extent = torch.tensor([size[1], size[0]], device=points.device)
+        positions = self._fourier_positions((points.float() + 0.5) / extent)  # (B, n, C), at centres of pixels
+        positions = positions * (labels >= 0).unsqueeze(2)
+        return positions.to(kind_embeddings.dtype) + kind_embeddings[labels + 1]
 
     def decode_mask(
         self, image_embedding: Tensor, dense_prompt: Tensor | None, sparse_prompts: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +19,15 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, field_problem
+from refersam.errors import ImageError, ImageFormatError, ImageSizeError, PhraseError, PromptError, field_problem, shown
 from refersam.image import load_image
 from refersam.inference.answers import Answer, read_answers
 from refersam.inference.labels import label_map
 from refersam.inference.predictor import ReferSamPredictor
+from refersam.inference.prompts import Prompts
 from refersam.inference.queries import Query, run_queries
 from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import is_phrase
@@ -41,9 +43,23 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Thresholds = tuple[float, float | None, float | None]
 """Of the mask, of the no-target decision, and the smallest fraction of a component, as `read_answers` takes them."""
-FIELDS = ("image", "phrases", "threshold", "no_target_threshold", "min_component_fraction", "format")
+FIELDS = (
+    "image", "phrases", "points", "point_labels", "box", "threshold", "no_target_threshold", "min_component_fraction",
+    "format",
+)  # fmt: skip
 DOMAIN_HEADER = "X-ReferSAM-Domain"
 """Of an answer as PNG: the domain of the model, if it has one."""
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it should be JSON, such as [[20, 30]], but is {shown(text)}") from error
+
+
+JsonText = Annotated[str, AfterValidator(_parse_json)]
+"""A form field in JSON; what it holds is checked by `Prompts.build`."""
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
 OwnDefault = Annotated[
     float | None, Form(ge=0, le=1, allow_inf_nan=False, description="Without it: the model's own default.")
@@ -141,6 +157,18 @@ def create_app(
         request: Request,
         image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
         phrases: Annotated[list[str], Form(description="One field for each phrase.")],
+        points: Annotated[
+            JsonText | None,
+            Form(description="With one phrase: clicks [[x, y], ...] in pixels of the upright image."),
+        ] = None,
+        point_labels: Annotated[
+            JsonText | None,
+            Form(description="For each point 1 (belongs to the target) or 0 (does not); all 1 by default."),
+        ] = None,
+        box: Annotated[
+            JsonText | None,
+            Form(description="With one phrase: [left, top, right, bottom] around the target, in pixels."),
+        ] = None,
         threshold: Probability = 0.5,
         no_target_threshold: OwnDefault = None,
         min_component_fraction: OwnDefault = None,
@@ -158,7 +186,8 @@ def create_app(
         try:
             async with asyncio.timeout(limits.answer_seconds):
                 thresholds = threshold, no_target_threshold, min_component_fraction
-                work = service.segment(await image.read(), phrases, thresholds, format)
+                clicks = points, point_labels, box
+                work = service.segment(await image.read(), phrases, clicks, thresholds, format)
                 return await _unless_gone(request, work)
         except TimeoutError as error:
             raise HTTPException(503, f"No answer within {limits.answer_seconds:g} s.", {"Retry-After": "5"}) from error
@@ -228,8 +257,10 @@ class _Service:
         domain = self.predictor.domain
         return {} if domain is None else {"domain": domain}
 
-    async def segment(self, content: bytes, phrases: list[str], thresholds: Thresholds, kind: str) -> Response:
-        query = await self._in_reader(lambda: self._read(content, phrases))
+    async def segment(
+        self, content: bytes, phrases: list[str], clicks: tuple[Any, Any, Any], thresholds: Thresholds, kind: str
+    ) -> Response:
+        query = await self._in_reader(lambda: self._read(content, phrases, clicks))
         output = await self.batcher.ask(query)
         write = self._write_png if kind == "png" else self._write_json
         return await self._in_reader(lambda: write(output, query, thresholds))
@@ -238,9 +269,10 @@ class _Service:
         outputs = run_queries(self.predictor.model, queries)
         return [ReferSamOutput(**{name: value.cpu() for name, value in output.items()}) for output in outputs]
 
-    def _read(self, content: bytes, phrases: list[str]) -> Query:
+    def _read(self, content: bytes, phrases: list[str], clicks: tuple[Any, Any, Any]) -> Query:
         picture = load_image(content, max_pixels=self.limits.max_pixels)
-        return Query.prepare(self.predictor.processor, picture, phrases)
+        prompts = Prompts.build(*clicks, picture.width, picture.height)
+        return Query.prepare(self.predictor.processor, picture, phrases, prompts=prompts)
 
     def _answers(self, output: ReferSamOutput, query: Query, thresholds: Thresholds) -> Iterator[Answer]:
         model, processor = self.predictor.model, self.predictor.processor
@@ -316,7 +348,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ImageError)
     @app.exception_handler(PhraseError)
-    async def unreadable(_request: Request, error: ImageError | PhraseError) -> JSONResponse:
+    @app.exception_handler(PromptError)
+    async def unreadable(_request: Request, error: ImageError | PhraseError | PromptError) -> JSONResponse:
         status = 413 if isinstance(error, ImageSizeError) else 415 if isinstance(error, ImageFormatError) else 422
         return JSONResponse({"detail": str(error)}, status)
 

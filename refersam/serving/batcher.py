@@ -24,7 +24,7 @@ class Batcher:
     per open request.
 
     Args:
-        run: the model, for queries with the same number of phrases each.
+        run: the model, for queries with the same `batch_key`.
         most: phrases in a batch.
         observe: called with the number of phrases of each batch.
     """
@@ -93,14 +93,14 @@ class Batcher:
             return error
 
     def _take(self) -> list[tuple[Query, asyncio.Future[ReferSamOutput]]]:
-        """The oldest, and those with as many phrases, up to a full batch; the others keep their places."""
+        """The oldest, and those with the same `batch_key`, up to a full batch; the others keep their places."""
         waiting = [entry for entry in self._waiting if not entry[1].done()]
         if not waiting:
             self._waiting = []
             return []
-        phrases = len(waiting[0][0].phrases)
-        room = max(1, self._most // phrases)
-        batch = [entry for entry in waiting if len(entry[0].phrases) == phrases][:room]
+        first = waiting[0][0]
+        room = max(1, self._most // len(first.phrases))
+        batch = [entry for entry in waiting if entry[0].batch_key == first.batch_key][:room]
         taken = {id(future) for _, future in batch}
         self._waiting = [entry for entry in waiting if id(entry[1]) not in taken]
         return batch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import json
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,15 @@ COLOURS = (
 """Of the phrases, in turn: dark enough for white text."""
 
 MASK_FILE, LABELS_FILE, CUTOUT_FILE, COCO_FILE = "mask.png", "labels.png", "cutout.png", "answers.json"
+OWN_DATA_FILE = "own_data.zip"
+FILES = {
+    MASK_FILE: ("mask", "Mask PNG"),
+    LABELS_FILE: ("labels", "Label map"),
+    CUTOUT_FILE: ("cutout", "Cut-out PNG"),
+    COCO_FILE: ("coco", "COCO JSON"),
+    OWN_DATA_FILE: ("own-data", "Own data"),
+}
+"""For each file to download, the name and the text of its button."""
 
 
 def split_phrases(text: str, most: int) -> list[str]:
@@ -102,23 +113,33 @@ def domain_banner(predictors: Mapping[str, ReferSamPredictor]) -> str:
 
 
 def write_files(
-    picture: Image.Image, answers: Sequence[Answer], folder: Path, domain: str | None = None
+    image: Image.Image, answers: Sequence[Answer], folder: Path, domain: str | None = None
 ) -> dict[str, Path]:
-    """Write mask, label map, cut-out and COCO file of at least one answer into `folder`; return their paths by name.
+    """Write mask, label map, cut-out, COCO file and own data of the answers about one image.
 
-    The mask is the union of all answers; the label map stores the number of the phrase, from 1; the cut-out is the
-    image, transparent outside the mask; the JSON file has an annotation for each mask, the phrases without a target,
-    and the model's domain.
+    The mask is white where any phrase's is; the label map has the number of the phrase, 1 for the first; the cut-out is
+    the image, transparent elsewhere; the JSON file has an annotation for each phrase that has a mask, and lists those
+    that match nothing. Own data is described in `own_data`.
+
+    Args:
+        image: W x H, RGB.
+        answers: at least one.
+        folder: an existing folder.
+        domain: of the model, for the JSON file.
+
+    Returns:
+        The files by their names.
     """
     mask = np.logical_or.reduce([answer.mask for answer in answers])
     alpha = mask_picture(mask)
-    cutout = picture.convert("RGBA")
+    cutout = image.convert("RGBA")
     cutout.putalpha(alpha)
     contents = {
         MASK_FILE: _png(alpha),
         LABELS_FILE: _png(label_picture(answers)),
         CUTOUT_FILE: _png(cutout),
-        COCO_FILE: json.dumps(coco_document(picture, answers, domain), indent=1).encode(),
+        COCO_FILE: json.dumps(coco_document(image, answers, domain), indent=1).encode(),
+        OWN_DATA_FILE: own_data(image, answers),
     }
     return {name: _write(folder / name, content) for name, content in contents.items()}
 
@@ -139,6 +160,29 @@ def coco_document(picture: Image.Image, answers: Sequence[Answer], domain: str |
         "no_target": [answer.phrase for answer in answers if answer.no_target],
         **({} if domain is None else {"info": {"domain": domain}}),
     }
+
+
+def own_data(image: Image.Image, answers: Sequence[Answer]) -> bytes:
+    """Return a ZIP file with the answers as training data in the project's own format (docs/own_data.md).
+
+    It holds `images/NAME.png` and `corrected_NAME.jsonl`: a line for each phrase with its mask, or with `no_target` if
+    the mask is empty. NAME is a hash of the pixels, so that several files can be unpacked into one folder.
+    """
+    name = hashlib.sha256(image.tobytes()).hexdigest()[:12]
+    lines = [
+        {
+            "image": f"images/{name}.png",
+            "phrase": answer.phrase,
+            **({"rle": answer.to_rle()} if answer.area else {"no_target": True}),
+        }
+        for answer in answers
+    ]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"images/{name}.png", _png(image))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        archive.writestr(f"corrected_{name}.jsonl", text)
+    return file.getvalue()
 
 
 def _write(path: Path, content: bytes) -> Path:

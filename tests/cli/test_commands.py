@@ -143,6 +143,30 @@ def test_segment_json(run: Run, tiny_model_folder: Path, picture: Path) -> None:
         assert (row["area"], row["no_target"]) == (twin.area, False)
 
 
+def test_segment_clicks(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+    """Points and a box are the predictor's; what cannot be read is one sentence, and nothing is written."""
+    options = ["--threshold", "0.45", "--no-target-threshold", "0", "--model", tiny_model_folder, "--device", "cpu"]
+    clicks = ["--point", "3,4", "--point", "10,12.5", "--exclude-point", "20,5", "--box", "2,2,30,25"]
+    result = run("segment", picture, "star", *clicks, "--json", *options)
+    (row,) = json.loads(result.out)
+    predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
+    points = [(3, 4), (10, 12.5), (20, 5)]
+    twin = predictor.predict(picture, "star", 0.45, 0.0, points=points, point_labels=[1, 1, 0], box=(2, 2, 30, 25))
+    assert row["rle"] == twin.to_rle()
+    for wrong, sentence in (
+        (["--point", "3;4"], "'3;4' is not X,Y"),
+        (["--box", "1,2,3"], "'1,2,3' is not LEFT,TOP,RIGHT,BOTTOM"),
+        (["--point", "900,4"], "inside the image"),
+        (["--point", "3,nan"], "finite"),
+        (["--box", "5,5,5,9"], "A box"),
+        (["ring", "--point", "3,4"], "phrase"),
+    ):
+        result = run("segment", picture, "star", *wrong, "--out", "other", *options)
+        assert (result.code, result.out) == (2, "")
+        assert sentence in " ".join(result.err.split())
+        assert not Path("other").exists()
+
+
 def test_segment_says_that_nothing_matches(run: Run, tiny_model_folder: Path, picture: Path) -> None:
     """Forced: black masks, and words instead of a box."""
     arguments = ["segment", picture, "star", "--no-target-threshold", "1", "--threshold", "0"]

@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from refersam import ReferSamPredictor
 from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
-from refersam.errors import ImageError, PhraseError, ReferSamError
+from refersam.errors import ImageError, PhraseError, PromptError, ReferSamError
 
 TASK = "referring-image-segmentation"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -121,6 +121,24 @@ def test_number_formats(segmenter: Any, tiny_model_folder: Path) -> None:
     half = pipeline(TASK, model=str(tiny_model_folder), dtype=torch.bfloat16, device="cpu")
     assert half.model.dtype is torch.bfloat16
     assert len(half(SCENES[0], phrases=PHRASES)) == 3
+
+
+def test_clicks(segmenter: Any, predictor: ReferSamPredictor) -> None:
+    """Points and a box, as arguments or with the image, in batches with others; one box only."""
+    expected = predictor.predict(
+        SCENES[0], "the star", points=[(40, 50), (9, 9)], point_labels=[1, 0], box=(9, 9, 99, 99)
+    )
+    prompts = {"points": [(40, 50), (9, 9)], "point_labels": [1, 0], "boxes": [(9, 9, 99, 99)]}
+    assert_same(segmenter(SCENES[0], phrases="the star", **prompts), [expected])
+    assert_same(segmenter(SCENES[0], phrases="the star", **{**prompts, "boxes": (9, 9, 99, 99)}), [expected])
+    asked = [{"image": SCENES[0], "phrases": "the star", **prompts}, SCENES[1]]
+    clicked, plain = segmenter(asked, phrases="every red object", batch_size=2)
+    assert_same(clicked, [expected])
+    assert_same(plain, [predictor.predict(SCENES[1], "every red object")])
+    with pytest.raises(PromptError, match="One box"):
+        segmenter(SCENES[0], phrases="the star", boxes=[(1, 1, 9, 9), (2, 2, 8, 8)])
+    with pytest.raises(PromptError):
+        segmenter(SCENES[0], phrases=PHRASES, points=[(1, 1)])
 
 
 def test_saved_and_loaded_without_foreign_code(segmenter: Any, predictor: ReferSamPredictor, tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from refersam import ReferSamPredictor, Segmentation
 from refersam.checkpoints.folders import load_model
-from refersam.errors import CheckpointError, DeviceError, ImageError, PhraseError
+from refersam.errors import CheckpointError, DeviceError, ImageError, PhraseError, PromptError
 from refersam.inference.answers import confidence, target_probability
 from refersam.inference.devices import resolve_device, resolve_dtype, warn_if_emulated
-from refersam.model.refersam import ReferSamOutput
+from refersam.inference.prompts import Prompts, warn_untrained
+from refersam.model.refersam import PhraseFeatures, ReferSamOutput
 
 PHRASES = ["the red circle on the left", "star", "a zebra, far away"]
 
@@ -92,13 +93,13 @@ def test_a_list_is_one_batch_over_one_image(
 ) -> None:
     """One forward pass, one picture, as many phrases as asked."""
     calls = []
-    forward = predictor.model.forward
+    encode = predictor.model.encode_phrases
 
-    def recorded(pixel_values: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> ReferSamOutput:
-        calls.append((len(pixel_values), len(input_ids)))
-        return forward(pixel_values, input_ids, mask)
+    def recorded(**inputs: torch.Tensor) -> PhraseFeatures:
+        calls.append((len(inputs["pixel_values"]), len(inputs["input_ids"])))
+        return encode(**inputs)
 
-    monkeypatch.setattr(predictor.model, "forward", recorded)
+    monkeypatch.setattr(predictor.model, "encode_phrases", recorded)
     predictor.predict(picture, PHRASES)
     assert calls == [(1, 3)]
 
@@ -121,6 +122,54 @@ def test_a_picture_looked_at_before_gives_the_same_answers(
     monkeypatch.undo()
     with pytest.raises(ValueError, match="Another predictor looked at this picture: call set_image"):
         ReferSamPredictor.from_pretrained(device="cpu").predict(encoded, "the star")
+
+
+def test_clicks_refine_a_result(
+    predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the decoder runs; earlier clicks and the earlier mask count; earlier results stay as they are."""
+    results = predictor.predict(picture, PHRASES)
+    monkeypatch.setattr(predictor.model, "encode_phrases", lambda **_: pytest.fail("encoded again"))
+    decode, seen = predictor.model.decode, []
+    monkeypatch.setattr(predictor.model, "decode", lambda *a, **prompts: seen.append(prompts) or decode(*a, **prompts))
+    first = predictor.refine(results[1], points=[(52, 0)])
+    second = predictor.refine(first, points=[(10, 20)], point_labels=[0], box=(0, 0, 26.5, 37))
+    predictor.refine(results[1], points=[(3, 3)])
+    assert first.prompts == Prompts(((52, 0),), (1,))
+    assert second.prompts == Prompts(((52, 0), (10, 20)), (1, 0), (0, 0, 26.5, 37))
+    assert (first.phrase, second.phrase, first.image) == (PHRASES[1], PHRASES[1], picture)
+    assert not np.allclose(first.probability, results[1].probability, atol=1e-6)
+    one, two, undone = seen
+    scale_x, scale_y = 64 / 53, 64 / 37
+    expected = [[52.5 * scale_x - 0.5, 0.5 * scale_y - 0.5], [10.5 * scale_x - 0.5, 20.5 * scale_y - 0.5]]
+    torch.testing.assert_close(two["input_points"], torch.tensor([expected]))
+    assert two["input_labels"].tolist() == [[1, 0]]
+    torch.testing.assert_close(two["input_boxes"], torch.tensor([[-0.5, -0.5, 31.5, 63.5]]))
+    assert not torch.equal(one["mask_prompt"], two["mask_prompt"])
+    assert torch.equal(one["mask_prompt"], undone["mask_prompt"])
+    monkeypatch.undo()
+    with pytest.raises(PromptError, match="A click or a box is needed"):
+        predictor.refine(first)
+    with pytest.raises(ValueError, match="of another predictor"):
+        ReferSamPredictor.from_pretrained(device="cpu").refine(first, points=[(1, 1)])
+
+
+def test_clicks_with_the_phrase(
+    predictor: ReferSamPredictor, picture: Image.Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the first pass, for a picture or an encoded one; an object that the user shows is a target."""
+    warn_untrained.cache_clear()
+    results = [
+        predictor.predict(image, "star", points=[(5, 6)], box=(1, 2, 30, 31), no_target_threshold=1.0)
+        for image in (picture, predictor.set_image(picture))
+    ]
+    np.testing.assert_allclose(results[0].probability, results[1].probability, atol=1e-5)
+    assert not results[0].no_target
+    assert predictor.predict(picture, "star", points=[(5, 6)], point_labels=[0], no_target_threshold=1.0).no_target
+    assert not np.allclose(predictor.predict(picture, "star").probability, results[0].probability, atol=1e-6)
+    assert caplog.text.count("was not trained with clicks") == 1
+    with pytest.raises(PromptError, match="need one phrase, but there are 3"):
+        predictor.predict(picture, PHRASES, points=[(5, 6)])
 
 
 def test_every_source_of_a_picture(predictor: ReferSamPredictor, picture: Image.Image, tmp_path: Path) -> None:

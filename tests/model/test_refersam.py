@@ -74,6 +74,64 @@ def test_cached_features_replace_the_images(build: Callable, fields: dict[str, A
         model.encode_image(random_images(1, 40))
 
 
+@pytest.mark.parametrize("text_encoder", TEXT_ENCODERS)
+@pytest.mark.parametrize("fields", [{}, {"guided_filter_radius": 2}, {"use_dense_prompt": False}], ids=str)
+@torch.no_grad()
+def test_clicks_enter_the_decoders_pass(build: Callable, text_encoder: str, fields: dict[str, Any]) -> None:
+    """After the phrase's prompts; a previous mask replaces the coarse one; nothing else is computed anew."""
+    model = build(text_encoder, **fields)
+    pixels, (ids, mask) = random_images(2, 64, 96), phrases([3, 5, 4, 2])
+    points, labels = 60 * torch.rand(4, 2, 2), torch.tensor([[1, 0], [1, -1], [0, 0], [1, 1]])
+    boxes, previous = torch.tensor([[3.0, 4, 50, 60]]).expand(4, 4), torch.randn(4, 16, 24)
+    plain = model(pixels, ids, mask)
+    features = model.encode_phrases(pixels, ids, mask)
+    for prompts in (
+        {},
+        {"input_points": points, "input_labels": labels},
+        {"input_boxes": boxes},
+        {"mask_prompt": previous},
+        {"input_points": points, "input_labels": labels, "input_boxes": boxes, "mask_prompt": previous},
+    ):
+        output = model(pixels, ids, mask, **prompts)
+        assert all(torch.equal(value, model.decode(features, **prompts)[name]) for name, value in output.items())
+        assert torch.equal(output.mask_logits, plain.mask_logits) == (not prompts)
+        if not fields.get("use_dense_prompt", True):
+            continue
+        assert torch.equal(output.coarse_mask_logits, plain.coarse_mask_logits)
+    scaled = features.dense_prompt
+    if scaled is not None:  # the coarse mask as its own previous mask changes nothing
+        assert torch.equal(model.decode(features, mask_prompt=scaled.squeeze(1)).mask_logits, plain.mask_logits)
+    parts = features.split(2)
+    assert_close(model.decode(type(features).concatenate(parts[::-1])), _swapped(plain))
+    assert_close(model.decode(features.split(4)[1]), _rows(plain, [1]))
+
+
+def _rows(output: ReferSamOutput, rows: list[int]) -> ReferSamOutput:
+    return ReferSamOutput(**{name: value[rows] for name, value in output.items()})
+
+
+def _swapped(output: ReferSamOutput) -> ReferSamOutput:
+    return _rows(output, [2, 3, 0, 1])
+
+
+@torch.no_grad()
+def test_prompts_of_wrong_shapes(build: Callable) -> None:
+    """One sentence each."""
+    model, pixels, ids = build("bert"), random_images(1), torch.tensor([[2, 3], [2, 4]])
+    points, labels = torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.long)
+    for message, prompts in (
+        ("belong together", {"input_points": points}),
+        ("belong together", {"input_labels": labels}),
+        (r"input_points must be \(2, 3, 2\), but is \(2, 3, 3\)", {"input_points": torch.zeros(2, 3, 3)}),
+        (r"input_labels must be \(2, 3\), but is \(2, 2\)", {"input_points": points, "input_labels": labels[:, :2]}),
+        (r"input_boxes must be \(2, 4\), but is \(1, 4\)", {"input_boxes": torch.zeros(1, 4)}),
+        (r"mask_prompt must be \(2, 16, 16\), but is \(2, 64, 64\)", {"mask_prompt": torch.zeros(2, 64, 64)}),
+    ):
+        given = {"input_labels": labels, **prompts} if "must be" in message and "input_points" in prompts else prompts
+        with pytest.raises(ValueError, match=message):
+            model(pixels, ids, **given)
+
+
 @pytest.mark.parametrize("fields", [{}, {"guided_filter_radius": 2}], ids=["plain", "guided filter"])
 @pytest.mark.parametrize("tokens", [37, 300], ids=["parts of an image", "two images"])
 @torch.no_grad()

@@ -103,3 +103,24 @@ def test_no_dense_prompt_means_sams_no_mask_embedding(sam: Sam) -> None:
     explicit = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(1, -1, 4, 4)
     torch.testing.assert_close(none, sam.decode_mask(image, explicit, sparse)[0])
     assert (none - sam.decode_mask(image, torch.zeros(1, 32, 4, 4), sparse)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("given", ["points", "box", "points and box"])
+@torch.no_grad()
+def test_clicks_and_boxes_equal_transformers(sam: Sam, given: str) -> None:
+    """With padding, at the size of SAM's own input."""
+    points, labels = 64 * torch.rand(2, 3, 2), torch.tensor([[1, 0, 1], [0, 1, -1]])
+    boxes = torch.tensor([[3.0, 5, 40, 60], [0, 1, 20, 30]])
+    own = [points if "points" in given else None, labels if "points" in given else None]
+    box = boxes if "box" in given else None
+    nested = [None if part is None else part.unsqueeze(1) for part in (*own, box)]
+    theirs = sam.prompt_encoder(*nested, None)[0].squeeze(1)
+    assert relative_error(sam.embed_prompts(*own, box, (64, 64)), theirs) < 1e-5
+
+
+@torch.no_grad()
+def test_clicks_scale_with_the_input(sam: Sam) -> None:
+    """The centre of a cell has its position, whatever the size."""
+    centre, labels = torch.tensor([[[39.5, 7.5]]]), torch.tensor([[1]])  # cell (row 0, column 2) of 32 x 48 pixels
+    embedded = sam.embed_prompts(centre, labels, None, (32, 48))[0, 0] - sam.prompt_encoder.point_embed[1].weight[0]
+    torch.testing.assert_close(embedded, sam.image_positions((2, 3), torch.float32)[0, 0, 2])

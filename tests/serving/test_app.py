@@ -82,6 +82,17 @@ def test_answers_are_the_predictors(serve: Callable[..., TestClient], predictor:
         assert np.array_equal(coco_mask.decode(result["rle"]).astype(bool), answer.mask)
 
 
+def test_clicks(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
+    """Points and a box of one phrase, as JSON in form fields."""
+    clicks = {"points": "[[3, 4], [20.5, 30]]", "point_labels": "[1, 0]", "box": "[2, 2, 40, 30]"}
+    (result,) = ask(serve(), png(), ["star"], **clicks).json()["results"]
+    expected = predictor.predict(
+        png(), "star", no_target_threshold=0, points=[(3, 4), (20.5, 30)], point_labels=[1, 0], box=(2, 2, 40, 30)
+    )
+    assert result["rle"] == expected.to_rle()
+    assert result["rle"] != predictor.predict(png(), "star", no_target_threshold=0).to_rle()
+
+
 def test_specks(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
     """The field has the predictor's default, and its effect."""
     client, areas = serve(), []
@@ -168,6 +179,13 @@ def test_many_clients_at_once_get_their_own_answers(
         (png(), ["x"], {"no_target_threshold": "no"}, 422, "no_target_threshold should be "),
         (png(), ["x"], {"min_component_fraction": -1}, 422, "min_component_fraction should be "),
         (png(), ["x"], {"format": "tiff"}, 422, "format should be "),
+        (png(), ["x"], {"points": "[[1, 2"}, 422, "points"),
+        (png(), ["x"], {"points": "[[1, 2, 3]]"}, 422, "points"),
+        (png(), ["x"], {"points": "[[1, NaN]]"}, 422, "points"),
+        (png(), ["x"], {"points": "[[99, 2]]"}, 422, "inside the image of 53 x 37 pixels"),
+        (png(), ["x"], {"points": "[[1, 2]]", "point_labels": "[1, 1]"}, 422, "1 point and 2 labels"),
+        (png(), ["x"], {"box": "[5, 5, 5, 9]"}, 422, "A box"),
+        (png(), ["x", "y"], {"points": "[[1, 2]]"}, 422, "phrase"),
         (png(), ["x"], {"thresholdd": 0.9}, 422, "no field 'thresholdd', but image, phrases, threshold"),
     ],
 )

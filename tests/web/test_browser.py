@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,86 @@ def test_a_visit(address: str, browser: Any, tmp_path: Path) -> None:
     page.close()
 
 
+def click_and_wait(page: Any, click: Callable[[], None]) -> float:
+    """Do something that changes the answer's image; return the seconds until it is shown."""
+    before, start = page.locator("#answer img").get_attribute("src"), time.perf_counter()
+    click()
+    page.wait_for_function("before => document.querySelector('#answer img').src !== before", arg=before)
+    return time.perf_counter() - start
+
+
+def test_clicks(address: str, browser: Any, tmp_path: Path) -> None:
+    """Add, remove by the right button, by keyboard, a box, undo, clear: as `refine` answers; download the result."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
+    page.goto(address)
+    page.set_input_files("input[type=file]", str(SCENE))
+    page.wait_for_selector("img[src*='scene_1']")
+    page.click("#ask textarea")
+    page.keyboard.insert_text("the orange star")
+    page.click("#find")
+    page.wait_for_selector("#answer img")
+    page.wait_for_selector("#clicks input")
+    page.wait_for_timeout(500)
+    image = page.locator("#answer img")
+    place, width = image.bounding_box(), image.evaluate("image => image.naturalWidth")
+    left, top = (place[axis] + (place[side] - width) / 2 for axis, side in (("x", "width"), ("y", "height")))
+
+    def score() -> str:
+        return str(re.search(r"score ([\d.]+)", page.inner_text("#answers"))[1])  # type: ignore[index]
+
+    predictor = ReferSamPredictor.from_pretrained(device="cpu")
+    expected = predictor.predict(SCENE, "the orange star")
+    steps: list[tuple[Callable[[], None], dict[str, Any]]] = [
+        (lambda: page.mouse.click(left + 100, top + 140), {"points": [(100, 140)]}),
+        (
+            lambda: page.mouse.click(left + 60, top + 60, button="right"),
+            {"points": [(60, 60)], "point_labels": [0]},
+        ),
+    ]
+    for click, prompts in steps:
+        seconds = click_and_wait(page, click)
+        assert seconds < 5  # with room for a machine that is busy
+        expected = predictor.refine(expected, **prompts)
+        page.wait_for_function(f"document.querySelector('#answers').innerText.includes('score {expected.score:.2f}')")
+    assert page.locator("#click-kind input:checked").get_attribute("value") == "Add"
+    page.wait_for_timeout(1500)  # until the files are written
+    (tmp_path / "mask.png").write_bytes(download(page, "mask"))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")) > 0, expected.mask)
+    with zipfile.ZipFile(io.BytesIO(download(page, "own-data"))) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".jsonl"))
+        line = json.loads(archive.read(name))
+    np.testing.assert_array_equal(coco_mask.decode(line["rle"]), expected.mask)
+
+    click_and_wait(page, lambda: page.click("#undo"))
+    page.locator("#answer button:has(img)").focus()
+    page.keyboard.press("Shift+ArrowLeft")  # to 0.4, 0.5 of the image
+    click_and_wait(page, lambda: page.keyboard.press("Enter"))
+    assert page.locator("#cross").is_visible()
+    click_and_wait(page, lambda: page.keyboard.press("Backspace"))
+    page.locator("#click-kind input").nth(2).check()
+    click_and_wait(page, lambda: page.mouse.click(left + 30, top + 90))  # one corner
+    click_and_wait(page, lambda: page.mouse.click(left + 70, top + 130))
+    click_and_wait(page, lambda: page.click("#clear"))
+    assert score() == f"{predictor.predict(SCENE, 'the orange star').score:.2f}"
+    page.close()
+
+
+def test_a_click_needs_one_phrase(address: str, browser: Any) -> None:
+    """With all phrases shown, a click asks to choose one; on a phone everything fits."""
+    page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    page.goto(address)
+    page.click("#example-1")
+    page.wait_for_selector("#answers .legend li")
+    page.wait_for_selector("#clicks input")
+    page.locator("#answer img").tap()
+    page.wait_for_selector("text=Choose one phrase")
+    page.locator("#choice input").nth(1).check()
+    page.wait_for_timeout(500)
+    click_and_wait(page, lambda: page.locator("#answer img").tap())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
 def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
     """Nothing wider than the screen of a phone; a question without a picture is told what is missing."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -103,7 +185,7 @@ def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
     page.click("#ask textarea")
     page.keyboard.insert_text("the star")
     page.click("#find")
-    page.wait_for_selector("text=Choose a picture first")
+    page.wait_for_selector("text=Choose an image first")
     page.click("#example-2")
     page.wait_for_selector("#answers .legend li")
     assert page.evaluate("document.documentElement.scrollWidth") == 390

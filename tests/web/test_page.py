@@ -19,9 +19,11 @@ from PIL import Image
 from refersam import ReferSamPredictor
 from refersam.domain import domain_warning
 from refersam.errors import ReferSamError
-from refersam.web.answers import colour_of, domain_banner
+from refersam.web.answers import FILES, colour_of, domain_banner
 from refersam.web.guard import MAX_BYTES, RefuseLinks
-from refersam.web.page import ALL, DOWNLOADS, KEEP_SECONDS, Page, PageSettings, Visit, build_page, label
+from refersam.web.layout import build_page
+from refersam.web.page import KEEP_SECONDS, Page, PageSettings
+from refersam.web.visits import ALL
 
 
 @pytest.fixture(scope="module")
@@ -39,44 +41,29 @@ def page(predictor: ReferSamPredictor, tmp_path: Path) -> Page:
 
 
 def test_answers_are_the_predictors(page: Page, predictor: ReferSamPredictor) -> None:
-    """The same masks, at the thresholds that were set; one phrase at a time can be shown, even of two alike."""
+    """The same masks, at the thresholds that were set; all files are written."""
     path, text = page.examples[0]
-    answers = page.answer(str(path), "the star; the star", "box", 0.4, 0.0)
+    visit = page.ask(str(path), "the star; the star", "box", 0.4, 0.0)
     expected = predictor.predict(path, ["the star", "the star"], 0.4, 0.0)
-    for ours, theirs in zip(answers, expected, strict=True):
+    for ours, theirs in zip(page.answers(visit), expected, strict=True):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
     assert len(text.splitlines()) == 3
-    names = [Path(file).name for file in page.files(answers, "box")]
-    assert names == ["mask.png", "labels.png", "cutout.png", "answers.json"]
+    assert [Path(file).name for file in page.files(visit)] == list(FILES)
 
 
-def test_what_is_shown_again_is_what_was_answered(page: Page, tmp_path: Path) -> None:
-    """All phrases or one, of two alike too, from what a visit keeps; a picture that is gone is said."""
-    path = tmp_path / "picture.png"
+def test_all_phrases_or_one_are_shown(page: Page, tmp_path: Path) -> None:
+    """Two equal phrases stay two choices; a deleted image is a sentence."""
+    path = tmp_path / "image.png"
     path.write_bytes(page.examples[0][0].read_bytes())
-    answers = page.answer(str(path), "the star; the star", "box", 0.4, 0.0)
-    visit = Visit(str(path), [answer.phrase for answer in answers], [answer.to_rle() for answer in answers])
-    assert visit.shown(ALL) == [0, 1]
-    assert visit.shown(label(1, "the star")) == [1]
+    visit = page.ask(str(path), "the star; the star", "box", 0.4, 0.0)
+    assert visit.labels() == [ALL, "1. the star", "2. the star"]
+    assert (visit.shown(ALL), visit.shown("2. the star")) == ([0, 1], [1])
     np.testing.assert_array_equal(
-        np.asarray(page.show(visit, label(1, "the star"))), np.asarray(answers[1].overlay(colour_of(1)))
+        np.asarray(page.show(visit, "2. the star")), np.asarray(page.answers(visit)[1].overlay(colour_of(1)))
     )
     path.unlink()
-    with pytest.raises(ReferSamError, match="No such file"):
+    with pytest.raises(ReferSamError, match="has been deleted"):
         page.show(visit, ALL)
-
-
-def test_further_phrases_do_not_look_again(
-    page: Page, predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model sees a picture once while phrases about it come, and again when another was between."""
-    seen = []
-    look = predictor.set_image
-    monkeypatch.setattr(predictor, "set_image", lambda picture: seen.append(picture) or look(picture))
-    first, second = str(page.examples[0][0]), str(page.examples[1][0])
-    for file, phrase in ((first, "the star"), (first, "the ring"), (second, "the star"), (first, "the star")):
-        page.answer(file, phrase, "box", 0.5, 0.5)
-    assert len(seen) == 3
 
 
 def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
@@ -86,7 +73,7 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(b"x" * 100_001)
     Image.new("RGB", (600, 400)).save(tmp_path / "wide.png")
     for arguments, message in (
-        ((None, "a star", "box"), "Choose a picture first"),
+        ((None, "a star", "box"), "Choose an image first"),
         ((str(tmp_path / "deleted.png"), "a star", "box"), "has been deleted"),
         ((path, "", "box"), "Type what to look for"),
         ((path, "a;b;c;d", "box"), "at most 3"),
@@ -96,7 +83,7 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
         ((str(tmp_path / "wide.png"), "a star", "box"), "600 x 400 pixels, more than the limit"),
     ):
         with pytest.raises(ReferSamError, match=message):
-            page.answer(*arguments, 0.5, 0.5)
+            page.answers(page.ask(*arguments, 0.5, 0.5))
 
 
 def test_the_domain_is_on_the_page(page: Page, predictor: ReferSamPredictor, tiny_model_folder: Path) -> None:
@@ -105,16 +92,17 @@ def test_the_domain_is_on_the_page(page: Page, predictor: ReferSamPredictor, tin
     assert domain_banner({"general": general}) == ""
     banner = domain_banner({"general": general, "<b>": predictor, "box": predictor})
     assert banner == f"<p><strong>&lt;b&gt;, box</strong>: {html.escape(domain_warning('synthetic scenes'))}</p>"
-    files = page.files(page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5), "box")
-    assert json.loads(Path(files[-1]).read_text())["info"] == {"domain": "synthetic scenes"}
+    files = page.files(page.ask(str(page.examples[0][0]), "the star", "box", 0.5, 0.5))
+    (document,) = (json.loads(Path(file).read_text()) for file in files if file.endswith("answers.json"))
+    assert document["info"] == {"domain": "synthetic scenes"}
 
 
 def test_old_files_are_deleted(page: Page) -> None:
     """With the next answer, an hour later."""
-    answers = page.answer(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
-    old = Path(page.files(answers, "box")[0]).parent
+    visit = page.ask(str(page.examples[0][0]), "the star", "box", 0.5, 0.5)
+    old = Path(page.files(visit)[0]).parent
     os.utime(old, (time.time() - KEEP_SECONDS - 5,) * 2)
-    new = Path(page.files(answers, "box")[0]).parent
+    new = Path(page.files(visit)[0]).parent
     assert not old.exists()
     assert new.exists()
 
@@ -190,12 +178,13 @@ def test_a_refused_file_leaves_its_sentence(page: Page, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         file = upload.preprocess(ImageData(path=str(tmp_path / name), orig_name=name))
         with pytest.warns(UserWarning, match=sentence):  # outside of a server
-            image, verdicts, _choice, visit, *downloads = run.fn(file, "a star", "box", 0.5, 0.5)
+            image, verdicts, _choice, visit, _tools = run.fn(file, "a star", "box", 0.5, 0.5)
         assert (image, visit) == (None, None)
         assert sentence in verdicts
         assert 'role="alert"' in verdicts
-        assert not any(button.interactive for button in downloads)
-    assert all(isinstance(button, gr.DownloadButton) for button in downloads)
+    write = next(each for each in blocks.fns.values() if each.fn.__name__ == "write")
+    downloads = write.fn(None)
+    assert all(isinstance(button, gr.DownloadButton) and not button.interactive for button in downloads)
     assert upload.preprocess(None) is None
 
 
@@ -204,5 +193,5 @@ def test_the_page_can_be_built(page: Page) -> None:
     pytest.importorskip("gradio")
     blocks = build_page(page)
     kinds = [type(block).__name__ for block in blocks.blocks.values()]
-    assert kinds.count("DownloadButton") == len(DOWNLOADS)
+    assert kinds.count("DownloadButton") == len(FILES)
     assert kinds.count("Image") == 2 + len(page.examples)

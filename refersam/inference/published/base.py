@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from refersam.errors import CheckpointError, first_of
+from refersam.errors import CheckpointError, PromptError, first_of
 from refersam.image import ImageSource, load_image
 from refersam.inference.runtimes import Features
 from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import check_phrases
 from refersam.processor import MAX_SIDE, ReferSamProcessor
+
+WITHOUT_CLICKS = "This model takes no clicks or boxes: use a ReferSAM model, such as the bundled one."
 
 _NOTHING = -1e4
 """Logit of a mask without pixels."""
@@ -34,6 +36,7 @@ class TransformersConfig:
     no_target_threshold: float
     min_component_fraction: float = 0.0
     domain: str | None = None
+    supports_clicks: bool = False
 
 
 class TransformersModel(nn.Module):
@@ -65,6 +68,13 @@ class TransformersModel(nn.Module):
         """Encode the text-independent features of images."""
         raise NotImplementedError
 
+    def encode_phrases(self, *_inputs: Any, **_named: Any) -> None:
+        """Return None: the model runs in one piece."""
+
+    def decode(self, *_inputs: Any, **_named: Any) -> ReferSamOutput:
+        """Raise PromptError: the model takes no clicks."""
+        raise PromptError(WITHOUT_CLICKS)
+
     def answer(self, features: Any, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
         """Segment by the features of I images; the phrases of one image follow one another.
 
@@ -81,8 +91,11 @@ class TransformersModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Any = None,
+        **prompts: Tensor | None,
     ) -> ReferSamOutput:
-        """See `runtimes.Model`."""
+        """See `runtimes.Model`; raise PromptError for clicks, boxes and previous masks."""
+        if any(prompt is not None for prompt in prompts.values()):
+            raise PromptError(WITHOUT_CLICKS)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         features = self.encode_image(pixel_values) if image_features is None else image_features
         return self.answer(features, input_ids, attention_mask)

@@ -1,0 +1,180 @@
+"""Visits: questions with the corrections of their answers, and the answers that are kept for the next click."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+from refersam.errors import PromptError, ReferSamError
+from refersam.image import load_image
+from refersam.inference.predictor import EncodedImage, ReferSamPredictor, Segmentation
+
+ALL = "All"
+Kind = Literal["add", "remove", "box"]
+
+DELETED = "This image has been deleted from the server: choose it again."
+CHOOSE = "Choose one phrase under 'Show' first: a click corrects the answer to one phrase."
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A click or box of a visitor.
+
+    Attributes:
+        kind: of the correction.
+        numbers: (x, y) of a click, or (left, top, right, bottom), in pixels of the image.
+    """
+
+    kind: Kind
+    numbers: tuple[int, ...]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `ReferSamPredictor.refine`."""
+        if self.kind == "box":
+            return {"box": self.numbers}
+        return {"points": [self.numbers], "point_labels": [int(self.kind == "add")]}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A question and the corrections of its answers; everything else follows from it.
+
+    Attributes:
+        file: path of the image.
+        model: name of the model.
+        phrases: P phrases.
+        thresholds: probability of a pixel, and of a target.
+        corrections: P times the corrections of the phrase's answer, in order.
+        corner: (x, y) of a box's first corner, while its second is missing.
+    """
+
+    file: str
+    model: str
+    phrases: tuple[str, ...]
+    thresholds: tuple[float, float]
+    corrections: tuple[tuple[Correction, ...], ...]
+    corner: tuple[int, int] | None = None
+
+    @classmethod
+    def begin(cls, file: str, model: str, phrases: Sequence[str], thresholds: tuple[float, float]) -> Visit:
+        """Return a visit without corrections."""
+        return cls(file, model, tuple(phrases), thresholds, ((),) * len(phrases))
+
+    def labels(self) -> list[str]:
+        """Return the choices of what to show; two equal phrases stay two choices."""
+        return [ALL, *(f"{number}. {phrase}" for number, phrase in enumerate(self.phrases, 1))]
+
+    def shown(self, choice: str) -> list[int]:
+        """Return the indices of the phrases that a choice stands for."""
+        return [index for index, label in enumerate(self.labels()[1:]) if choice in (ALL, label)]
+
+    def chosen(self, choice: str) -> int:
+        """Return the index of the phrase whose answer a click corrects.
+
+        Raises:
+            PromptError: the choice stands for several phrases.
+        """
+        shown = self.shown(choice)
+        if len(shown) != 1:
+            raise PromptError(CHOOSE)
+        return shown[0]
+
+    def click(self, index: int, kind: Kind, x: int, y: int) -> Visit:
+        """Return the visit after a click about a phrase; a box needs two.
+
+        Raises:
+            PromptError: both corners of a box are in one row or column.
+        """
+        if kind != "box":
+            return self._with(index, (*self.corrections[index], Correction(kind, (x, y))))
+        if self.corner is None:
+            return replace(self, corner=(x, y))
+        (left, right), (top, bottom) = sorted((x, self.corner[0])), sorted((y, self.corner[1]))
+        if left == right or top == bottom:
+            raise PromptError("A box needs two corners in different rows and columns: click the second one again.")
+        box = Correction("box", (left, top, right + 1, bottom + 1))
+        return self._with(index, (*self.corrections[index], box))
+
+    def undo(self, index: int) -> Visit:
+        """Return the visit without the first corner of a box, or else without a phrase's last correction."""
+        return replace(self, corner=None) if self.corner else self._with(index, self.corrections[index][:-1])
+
+    def clear(self, index: int) -> Visit:
+        """Return the visit without the corrections of a phrase."""
+        return self._with(index, ())
+
+    def _with(self, index: int, corrections: tuple[Correction, ...]) -> Visit:
+        whole = (*self.corrections[:index], corrections, *self.corrections[index + 1 :])
+        return replace(self, corrections=whole, corner=None)
+
+
+@dataclass
+class _Kept:
+    first: list[Segmentation]
+    answers: list[Segmentation]
+    corrections: list[tuple[Correction, ...]]
+
+
+class Answers:
+    """The answers of visits. The last ones are kept, so that a click costs one pass of the decoder.
+
+    Args:
+        predictors: by the names that visitors see.
+        max_pixels: of an image.
+        most: visits whose answers are kept. Those of others are computed again.
+    """
+
+    def __init__(self, predictors: Mapping[str, ReferSamPredictor], max_pixels: int, most: int = 4) -> None:
+        self._predictors, self._max_pixels, self._most = predictors, max_pixels, most
+        self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
+        self._encoded: tuple[tuple[str, bytes], EncodedImage] | None = None
+        self._lock = Lock()
+
+    def of(self, visit: Visit) -> list[Segmentation]:
+        """Answer the phrases of a visit, and correct the answers.
+
+        Raises:
+            ReferSamError: the image is deleted or cannot be read, a phrase is unusable, or the model takes no clicks.
+        """
+        if not Path(visit.file).is_file():
+            raise ReferSamError(DELETED)
+        content = Path(visit.file).read_bytes()
+        digest = hashlib.sha256(content).digest()
+        key = (digest, visit.model, visit.phrases, visit.thresholds)
+        with self._lock:
+            kept = self._kept.pop(key, None) or self._begin(visit, self._encode(visit.model, digest, content))
+            for index in range(len(visit.phrases)):
+                self._correct(visit, index, kept)
+            self._kept[key] = kept
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return list(kept.answers)
+
+    def _begin(self, visit: Visit, image: EncodedImage) -> _Kept:
+        answers = self._predictors[visit.model].predict(image, visit.phrases, *visit.thresholds)
+        return _Kept(answers, list(answers), [()] * len(answers))
+
+    def _correct(self, visit: Visit, index: int, kept: _Kept) -> None:
+        wanted, done = visit.corrections[index], kept.corrections[index]
+        answer = kept.answers[index]
+        if wanted[: len(done)] != done:  # after an undo
+            answer, done = kept.first[index], ()
+        for correction in wanted[len(done) :]:
+            threshold, no_target = visit.thresholds
+            answer = self._predictors[visit.model].refine(
+                answer, **correction.arguments(), threshold=threshold, no_target_threshold=no_target
+            )
+        kept.answers[index], kept.corrections[index] = answer, wanted
+
+    def _encode(self, model: str, digest: bytes, content: bytes) -> EncodedImage:
+        """Encode an image; the last one is kept for further phrases."""
+        key = (model, digest)
+        if self._encoded is None or self._encoded[0] != key:
+            image = load_image(content, max_pixels=self._max_pixels)
+            self._encoded = (key, self._predictors[model].set_image(image))
+        return self._encoded[1]
