@@ -79,7 +79,7 @@ def test_python_logs_it_once_per_model(copy_with: Callable[..., Path], warnings_
     pipeline("referring-image-segmentation", model=str(BUNDLED_CHECKPOINT), device="cpu")
     assert warnings_of() == [domain_warning(SYNTHETIC_SCENES)]
     assert "synthetic scenes only" in warnings_of()[0]
-    assert "train or convert another model" in warnings_of()[0]
+    assert "load a published model (--model clipseg" in warnings_of()[0]
     assert ReferSamPredictor.from_pretrained(copy_with(domain=None), device="cpu").domain is None
     assert len(warnings_of()) == 1
 

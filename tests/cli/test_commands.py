@@ -418,7 +418,7 @@ def test_an_unknown_command(run: Run) -> None:
         ("no/such-model", "No such model: no/such-model is not a folder, was never downloaded, and the Hub cannot be"),
         ("empty", "empty holds no ReferSAM model: a folder with config.json and weights is expected"),
         ("weights.pth", "weights.pth holds no ReferSAM model"),
-        ("bert", "bert is a model of type 'bert', not 'refersam'"),
+        ("bert", "bert is a model of type 'bert', which cannot answer phrases"),
         ("cut", "The weights of cut could not be read: "),
         ("missing", "The weights of missing could not be read: .*no file named model.safetensors"),
         ("mute", "mute has no processor"),

@@ -50,6 +50,7 @@ class KnownProcessor:
     """Gives tensors of the right shapes, and the real processor's way back."""
 
     resize_logits = ReferSamProcessor.resize_logits
+    mask_logits = ReferSamProcessor.mask_logits
 
     def __call__(self, images: np.ndarray, text: tuple[str, ...]) -> dict[str, Tensor]:
         ids = torch.ones(len(text), 3, dtype=torch.long)

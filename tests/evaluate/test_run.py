@@ -132,7 +132,7 @@ def test_stored_pixels_are_not_rotated(tiny_predictor: ReferSamPredictor, tmp_pa
     plain, turned = (
         ModelBatches(samples, [((place,),)], tiny_predictor.processor, PROTOCOLS["original"])[0] for place in (0, 1)
     )
-    assert torch.equal(plain.pixel_values, turned.pixel_values)  # type: ignore[union-attr]
+    assert torch.equal(plain.queries[0].pixel_values, turned.queries[0].pixel_values)  # type: ignore[union-attr]
 
 
 def test_all_broken_pictures_are_told_before_the_model_runs(

@@ -19,9 +19,10 @@ from refersam.bulk.run import BulkSettings, LocalEngine
 from refersam.cli.bulk import segment_many
 from refersam.cli.segment import segment
 from refersam.cli.video import video
+from refersam.config import MIN_COMPONENT_FRACTION, ReferSamConfig
 from refersam.evaluate.answers import protocol_answers
 from refersam.inference.answers import read_answers
-from refersam.inference.components import MIN_COMPONENT_FRACTION, drop_specks, label_components
+from refersam.inference.components import drop_specks, label_components
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.inference.queries import Query
 from refersam.metrics import PROTOCOLS
@@ -195,8 +196,9 @@ def test_every_way_passes_the_fraction_on(run: Run) -> None:
 
 
 def test_every_way_has_the_same_default() -> None:
-    """Commands, server, video and bulk work."""
+    """Commands, video and bulk work take the model's own, which is 0.01 for ReferSAM."""
+    assert ReferSamConfig.min_component_fraction == MIN_COMPONENT_FRACTION == 0.01
     for way in (segment, segment_many, video, segment_video, ReferSamPredictor.predict, read_answers):
-        assert inspect.signature(way).parameters["min_component_fraction"].default == MIN_COMPONENT_FRACTION, way
-    assert BulkSettings().lasting()["min_component_fraction"] == MIN_COMPONENT_FRACTION
+        assert inspect.signature(way).parameters["min_component_fraction"].default is None, way
+    assert BulkSettings().lasting()["min_component_fraction"] is None
     assert "min_component_fraction" in FIELDS
