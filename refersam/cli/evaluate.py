@@ -51,7 +51,7 @@ class TextField(StrEnum):
     raw = "raw"
 
 
-MODEL_OPTIONS = ("model", "batch_size", "device", "dtype", "no_target_threshold", "max_text_tokens")
+MODEL_OPTIONS = ("model", "batch_size", "device", "dtype", "no_target_threshold", "clicks", "max_text_tokens")
 """Without a meaning where the masks are there already."""
 FILES = ("metrics.json", "predictions.jsonl", "report.html")
 
@@ -109,6 +109,14 @@ def evaluate(
             min=0,
             help="Smallest mask in pixels; a smaller one counts as no target if the model has no such decision "
             "(gRefCOCO: 0 or 50).",
+        ),
+    ] = 0,
+    clicks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Number of automatic clicks that correct each mask; adds mIoU and oIoU after each, NoC@85 and NoC@90.",
         ),
     ] = 0,
     max_text_tokens: Annotated[
@@ -170,6 +178,7 @@ def evaluate(
                     workers=workers,
                     no_target_threshold=no_target_threshold,
                     min_pixels=min_pixels,
+                    clicks=clicks,
                     processes=processes,
                     progress=tell,
                 )
@@ -265,5 +274,19 @@ def _print_summary(document: dict[str, Any]) -> None:
     for name, value in document["metrics"].items():
         table.add_row(name, f"{value:.2f}")
     out_console.print(table)
+    if "clicks" in document:
+        _print_clicks(document["clicks"])
     for note in document["notes"]:
         err_console.print(f"Note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_clicks(curve: dict[str, Any]) -> None:
+    table = Table("clicks")
+    for name in ("mIoU", "oIoU"):
+        table.add_column(f"{name}, %", justify="right")
+    for count, values in enumerate(zip(curve["mIoU"], curve["oIoU"], strict=True)):
+        table.add_row(str(count), *(f"{value:.2f}" for value in values))
+    out_console.print(table)
+    for name in (name for name in curve if name.startswith("NoC")):
+        failed = counted(curve[name.replace("NoC", "failures")], "phrase")
+        say(f"{name}: {curve[name]:.2f} clicks ({failed} of {curve['phrases']:,} not with {curve['most_clicks']})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from refersam.data.check import check_picture
 from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError
+from refersam.errors import DataError, PromptError
 from refersam.evaluate.answers import protocol_answers
 from refersam.evaluate.batches import (
     PREDICTIONS_PER_BATCH,
@@ -25,12 +25,15 @@ from refersam.evaluate.batches import (
     count_sample,
     plan_batches,
 )
+from refersam.evaluate.clicks import click_rounds
 from refersam.evaluate.predictions import Prediction, make_prediction, read_predictions
 from refersam.evaluate.processes import Processes
 from refersam.inference.predictor import ReferSamPredictor
+from refersam.inference.prompts import WITHOUT_CLICKS
+from refersam.metrics.clicks import ClickCurve, click_curve
 from refersam.metrics.masks import encode_mask
 from refersam.metrics.protocols import Protocol, check_protocol
-from refersam.metrics.results import SampleResult
+from refersam.metrics.results import SampleResult, compare_masks
 from refersam.metrics.summary import summarise
 from refersam.workers import load_in_workers
 
@@ -42,12 +45,13 @@ DIGITS = 6
 
 
 class _Row(NamedTuple):
-    """A sample that a model was run on: its position in the data set, and whether its phrase was cut."""
+    """A sample that a model was run on: its position in the data set, whether its phrase was cut, results of clicks."""
 
     position: int
     prediction: Prediction
     result: SampleResult
     cut: bool
+    corrected: tuple[SampleResult, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Evaluation:
         results: n counted comparisons.
         cut: ids of the phrases that were longer than the model's limit, in order; None where that is unknown.
         settings: whatever else the numbers depend on, as JSON takes it.
+        clicks: scores after automatic clicks; None without them.
     """
 
     protocol: Protocol
@@ -69,6 +74,7 @@ class Evaluation:
     results: Sequence[SampleResult]
     cut: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    clicks: ClickCurve | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -85,6 +91,7 @@ def evaluate_model(
     workers: int = 0,
     no_target_threshold: float = 0.5,
     min_pixels: int = 0,
+    clicks: int = 0,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -101,12 +108,14 @@ def evaluate_model(
         workers: processes that decode; 0 for none.
         no_target_threshold: a phrase is judged to have no target where its probability of having one is below this.
         min_pixels: for a model that makes no such decision; see `judge_target`.
+        clicks: automatic clicks on each mask, whose scores are added; the others do not change.
         processes: that share the work; None for this one alone. Every one gets the whole result.
         progress: told of samples done by this process.
 
     Raises:
         DataError: phrases that the protocol cannot judge, or broken pictures or masks, all of them.
         EvaluationError: NaN or infinite outputs.
+        PromptError: clicks for a model that was exported without.
         ValueError: a threshold that is no number from 0 to 1.
     """
     check_number("no_target_threshold", no_target_threshold, 0, 1)
@@ -117,7 +126,7 @@ def evaluate_model(
     total = sum(len(picture) for plan in plans for picture in plan)
     rows: list[_Row] = []
     for batch in load_in_workers(ModelBatches(samples, plans, predictor.processor, protocol), workers):
-        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels)
+        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels, clicks)
         tell("segmenting", len(rows), total)
     rows = sorted(processes.gather(rows), key=lambda row: row.position)
     names = tuple(samples[row.position].sample_id for row in rows if row.cut)
@@ -125,6 +134,7 @@ def evaluate_model(
         "batch_size": batch_size,
         "no_target_threshold": no_target_threshold,
         "min_pixels": min_pixels,
+        "clicks": clicks,
         "max_text_tokens": predictor.processor.max_text_tokens,
         "image_size": dict(predictor.processor.image_processor.size),
         "device": str(predictor.model.device),
@@ -133,9 +143,9 @@ def evaluate_model(
         "parameters": predictor.model.num_parameters(),
         "decides_no_target": predictor.model.config.object_score_head,
     }
-    return Evaluation(
-        protocol, samples, [row.prediction for row in rows], [row.result for row in rows], names, settings
-    )
+    results = [row.result for row in rows]
+    curve = click_curve(protocol, [results, *zip(*(row.corrected for row in rows), strict=True)]) if clicks else None
+    return Evaluation(protocol, samples, [row.prediction for row in rows], results, names, settings, curve)
 
 
 def evaluate_predictions(
@@ -197,20 +207,32 @@ def _run_batch(
     protocol: Protocol,
     no_target_threshold: float,
     min_pixels: int,
+    clicks: int,
 ) -> Iterator[_Row]:
     """Run the model on a batch and score its phrases."""
     model = predictor.model
-    output = model(
+    inputs = (
         batch.pixel_values.to(model.device, model.dtype),
         batch.input_ids.to(model.device),
         batch.attention_mask.to(model.device),
     )
+    features = model.encode_phrases(*inputs) if clicks else None
+    if clicks and features is None:
+        raise PromptError(WITHOUT_CLICKS)
+    output = model(*inputs) if features is None else model.decode(features)
     chosen = [samples[position] for position in batch.positions]
     sizes = [(sample.image.height, sample.image.width) for sample in chosen]
     supervised = model.config.supervise_iou
-    answers = protocol_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold)
-    for position, sample, answer, truth, cut in zip(
-        batch.positions, chosen, answers, batch.truths, batch.cut, strict=True
+    answers = list(protocol_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold))
+    truths = [truth.unpack() for truth in batch.truths]
+    corrected: list[list[tuple[int, int, int]]] = [[] for _ in answers]
+    if features is not None:
+        masks = [answer.protocol_mask for answer in answers]
+        for found in click_rounds(predictor, features, output, sizes, masks, truths, protocol, clicks):
+            for counts, mask, truth in zip(corrected, found, truths, strict=True):
+                counts.append(compare_masks(mask, truth))
+    for position, sample, answer, truth, cut, rounds in zip(
+        batch.positions, chosen, answers, truths, batch.cut, corrected, strict=True
     ):
         base = Prediction(
             sample.sample_id,
@@ -220,8 +242,9 @@ def _run_batch(
             None if answer.target_probability is None else round(answer.target_probability, DIGITS),
         )
         prediction = make_prediction(base, answer.mask, answer.protocol_mask, protocol)
-        result = count_sample(sample, answer.protocol_mask, truth.unpack(), prediction, min_pixels)
-        yield _Row(position, prediction, result, cut)
+        result = count_sample(sample, answer.protocol_mask, truth, prediction, min_pixels)
+        later = (replace(result, intersection=both, predicted=predicted) for both, predicted, _ in rounds)
+        yield _Row(position, prediction, result, cut, tuple(later))
 
 
 class _Pictures(Dataset[list[str]]):

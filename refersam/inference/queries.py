@@ -102,7 +102,8 @@ class Query(OneLineRepr):
             image_features=image_features,
             left_out=left_out,
             unknown=unknown,
-            **text,
+            input_ids=text["input_ids"],
+            attention_mask=text["attention_mask"],
         )
         return query.with_prompts(prompts, (size["height"], size["width"])) if prompts else query
 

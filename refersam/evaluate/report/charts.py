@@ -7,6 +7,7 @@ from html import escape
 
 from refersam.evaluate.report.facts import TradeOff
 from refersam.metrics.calibration import Calibration
+from refersam.metrics.clicks import ClickCurve
 
 WIDTH, HEIGHT = 400, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 44  # margins, in the chart's own units
@@ -15,7 +16,7 @@ Point = tuple[float, float]
 
 
 class Plot:
-    """Axes from 0 to given ends, and what is drawn between them.
+    """Axes to given ends, and what is drawn between them.
 
     Args:
         label: what the chart shows, for those who cannot see it.
@@ -23,10 +24,19 @@ class Plot:
         y_label: of the axis.
         x_end: largest value.
         y_end: largest value.
+        y_start: smallest value.
     """
 
-    def __init__(self, label: str, x_label: str, y_label: str, x_end: float = 1.0, y_end: float = 1.0) -> None:
-        self.x_end, self.y_end = x_end, y_end
+    def __init__(
+        self,
+        label: str,
+        x_label: str,
+        y_label: str,
+        x_end: float = 1.0,
+        y_end: float = 1.0,
+        y_start: float = 0.0,
+    ) -> None:
+        self.x_end, self.y_end, self.y_start = x_end, y_end, y_start
         self.parts = [
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">',
             _text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 6, x_label, "middle"),
@@ -40,7 +50,8 @@ class Plot:
 
     def y(self, value: float) -> float:
         """In the chart's own units."""
-        return HEIGHT - _BOTTOM - value / self.y_end * (HEIGHT - _TOP - _BOTTOM)
+        share = (value - self.y_start) / (self.y_end - self.y_start)
+        return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)
 
     def ticks(self, x_values: Sequence[float], y_values: Sequence[float]) -> None:
         """Numbers at the axes and lines across."""
@@ -110,6 +121,21 @@ def trade_off_chart(curve: TradeOff) -> str:
     plot.line([(0, 0), (100, 100)], "ideal")
     plot.line(curve.points, "curve")
     plot.dot(curve.chosen, f"as evaluated: false alarms {curve.chosen[0]:.1f} %, N-acc {curve.chosen[1]:.1f} %", 6)
+    return plot.svg()
+
+
+def clicks_chart(curve: ClickCurve) -> str:
+    """Mean IoU over the number of clicks."""
+    values = (*curve.mean_iou, *curve.missed_mean_iou)
+    start = 10 * int(min(values) // 10)
+    plot = Plot("Mean IoU after clicks", "clicks", "mean IoU, %", curve.clicks, 100, start)
+    steps = range(0, curve.clicks + 1, -(-curve.clicks // 5))
+    plot.ticks(steps, [start + share * (100 - start) for share in (0, 0.25, 0.5, 0.75, 1)])
+    for name, means in (("all phrases", curve.mean_iou), ("phrases missed without a click", curve.missed_mean_iou)):
+        if means:
+            plot.line(list(enumerate(means)), "curve")
+        for count, mean in enumerate(means):
+            plot.dot((count, mean), f"{name}, {count} clicks: {mean:.1f} %")
     return plot.svg()
 
 

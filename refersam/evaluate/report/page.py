@@ -44,6 +44,8 @@ def render_report(evaluation: Evaluation, document: dict[str, Any]) -> str:
         calibration_chart=Markup(charts.calibration_chart(reliability)) if reliability else "",
         curve=curve,
         curve_chart=Markup(charts.trade_off_chart(curve)) if curve else "",
+        clicks=evaluation.clicks,
+        clicks_chart=Markup(charts.clicks_chart(evaluation.clicks)) if evaluation.clicks else "",
         cases=choose_cases(evaluation),
         verdicts=facts.VERDICTS,
         rows=Markup(_rows(evaluation)),
