@@ -66,6 +66,7 @@ bench: setup  ## run the benchmarks of docs/performance.md and serving.md, and u
 	@$(BENCH)/steps.py --memory 1024 --table $(TABLES)/memory.md
 	@$(BENCH)/latency.py --table $(TABLES)/latency.md
 	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md
+	@$(BENCH)/clicks.py --table $(TABLES)/clicks.md
 	@$(BENCH)/onnx_export.py --repeats 5 --table $(TABLES)/onnx.md
 	@rm -f $(TABLES)/model_int8.onnx
 	@$(BIN)/refersam export onnx --int8 --out $(TABLES)/model_int8.onnx

@@ -33,7 +33,7 @@ class TextField(StrEnum):
     raw = "raw"
 
 
-MODEL_OPTIONS = ("model", "batch_size", "device", "dtype", "no_target_threshold", "max_text_tokens")
+MODEL_OPTIONS = ("model", "batch_size", "device", "dtype", "no_target_threshold", "clicks", "max_text_tokens")
 """Without a meaning where the masks are there already."""
 FILES = ("metrics.json", "predictions.jsonl", "report.html")
 
@@ -99,6 +99,14 @@ def evaluate(
             "--boundary", help="Also compute mBIoU, the mean boundary IoU: how well masks follow the targets' outlines."
         ),
     ] = False,
+    clicks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Number of automatic clicks that correct each mask; adds mIoU and oIoU after each, NoC@85 and NoC@90.",
+        ),
+    ] = 0,
     max_text_tokens: Annotated[
         int | None,
         typer.Option(
@@ -142,7 +150,7 @@ def evaluate(
                 others = [sample.sample_id for sample in data]
                 evaluation = evaluate_predictions(predictions, samples, chosen, others=others, progress=tell, **shared)
             elif predictor is not None:
-                shared |= {"batch_size": batch_size, "no_target_threshold": no_target_threshold}
+                shared |= {"batch_size": batch_size, "no_target_threshold": no_target_threshold, "clicks": clicks}
                 evaluation = evaluate_model(predictor, samples, chosen, progress=tell, **shared)
         if not processes.is_main:
             return
@@ -236,5 +244,21 @@ def _print_summary(document: dict[str, Any]) -> None:
     for name, value in document["metrics"].items():
         table.add_row(name, f"{value:.2f}")
     console.out_console.print(table)
+    if "clicks" in document:
+        _print_clicks(document["clicks"])
     for note in document["notes"]:
         console.err_console.print(f"Note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_clicks(curve: dict[str, Any]) -> None:
+    table = Table("clicks")
+    for name in ("mIoU", "oIoU"):
+        table.add_column(f"{name}, %", justify="right")
+    for count, values in enumerate(zip(curve["mIoU"], curve["oIoU"], strict=True)):
+        table.add_row(str(count), *(f"{value:.2f}" for value in values))
+    console.out_console.print(table)
+    for name in (name for name in curve if name.startswith("NoC")):
+        failed = counted(curve[name.replace("NoC", "failures")], "phrase")
+        console.say(
+            f"{name}: {curve[name]:.2f} clicks ({failed} of {curve['phrases']:,} not with {curve['most_clicks']})"
+        )

@@ -44,6 +44,7 @@ def describe(evaluation: Evaluation, source: Mapping[str, Any]) -> dict[str, Any
             "union": union,
             "counted_in_mean": sum(score.iou is not None for score in score_samples(protocol, results)),
         },
+        **({} if evaluation.clicks is None else {"clicks": evaluation.clicks.as_dict()}),
         "mean_iou_by_tag": mean_iou_by_tag(protocol, results),
         "notes": _notes(evaluation, counts),
         "phrases_cut": None if evaluation.cut is None else list(evaluation.cut),

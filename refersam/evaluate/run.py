@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from refersam.data.check import check_pictures
 from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError
+from refersam.errors import DataError, PromptError
 from refersam.evaluate.answers import protocol_answers
 from refersam.evaluate.batches import (
     PREDICTIONS_PER_BATCH,
@@ -24,13 +25,16 @@ from refersam.evaluate.batches import (
     count_sample,
     plan_batches,
 )
+from refersam.evaluate.clicks import click_rounds
 from refersam.evaluate.predictions import Prediction, make_prediction, read_predictions
 from refersam.evaluate.processes import Processes
 from refersam.inference.predictor import ReferSamPredictor
-from refersam.inference.queries import run_queries
+from refersam.inference.prompts import WITHOUT_CLICKS
+from refersam.inference.queries import Query, encode_queries, run_queries
+from refersam.metrics.clicks import ClickCurve, click_curve
 from refersam.metrics.masks import encode_mask
 from refersam.metrics.protocols import Protocol, check_protocol
-from refersam.metrics.results import SampleResult
+from refersam.metrics.results import SampleResult, compare_masks
 from refersam.metrics.summary import summarise
 from refersam.workers import load_in_workers
 
@@ -42,12 +46,13 @@ DIGITS = 6
 
 
 class _Row(NamedTuple):
-    """A sample that a model was run on: its position in the data set, and whether its phrase was cut."""
+    """A sample that a model was run on: its position in the data set, whether its phrase was cut, results of clicks."""
 
     position: int
     prediction: Prediction
     result: SampleResult
     cut: bool
+    corrected: tuple[SampleResult, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Evaluation:
         results: n counted comparisons.
         cut: ids of the phrases that were longer than the model's limit, in order; None where that is unknown.
         settings: whatever else the numbers depend on, as JSON takes it.
+        clicks: scores after automatic clicks; None without them.
     """
 
     protocol: Protocol
@@ -69,6 +75,7 @@ class Evaluation:
     results: Sequence[SampleResult]
     cut: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    clicks: ClickCurve | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -86,6 +93,7 @@ def evaluate_model(
     no_target_threshold: float | None = None,
     min_pixels: int = 0,
     boundary: bool = False,
+    clicks: int = 0,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -104,12 +112,14 @@ def evaluate_model(
             None for the model's own.
         min_pixels: for a model that makes no such decision; see `judge_target`.
         boundary: also compute the boundary IoU, "mBIoU".
+        clicks: automatic clicks on each mask, whose scores are added; the others do not change.
         processes: that share the work; None for this one alone. Every one gets the whole result.
         progress: told of samples done by this process.
 
     Raises:
         DataError: phrases that the protocol cannot judge, or broken pictures or masks, all of them.
         EvaluationError: NaN or infinite outputs.
+        PromptError: clicks for a model that was exported without.
         ValueError: a threshold that is no number from 0 to 1.
     """
     if no_target_threshold is None:
@@ -122,7 +132,7 @@ def evaluate_model(
     total = sum(len(picture) for plan in plans for picture in plan)
     rows: list[_Row] = []
     for batch in load_in_workers(ModelBatches(samples, plans, predictor.processor, protocol), workers):
-        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels, boundary)
+        rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels, boundary, clicks)
         tell("segmenting", len(rows), total)
     rows = sorted(processes.gather(rows), key=lambda row: row.position)
     names = tuple(samples[row.position].sample_id for row in rows if row.cut)
@@ -130,6 +140,7 @@ def evaluate_model(
         "batch_size": batch_size,
         "no_target_threshold": no_target_threshold,
         "min_pixels": min_pixels,
+        "clicks": clicks,
         "max_text_tokens": predictor.processor.max_text_tokens,
         "image_size": predictor.processor.image_size,
         "device": str(predictor.model.device),
@@ -138,9 +149,9 @@ def evaluate_model(
         "parameters": predictor.model.num_parameters(),
         "decides_no_target": predictor.model.config.object_score_head,
     }
-    return Evaluation(
-        protocol, samples, [row.prediction for row in rows], [row.result for row in rows], names, settings
-    )
+    results = [row.result for row in rows]
+    curve = click_curve(protocol, [results, *zip(*(row.corrected for row in rows), strict=True)]) if clicks else None
+    return Evaluation(protocol, samples, [row.prediction for row in rows], results, names, settings, curve)
 
 
 def evaluate_predictions(
@@ -205,35 +216,42 @@ def _run_batch(
     no_target_threshold: float,
     min_pixels: int,
     boundary: bool,
+    clicks: int,
 ) -> Iterator[_Row]:
     """Run the model on a batch and score its phrases."""
     model = predictor.model
-    supervised = model.config.supervise_iou
-    answers = (
-        answer
-        for query, output in zip(batch.queries, run_queries(model, batch.queries), strict=True)
-        for answer in protocol_answers(
-            output,
-            [(query.height, query.width)] * len(query.phrases),
-            predictor.processor,
-            protocol,
-            supervised,
-            no_target_threshold,
-        )
-    )
-    cuts = [bool(left_out) for query in batch.queries for left_out in query.left_out]
-    for position, answer, truth, cut in zip(batch.positions, answers, batch.truths, cuts, strict=True):
-        sample = samples[position]
-        base = Prediction(
-            sample.sample_id,
-            encode_mask(answer.mask),
-            answer.no_target,
-            round(answer.score, DIGITS),
-            None if answer.target_probability is None else round(answer.target_probability, DIGITS),
-        )
-        prediction = make_prediction(base, answer.mask, answer.protocol_mask, protocol)
-        result = count_sample(sample, answer.protocol_mask, truth.unpack(), prediction, min_pixels, boundary)
-        yield _Row(position, prediction, result, cut)
+    queries: Sequence[Query] = encode_queries(model, batch.queries) if clicks else batch.queries
+    if clicks and any(query.phrase_features is None for query in queries):
+        raise PromptError(WITHOUT_CLICKS)
+    rows = iter(zip(batch.positions, batch.truths, strict=True))
+    for query, output in zip(queries, run_queries(model, queries), strict=True):
+        sizes = [(query.height, query.width)] * len(query.phrases)
+        supervised = model.config.supervise_iou
+        answers = list(protocol_answers(output, sizes, predictor.processor, protocol, supervised, no_target_threshold))
+        positions, packed = zip(*islice(rows, len(answers)), strict=True)
+        truths = [truth.unpack() for truth in packed]
+        corrected: list[list[tuple[int, int, int]]] = [[] for _ in answers]
+        if query.phrase_features is not None:
+            masks = [answer.protocol_mask for answer in answers]
+            features = query.phrase_features
+            for found in click_rounds(predictor, features, output, sizes, masks, truths, protocol, clicks):
+                for counts, mask, truth in zip(corrected, found, truths, strict=True):
+                    counts.append(compare_masks(mask, truth))
+        for position, answer, truth, left_out, rounds in zip(
+            positions, answers, truths, query.left_out, corrected, strict=True
+        ):
+            sample = samples[position]
+            base = Prediction(
+                sample.sample_id,
+                encode_mask(answer.mask),
+                answer.no_target,
+                round(answer.score, DIGITS),
+                None if answer.target_probability is None else round(answer.target_probability, DIGITS),
+            )
+            prediction = make_prediction(base, answer.mask, answer.protocol_mask, protocol)
+            result = count_sample(sample, answer.protocol_mask, truth, prediction, min_pixels, boundary)
+            later = (replace(result, intersection=both, predicted=predicted) for both, predicted, _ in rounds)
+            yield _Row(position, prediction, result, bool(left_out), tuple(later))
 
 
 def _check_pictures(

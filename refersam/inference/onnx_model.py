@@ -21,7 +21,8 @@ from torch import Tensor
 from refersam.checkpoints.registration import register_classes
 from refersam.config import ReferSamConfig
 from refersam.errors import CheckpointError, DeviceError, PromptError, ReferSamError, one_line
-from refersam.model.refersam import ReferSamOutput, check_images, check_text
+from refersam.inference.prompts import WITHOUT_CLICKS
+from refersam.model.refersam import PhraseFeatures, ReferSamOutput, check_images, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.reprs import OneLineRepr
@@ -34,8 +35,6 @@ PROCESSOR_KEYS = ("processor_config.json", "tokenizer.json", "tokenizer_config.j
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 OUTPUTS = ("mask_logits", "low_res_mask_logits", "coarse_mask_logits", "iou_scores", "object_score_logits")
-
-WITHOUT_CLICKS = "This model was exported without clicks: load the model that it was exported from instead."
 
 MAX_FILE_BYTES = 2**31
 """An ONNX file cannot be larger; weights beyond that lie in a second file beside it."""
@@ -111,10 +110,16 @@ class OnnxModel:
         check_images(pixel_values)
         return Pictures(pixel_values)
 
-    def encode_phrases(self, *_inputs: Any, **_named: Any) -> None:
+    def encode_phrases(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        image_features: Pictures | None = None,
+    ) -> None:
         """Return None: an exported model runs in one piece."""
 
-    def decode(self, *_inputs: Any, **_named: Any) -> ReferSamOutput:
+    def decode(self, features: PhraseFeatures, *_prompts: Any, **_named: Any) -> ReferSamOutput:  # noqa: ARG002
         """Raise PromptError: an exported model runs in one piece."""
         raise PromptError(WITHOUT_CLICKS)
 
@@ -124,7 +129,10 @@ class OnnxModel:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Pictures | None = None,
-        **prompts: Tensor | None,
+        input_points: Tensor | None = None,
+        input_labels: Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
     ) -> ReferSamOutput:
         """As `ReferSamModel.forward`, without clicks.
 
@@ -133,7 +141,7 @@ class OnnxModel:
             PromptError: clicks, boxes or previous masks.
             ReferSamError: ONNX Runtime cannot run the file.
         """
-        if any(prompt is not None for prompt in prompts.values()):
+        if any(prompt is not None for prompt in (input_points, input_labels, input_boxes, mask_prompt)):
             raise PromptError(WITHOUT_CLICKS)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 MAX_POINTS = 100
 """Most clicks for one phrase."""
+
+WITHOUT_CLICKS = "This model was exported without clicks: load the model that it was exported from instead."
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -92,14 +95,20 @@ class Prompts:
             image_size: (height, width) of the image in pixels.
             input_size: (H, W) of the model's input.
         """
-        scale = torch.tensor([input_size[1] / image_size[1], input_size[0] / image_size[0]])
         tensors = {}
         if self.points:
-            tensors["input_points"] = (torch.tensor([self.points], dtype=torch.float32) + 0.5) * scale - 0.5
+            tensors["input_points"] = to_input(torch.tensor([self.points], dtype=torch.float32), image_size, input_size)
             tensors["input_labels"] = torch.tensor([self.labels])
         if self.box is not None:
-            tensors["input_boxes"] = torch.tensor([self.box], dtype=torch.float32) * scale.repeat(2) - 0.5
+            corners = torch.tensor([self.box], dtype=torch.float32).unflatten(1, (2, 2)) - 0.5  # edges of pixels
+            tensors["input_boxes"] = to_input(corners, image_size, input_size).flatten(1)
         return tensors
+
+
+def to_input(points: Tensor, image_size: Sequence[int], input_size: Sequence[int]) -> Tensor:
+    """Convert (..., 2) pixels (x, y) of an image of (height, width) to pixels of the model's input of (H, W)."""
+    scale = torch.tensor([input_size[1] / image_size[1], input_size[0] / image_size[0]])
+    return (points + 0.5) * scale - 0.5
 
 
 NO_PROMPTS = Prompts()

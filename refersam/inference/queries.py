@@ -103,7 +103,8 @@ class Query(OneLineRepr):
             image_features=image_features,
             left_out=left_out,
             unknown=unknown,
-            **text,
+            input_ids=text["input_ids"],
+            attention_mask=text["attention_mask"],
         )
         return query.with_prompts(prompts, input_size(processor)) if prompts else query
 

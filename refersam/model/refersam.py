@@ -223,7 +223,7 @@ class ReferSamModel(PreTrainedModel):
         """Run SAM's decoder on the prompts of phrases and users; arguments and errors as in `forward`."""
         sparse, mask = features.sparse_prompts, features.dense_prompt
         size = (PATCH_SIZE * features.image_embedding.shape[2], PATCH_SIZE * features.image_embedding.shape[3])
-        check_prompts(len(sparse), size, input_points, input_labels, input_boxes, mask_prompt)
+        check_prompts(sparse.shape[0], size, input_points, input_labels, input_boxes, mask_prompt)
         if input_points is not None or input_boxes is not None:
             clicks = self.sam.embed_prompts(input_points, input_labels, input_boxes, size)
             sparse = torch.cat([sparse, clicks.to(sparse.dtype)], dim=1)
@@ -265,7 +265,8 @@ class ReferSamModel(PreTrainedModel):
             input_points: (B, P, 2) clicks (x, y) in pixels of the model's input, a pixel's centre at its integer
                 coordinates; None for no clicks.
             input_labels: (B, P) integers with input_points: 1 foreground, 0 background, -1 padding.
-            input_boxes: (B, 4) left, top, right, bottom in pixels of the model's input; None for no boxes.
+            input_boxes: (B, 4) left, top, right, bottom in pixels of the model's input, NaN for padding; None for no
+                boxes.
             mask_prompt: (B, H/4, W/4) `low_res_mask_logits` of an earlier output, used as dense prompt instead of the
                 coarse mask; None for the coarse mask.
 

@@ -7,7 +7,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamConfig
@@ -101,23 +100,26 @@ class Sam(nn.Module):
         Args:
             points: (B, P, 2) pixels (x, y) of the model's input; None for no points.
             labels: (B, P) 1 foreground, 0 background, -1 padding; None with points = None.
-            boxes: (B, 4) left, top, right, bottom; None for no boxes, and then a padding point follows the points.
+            boxes: (B, 4) left, top, right, bottom, NaN for a padding box; None for no boxes, and then a padding point
+                follows the points.
             size: (H, W) of the model's input.
 
         Returns:
             (B, n, C) sparse prompts: P points, then 2 corners of the box or the padding point.
         """
         encoder = self.prompt_encoder
+        given = [] if points is None or labels is None else [(points.float(), labels)]
         if boxes is None:
-            points, labels = F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+            first = given[0][0]
+            given.append((first.new_zeros(first.shape[0], 1, 2), torch.full_like(given[0][1][:, :1], -1)))
         else:
-            corners = boxes.unflatten(1, (2, 2))
-            kinds = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), -1)
-            points = corners if points is None else torch.cat([points, corners], dim=1)
-            labels = kinds if labels is None else torch.cat([labels, kinds], dim=1)
+            corners = boxes.float().unflatten(1, (2, 2))
+            kinds = torch.where(corners.isnan().any(dim=2), -1, torch.tensor([2, 3], device=boxes.device))
+            given.append((corners.nan_to_num(), kinds))
+        points, labels = (torch.cat(parts, dim=1) for parts in zip(*given, strict=True))
         kind_embeddings = torch.cat([encoder.not_a_point_embed.weight, *(kind.weight for kind in encoder.point_embed)])
         extent = torch.tensor([size[1], size[0]], device=points.device)
-        positions = self._fourier_positions((points.float() + 0.5) / extent)  # (B, n, C), at centres of pixels
+        positions = self._fourier_positions((points + 0.5) / extent)  # (B, n, C), at centres of pixels
         positions = positions * (labels >= 0).unsqueeze(2)
         return positions.to(kind_embeddings.dtype) + kind_embeddings[labels + 1]
 

@@ -64,6 +64,7 @@ def build_model(settings: TrainSettings, processor: ReferSamProcessor) -> ReferS
     prior = spatial_prior_of(model)
     if prior is not None and settings.optimizer.spatial_prior_lr_scale == 0:
         prior.requires_grad_(False)
+    model.config.supports_clicks |= settings.clicks.share > 0
     model.interactor.gradient_checkpointing = settings.gradient_checkpointing
     return model
 

@@ -33,6 +33,7 @@ class Batch:
         sample_ids: names of the B samples.
         seeds: B seeds for the points that the loss samples.
         extra: tensors for objectives (`Source.collate_extra`).
+        cache_key: the same for batches of the same content (`clicks.cached_batches`); None where none repeats.
     """
 
     pixel_values: Tensor
@@ -42,6 +43,7 @@ class Batch:
     sample_ids: tuple[str, ...]
     seeds: tuple[int, ...]
     extra: dict[str, Any] = field(default_factory=dict)
+    cache_key: int | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
@@ -92,13 +94,16 @@ class BatchStream(IterableDataset["Batch | ReferSamError"]):
             DataError: an invalid image, mask or phrase.
         """
         settings, data, size = self.settings, self.settings.data, self.settings.batch_size
-        each = settings.gradient_accumulation_steps
-        progress = number // each * each / self.count  # the same for all batches of a step
-        start = (number * self.world_size + self.rank) * size
+        each, repeated = settings.gradient_accumulation_steps, settings.clicks.cached_batches
+        content = number if repeated is None else number % repeated
+        progress = content // each * each / self.count  # the same for all batches of a step
+        start = (content * self.world_size + self.rank) * size
         images = [self.source.load(index, progress) for index in range(start, start + size)]
         side = self.source.image_size(progress) or data.image_size
         chosen = [[index % len(image.phrases) for index in range(data.phrases_per_image)] for image in images]
-        batch = collate(images, chosen, self.processor, side, (settings.seed, start))
+        first = (number * self.world_size + self.rank) * size
+        batch = collate(images, chosen, self.processor, side, (settings.seed, first))
+        batch.cache_key = None if repeated is None else content
         batch.extra = self.source.collate_extra(images, chosen, side)
         return batch
 

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from refersam.inference.devices import warn_if_emulated
 from refersam.model.refersam import ReferSamModel
 from refersam.training import sharding
+from refersam.training.clicks import ClickTraining
 from refersam.training.errors import TrainingError
 from refersam.training.guard import StepGuard
 from refersam.training.objectives import Objective
@@ -224,7 +225,8 @@ class ReferSamEngine(Engine):
                 sharding.shard(full, accelerator.device, accelerator.num_processes)
         self._average.to(accelerator.device)
         optimizers = build_optimizers(model, settings.optimizer)
-        trainee = ReferSamTrainee(model, build_loss(settings.loss, model), objectives)
+        clicks = ClickTraining(settings.clicks) if settings.clicks.share else None
+        trainee = ReferSamTrainee(model, build_loss(settings.loss, model), objectives, clicks)
         groups = [
             {"params": parameters, "lr": objective.learning_rate}
             for objective in objectives

@@ -150,6 +150,27 @@ class LossSettings(Section):
     object_weight: float = Field(0.5, ge=0, description="Weight of the loss of the object score.")
 
 
+class ClickSettings(Section):
+    """Training with simulated clicks and boxes beside the phrase."""
+
+    share: float = Field(0.0, ge=0, le=1, description="Share of the batches whose masks are corrected by clicks.")
+    rounds: int = Field(3, ge=1, le=20, description="Most corrections per batch; each has its loss.")
+    only: bool = Field(
+        False, description="Train SAM's decoder and prompt encoder alone, on features of the frozen rest."
+    )
+    cached_batches: int | None = Field(
+        None, ge=1, description="With only: number of batches that are repeated; their features are kept in memory."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> ClickSettings:
+        if self.only and not self.share:
+            raise ValueError("only needs a share above 0")
+        if self.cached_batches is not None and not self.only:
+            raise ValueError("cached_batches needs only: true, since features of a model in training change")
+        return self
+
+
 class TrainSettings(Section):
     """A recipe."""
 
@@ -160,6 +181,7 @@ class TrainSettings(Section):
     data: DataSettings = Field(default_factory=DataSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
+    clicks: ClickSettings = Field(default_factory=ClickSettings)
     steps: int = Field(10_000, ge=1, description="Optimizer steps.")
     epochs: float | None = Field(None, gt=0, description="Epochs over the data set, instead of steps.")
     batch_size: int = Field(4, ge=1, description="Images per forward pass and process.")

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -41,6 +41,8 @@ def shard(model: nn.Module, device: torch.device, processes: int) -> None:
     for module in [module for module in model.modules() if isinstance(module, _UNITS)]:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    for method in ("encode_phrases", "decode"):  # called by themselves in training with clicks
+        register_fsdp_forward_method(model, method)
 
 
 def whole(value: Any, keep: bool = True) -> Any:

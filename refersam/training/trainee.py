@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -11,7 +12,8 @@ from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 
 from refersam.losses import ReferSamLoss
-from refersam.model.refersam import ReferSamModel
+from refersam.model.refersam import ReferSamModel, ReferSamOutput
+from refersam.training.clicks import ClickTraining
 from refersam.training.data import Batch
 from refersam.training.objectives import Objective
 from refersam.training.settings import LossSettings
@@ -44,14 +46,21 @@ class ReferSamTrainee(nn.Module):
     """The model with its loss and additional objectives.
 
     Args:
-        model: model to train.
-        loss: loss of the model's output.
-        objectives: objectives whose losses are added.
+        model: to be trained.
+        loss: of the model's output.
+        objectives: whose losses are added.
+        clicks: corrections by simulated clicks; None for none.
     """
 
-    def __init__(self, model: ReferSamModel, loss: ReferSamLoss, objectives: Sequence[Objective] = ()) -> None:
+    def __init__(
+        self,
+        model: ReferSamModel,
+        loss: ReferSamLoss,
+        objectives: Sequence[Objective] = (),
+        clicks: ClickTraining | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.clicks = model, loss, clicks
         self.objectives = nn.ModuleList(objectives)
 
     def forward(self, batch: Batch) -> LossTerms:
@@ -60,16 +69,33 @@ class ReferSamTrainee(nn.Module):
         with ExitStack() as stack:
             for objective in objectives:
                 stack.enter_context(objective.observe(self.model))
-            output = self.model(batch.pixel_values, batch.input_ids, batch.attention_mask)
+            if self.clicks is None:
+                features, output = None, self.model(batch.pixel_values, batch.input_ids, batch.attention_mask)
+            else:
+                features = self.clicks.encode(self.model, batch)
+                output = self.model.decode(features)
         output = convert_to_fp32(output)
         with torch.autocast(batch.pixel_values.device.type, enabled=False):
             terms = self.loss(output, batch.target_mask, batch.seeds)
+        if self.clicks is not None and features is not None:
+            totals = [
+                self._corrected_loss(corrected, target, batch)
+                for corrected, target in self.clicks.rounds(self.model, features, output, batch)
+            ]
+            terms["clicks"] = torch.stack(totals or [torch.zeros_like(terms["total"])]).mean()
+            terms["total"] = terms["total"] + terms["clicks"]
         for objective in objectives:
             added = objective(self.model, batch, output)
             terms |= added.terms | {"total": terms["total"] + added.loss}
         with torch.no_grad():
             finite = output.mask_logits.flatten(1).isfinite().all(dim=1)
         return LossTerms(terms, finite)
+
+    def _corrected_loss(self, output: ReferSamOutput, target: Tensor, batch: Batch) -> Tensor:
+        """Compute the loss of a corrected mask; the coarse mask, which no click changes, has its loss already."""
+        with torch.autocast(batch.pixel_values.device.type, enabled=False):
+            corrected = replace(convert_to_fp32(output), coarse_mask_logits=None)
+            return self.loss(corrected, target, batch.seeds)["total"]
 
 
 def build_loss(settings: LossSettings, model: ReferSamModel) -> ReferSamLoss:

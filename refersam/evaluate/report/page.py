@@ -33,6 +33,7 @@ def render_report(evaluation: Evaluation, document: dict[str, Any]) -> str:
         breakdowns=facts.breakdowns(evaluation),
         calibration=calibration(evaluation.results),
         curve=facts.trade_off(evaluation),
+        clicks=evaluation.clicks,
         cases=choose_cases(evaluation),
         verdicts=facts.VERDICTS,
         rows=_rows(evaluation),
