@@ -1,4 +1,4 @@
-"""Draw the images of docs/concepts.md: data flow of the model, and attention maps of the bundled model.
+"""Draw the images of the docs: data flow of the model, attention maps of the bundled model, and a correction by a click.
 
 python tools/draw_docs.py          # into docs/images
 """
@@ -16,11 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from refersam.drawing import contact_sheet, draw_overlay
+from refersam.clicks import next_clicks
+from refersam.drawing import contact_sheet, draw_clicks, draw_overlay
 from refersam.image import load_image
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.model.attention import LevelAttention
 from refersam.model.prompter import Prompter
+from sceneref.benchmark import generate_scene
+from sceneref.settings import SceneRefSettings
 
 SCENE, PHRASE = "examples/scene_1.png", "the orange star"
 INK, PAPER, TEXT, IMAGE, OURS = "#1d2733", "#ffffff", "#dcebfb", "#e4f3e2", "#fbe3ea"
@@ -175,13 +178,41 @@ def attention_sheets(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.I
     return contact_sheet(tiles, columns=4, side=230), contact_sheet([("image", image), *masks], 3, 300)
 
 
+def click_sheet(predictor: ReferSamPredictor) -> Image.Image:
+    """Return three images: the first answer on SceneRef val that misses its target, a click, the corrected answer."""
+    settings = SceneRefSettings()
+    for index in range(500):
+        scene = generate_scene(settings, "val", 0, index)
+        for phrase in scene.phrases:
+            truth = scene.target_mask(phrase)
+            if not truth.any():
+                continue
+            before = predictor.predict(scene.image, phrase.text)
+            if before.no_target or iou(before.mask, truth) >= 0.5:
+                continue
+            (point,), (label,) = next_clicks(torch.from_numpy(before.mask)[None], torch.from_numpy(truth)[None])
+            after = predictor.refine(before, points=[point.tolist()], point_labels=[int(label)])
+            if iou(after.mask, truth) >= 0.9:
+                clicked = draw_clicks(before.overlay(), [(point.tolist(), bool(label))])
+                tiles = [(phrase.text, before.overlay()), ("a click", clicked), ("corrected", after.overlay())]
+                return contact_sheet(tiles, 3, 300)
+    raise SystemExit("No answer on 500 scenes is missed and corrected by one click.")
+
+
+def iou(mask: np.ndarray, other: np.ndarray) -> float:
+    """Return the intersection over union of two masks."""
+    return float((mask & other).sum() / max(1, (mask | other).sum()))
+
+
 def main() -> None:
     """Write all images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     (args.out / "model.svg").write_text(data_flow() + "\n")
-    attention, masks = attention_sheets(ReferSamPredictor.from_pretrained(device="cpu"))
+    predictor = ReferSamPredictor.from_pretrained(device="cpu")
+    click_sheet(predictor).quantize(128).save(args.out / "clicks.png", optimize=True)
+    attention, masks = attention_sheets(predictor)
     attention.quantize(128).save(args.out / "attention.png", optimize=True)
     masks.save(args.out / "coarse.png", optimize=True)
 
