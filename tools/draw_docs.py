@@ -1,4 +1,4 @@
-"""Draw the images of the docs: data flow of the model, attention maps of the bundled model, and a correction by a click.
+"""Draw images of the docs: the model's data flow, attention maps of the bundled model, a correction by a click.
 
 python tools/draw_docs.py          # into docs/images
 """
@@ -16,93 +16,90 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from refersam.clicks import next_clicks
-from refersam.drawing import contact_sheet, draw_clicks, draw_overlay
+from refersam.drawing import contact_sheet, draw_overlay
 from refersam.image import load_image
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.model.attention import LevelAttention
 from refersam.model.prompter import Prompter
-from sceneref.benchmark import generate_scene
-from sceneref.settings import SceneRefSettings
 
 SCENE, PHRASE = "examples/scene_1.png", "the orange star"
 INK, PAPER, TEXT, IMAGE, OURS = "#1d2733", "#ffffff", "#dcebfb", "#e4f3e2", "#fbe3ea"
 
+FONT_SIZE, LINE_HEIGHT = 16, 20
+
 Box = tuple[int, int, int, int, str, tuple[str, ...]]
 BOXES: dict[str, Box] = {
-    # name: left, top, width, height, fill, lines
-    "image": (20, 60, 120, 50, PAPER, ("image",)),
-    "phrase": (20, 330, 120, 50, PAPER, ("phrase",)),
-    "vit": (190, 40, 300, 90, IMAGE, ("SAM's image encoder", "ViT layers in four groups")),
-    "prior": (190, 170, 130, 60, OURS, ("spatial prior", "strides 4 to 32")),
-    "bert": (190, 330, 130, 50, TEXT, ("BERT or CLIP",)),
-    "vli": (360, 165, 260, 120, OURS, ("Vision-Language Interactor", "inject, extract, fuse", "image and text")),
-    "context": (360, 335, 130, 50, OURS, ("context tokens", "(learned)")),
-    "vlp": (670, 165, 190, 120, OURS, ("Vision-Language", "Prompter", "attends to pyramid", "and text")),
-    "embedding": (540, 40, 160, 60, IMAGE, ("image embedding", "stride 16, from both")),
-    "decoder": (910, 130, 150, 90, IMAGE, ("SAM's", "mask decoder")),
-    "mask": (1100, 100, 120, 50, PAPER, ("mask",)),
-    "score": (1100, 200, 120, 60, PAPER, ("score,", "no target")),
+    # name: left, top, width, height, fill, title and a line below it
+    "image": (130, 20, 130, 46, PAPER, ("image",)),
+    "phrase": (430, 20, 130, 46, PAPER, ("phrase",)),
+    "vit": (20, 110, 210, 76, IMAGE, ("SAM's image encoder", "ViT, four layer groups")),
+    "prior": (240, 110, 150, 76, OURS, ("spatial prior", "strides 4 to 32")),
+    "text encoder": (420, 110, 150, 76, TEXT, ("text encoder", "BERT or CLIP")),
+    "context": (590, 110, 160, 76, OURS, ("context tokens", "learned")),
+    "vli": (110, 240, 640, 76, OURS, ("Vision-Language Interactor", "injection, extraction, fusion of image and text")),
+    "embedding": (20, 370, 220, 76, IMAGE, ("image embedding", "stride 16")),
+    "vlp": (320, 370, 290, 76, OURS, ("Vision-Language Prompter", "attends to pyramid and text")),
+    "decoder": (180, 500, 240, 60, IMAGE, ("SAM's mask decoder",)),
+    "mask": (180, 614, 100, 46, PAPER, ("mask",)),
+    "score": (310, 614, 210, 46, PAPER, ("score, no target",)),
 }  # fmt: skip
 ARROWS: tuple[tuple[str, str, str], ...] = (
     ("image", "vit", ""),
     ("image", "prior", ""),
-    ("phrase", "bert", ""),
-    ("prior", "vli", ""),
-    ("bert", "vli", ""),
-    ("context", "vli", ""),
+    ("phrase", "text encoder", ""),
     ("vit", "vli", "both ways"),
+    ("prior", "vli", ""),
+    ("text encoder", "vli", ""),
+    ("context", "vli", ""),
     ("vit", "embedding", ""),
-    ("vli", "vlp", ""),
     ("vli", "embedding", ""),
+    ("vli", "vlp", ""),
     ("embedding", "decoder", ""),
     ("vlp", "decoder", "dense and sparse prompts"),
     ("decoder", "mask", ""),
     ("decoder", "score", ""),
 )
+LEGEND = ((IMAGE, "SAM"), (TEXT, "text encoder"), (OURS, "ReferSAM"))
 
 
 def data_flow() -> str:
     """Return the data-flow diagram of the model as SVG."""
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1240 420" font-family="sans-serif" font-size="15">',
-        f'<rect width="1240" height="420" fill="{PAPER}"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 770 680" font-family="sans-serif" '
+        f'font-size="{FONT_SIZE}" fill="{INK}">',
+        f'<rect width="770" height="680" fill="{PAPER}"/>',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         'orient="auto-start-reverse">'
         f'<path d="M0,0L8,4L0,8z" fill="{INK}"/></marker></defs>',
     ]
     for start, end, note in ARROWS:
-        (x0, y0), (x1, y1) = _ends(BOXES[start], BOXES[end])
+        x, y0, y1 = _arrow(BOXES[start], BOXES[end])
         tips = ' marker-end="url(#tip)"' + (' marker-start="url(#tip)"' if note == "both ways" else "")
-        parts.append(f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="{INK}" stroke-width="1.5"{tips}/>')
+        parts.append(f'<line x1="{x}" y1="{y0}" x2="{x}" y2="{y1}" stroke="{INK}" stroke-width="1.5"{tips}/>')
         if note and note != "both ways":
-            parts.append(
-                f'<text x="{x0 + 14}" y="{max(y0, y1) + 40}" fill="{INK}" font-size="13">{escape(note)}</text>'
-            )
+            parts.append(f'<text x="{x + 12}" y="{(y0 + y1) / 2 + 5}">{escape(note)}</text>')
     for left, top, width, height, fill, lines in BOXES.values():
         parts.append(
             f'<rect x="{left}" y="{top}" width="{width}" height="{height}" rx="8" fill="{fill}" stroke="{INK}"/>'
         )
-        first = top + height / 2 - 9 * (len(lines) - 1) + 5
+        first = top + (height - LINE_HEIGHT * (len(lines) - 1)) / 2 + 5
         for number, line in enumerate(lines):
             weight = ' font-weight="bold"' if number == 0 else ""
-            place = f'x="{left + width / 2}" y="{first + 18 * number}"'
-            parts.append(f'<text {place} text-anchor="middle" fill="{INK}"{weight}>{escape(line)}</text>')
-    for number, (fill, meaning) in enumerate(((IMAGE, "SAM"), (TEXT, "text encoder"), (OURS, "ReferSAM's own"))):
-        x = 670 + 170 * number
-        parts.append(f'<rect x="{x}" y="360" width="22" height="16" rx="3" fill="{fill}" stroke="{INK}"/>')
-        parts.append(f'<text x="{x + 30}" y="373" fill="{INK}">{meaning}</text>')
+            place = f'x="{left + width / 2}" y="{first + LINE_HEIGHT * number}"'
+            parts.append(f'<text {place} text-anchor="middle"{weight}>{escape(line)}</text>')
+    for number, (fill, meaning) in enumerate(LEGEND):
+        y = 530 + 30 * number
+        parts.append(f'<rect x="580" y="{y}" width="22" height="16" rx="3" fill="{fill}" stroke="{INK}"/>')
+        parts.append(f'<text x="612" y="{y + 14}">{meaning}</text>')
     return "\n".join([*parts, "</svg>"])
 
 
-def _ends(start: Box, end: Box) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return start and end of the line between two boxes, on their facing sides."""
-    if start[0] + start[2] <= end[0]:
-        return (start[0] + start[2], start[1] + start[3] / 2), (end[0], end[1] + end[3] / 2)
-    overlap = (max(start[0], end[0]) + min(start[0] + start[2], end[0] + end[2])) / 2
-    if start[1] < end[1]:
-        return (overlap, start[1] + start[3]), (overlap, end[1])
-    return (overlap, start[1]), (overlap, end[1] + end[3])
+def _arrow(start: Box, end: Box) -> tuple[float, int, int]:
+    """Return x, first y and last y of the vertical arrow between two boxes whose horizontal ranges overlap."""
+    left, right = max(start[0], end[0]), min(start[0] + start[2], end[0] + end[2])
+    if end[1] - start[1] > 200:  # keep clear of the box between them
+        right = min(right, BOXES["vli"][0])
+    return (left + right) / 2, start[1] + start[3], end[1]
 
 
 def attention_maps(layer: LevelAttention, query: Tensor, key: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -178,41 +175,13 @@ def attention_sheets(predictor: ReferSamPredictor) -> tuple[Image.Image, Image.I
     return contact_sheet(tiles, columns=4, side=230), contact_sheet([("image", image), *masks], 3, 300)
 
 
-def click_sheet(predictor: ReferSamPredictor) -> Image.Image:
-    """Return three images: the first answer on SceneRef val that misses its target, a click, the corrected answer."""
-    settings = SceneRefSettings()
-    for index in range(500):
-        scene = generate_scene(settings, "val", 0, index)
-        for phrase in scene.phrases:
-            truth = scene.target_mask(phrase)
-            if not truth.any():
-                continue
-            before = predictor.predict(scene.image, phrase.text)
-            if before.no_target or iou(before.mask, truth) >= 0.5:
-                continue
-            (point,), (label,) = next_clicks(torch.from_numpy(before.mask)[None], torch.from_numpy(truth)[None])
-            after = predictor.refine(before, points=[point.tolist()], point_labels=[int(label)])
-            if iou(after.mask, truth) >= 0.9:
-                clicked = draw_clicks(before.overlay(), [(point.tolist(), bool(label))])
-                tiles = [(phrase.text, before.overlay()), ("a click", clicked), ("corrected", after.overlay())]
-                return contact_sheet(tiles, 3, 300)
-    raise SystemExit("No answer on 500 scenes is missed and corrected by one click.")
-
-
-def iou(mask: np.ndarray, other: np.ndarray) -> float:
-    """Return the intersection over union of two masks."""
-    return float((mask & other).sum() / max(1, (mask | other).sum()))
-
-
 def main() -> None:
     """Write all images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     args = parser.parse_args()
     (args.out / "model.svg").write_text(data_flow() + "\n")
-    predictor = ReferSamPredictor.from_pretrained(device="cpu")
-    click_sheet(predictor).quantize(128).save(args.out / "clicks.png", optimize=True)
-    attention, masks = attention_sheets(predictor)
+    attention, masks = attention_sheets(ReferSamPredictor.from_pretrained(device="cpu"))
     attention.quantize(128).save(args.out / "attention.png", optimize=True)
     masks.save(args.out / "coarse.png", optimize=True)
 
