@@ -85,5 +85,6 @@ def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
         ("masks' upsampling", description.upsampling),
         ("says that nothing matches", "yes" if heads["no_target"] else "no: it always answers with a mask"),
         ("score", "expected IoU, trained" if heads["iou"] else "mean probability inside the mask"),
+        ("trained with clicks", "yes" if description.supports_clicks else "no"),
         ("licence", description.licence or "not told"),
     ]

@@ -54,6 +54,7 @@ class Description:
         max_text_tokens: of a phrase; None without a processor.
         licence: as its model card says; None where it does not.
         domain: the only kind of images that it was trained on; None for a model of general images.
+        supports_clicks: it was trained with clicks, and takes them.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Description:
     max_text_tokens: int | None
     licence: str | None
     domain: str | None = None
+    supports_clicks: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _of_exported(path: Path) -> Description:
     settings, contents = read_contents(path)
     return Description(
         model=str(path),
-        **_describe_config(settings.config),
+        **_describe_config(settings.config) | {"supports_clicks": False},
         parameters={"total": settings.num_parameters},
         number_formats=contents.number_formats,
         file_bytes=sum(file.stat().st_size for file in contents.files),
@@ -217,6 +219,7 @@ def _describe_config(config: ReferSamConfig) -> dict[str, Any]:
         "left_out": tuple(part for part, used in switches.items() if not used),
         "upsampling": "guided filter" if config.guided_filter_radius else "bilinear",
         "heads": {"no_target": config.object_score_head, "iou": config.supervise_iou},
+        "supports_clicks": config.supports_clicks,
         "domain": config.domain,
     }
 

@@ -16,7 +16,7 @@ import torch
 from refersam import ReferSamImageProcessor, ReferSamModel, ReferSamPredictor, ReferSamProcessor
 from refersam.checkpoints.folders import load_model
 from refersam.config import sam_vision_config
-from refersam.errors import CheckpointError, DataError, DeviceError, MissingExtraError, ReferSamError
+from refersam.errors import CheckpointError, DataError, DeviceError, MissingExtraError, PromptError, ReferSamError
 from refersam.export import onnx as export
 from refersam.export.graph import output_names
 from refersam.inference.onnx_model import OnnxModel, load_onnx, read_contents
@@ -80,6 +80,15 @@ def predictor(exported: SimpleNamespace) -> ReferSamPredictor:
 def picture() -> np.ndarray:
     """37 x 53, noise."""
     return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+def test_clicks_are_refused(predictor: ReferSamPredictor, picture: np.ndarray) -> None:
+    """In one sentence, with the phrase and afterwards."""
+    result = predictor.predict(picture, "star")
+    with pytest.raises(PromptError, match="exported without clicks: load the model that it was exported from"):
+        predictor.predict(picture, "star", points=[(3, 4)])
+    with pytest.raises(PromptError, match="exported without clicks"):
+        predictor.refine(result, box=(1, 2, 30, 40))
 
 
 def test_the_file_keeps_the_domain(exported: SimpleNamespace, predictor: ReferSamPredictor) -> None:

@@ -26,6 +26,7 @@ def test_the_model_in_the_box(run: Run) -> None:
     assert (told["preset"], told["licence"]) == ("tiny", "apache-2.0")
     assert told["input_size"] == [256, 256]
     assert told["heads"] == {"no_target": True, "iou": True}
+    assert told["supports_clicks"]
     assert (told["left_out"], told["upsampling"]) == ([], "guided filter")
     assert told["file_bytes"] == (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size
     model = ReferSamModel.from_pretrained(BUNDLED_CHECKPOINT)
@@ -78,6 +79,7 @@ def test_an_authors_checkpoint(run: Run, parity_folder: Path, name: str) -> None
     assert told["preset"] is None
     assert told["text_encoder"] == ("CLIP" if name == "clip_tiny" else "BERT")
     assert told["heads"] == {"no_target": False, "iou": False}
+    assert not told["supports_clicks"]
     assert told["upsampling"] == "bilinear"
     assert all(count > 0 for count in told["parameters"].values())
 

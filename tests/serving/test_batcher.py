@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from refersam.inference.prompts import Prompts
 from refersam.inference.queries import Query
 from refersam.model.refersam import ReferSamOutput
 from refersam.serving.batcher import Batcher
@@ -60,6 +61,15 @@ def test_what_waits_runs_together_and_each_gets_its_own() -> None:
     assert answers == list(map(float, range(8)))
     assert model.batches == [[0], [1, 3, 4, 6], [2, 5], [7]]
     assert sizes == [1, 4, 4, 1]
+
+
+def test_clicks_run_with_clicks() -> None:
+    """A query with clicks waits for no other, but does not run in one batch with a query without."""
+    model, sizes = Model(), list[int]()
+    clicks = Prompts(((1, 1),), (1,))
+    queries = [query(n).with_prompts(clicks, (32, 32)) if n in (2, 4) else query(n) for n in range(5)]
+    assert asyncio.run(ask_all(Batcher(model, 4, sizes.append), model, queries)) == [0, 1, 2, 3, 4]
+    assert model.batches == [[0], [1, 3], [2, 4]]
 
 
 def test_one_with_more_phrases_than_a_batch_runs_alone() -> None:

@@ -177,6 +177,8 @@ def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -
         ("sharded", None, {**full, "gradient_checkpointing": True}),
         ("resumed", "sharded", {**full, "gradient_checkpointing": True}),
         ("sharded later", "whole", full),
+        ("whole clicks", None, {**base, "clicks": {"share": 1.0, "rounds": 2}}),
+        ("sharded clicks", None, {**full, "clicks": {"share": 1.0, "rounds": 2}}),
         ("whole bf16", None, {**base, **bf16}),
         ("sharded bf16", None, {**full, **bf16}),
     ]
@@ -190,7 +192,8 @@ def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -
     )
     assert done.returncode == 0, done.stderr
 
-    for name, other in (("whole", "sharded"), ("whole", "sharded later"), ("whole bf16", "sharded bf16")):
+    pairs = [("whole", "sharded"), ("whole", "sharded later"), ("whole bf16", "sharded bf16")]
+    for name, other in (*pairs, ("whole clicks", "sharded clicks")):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / other), rel=1e-3), other
         for part in ("model", "average"):
             assert distance(tmp_path / name, tmp_path / other, part) < 1e-3, (other, part)
