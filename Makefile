@@ -76,11 +76,11 @@ bench: setup  ## run the benchmarks of docs/performance.md and serving.md, and u
 	@$(BENCH)/report.py $(TABLES) README.md docs/*.md
 
 bench-gpu: setup  ## run the benchmarks on a CUDA device; write tables to out/bench-gpu
-	@$(BENCH)/latency.py --presets tiny base huge --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5 --repeats 30 --table $(TABLES)-gpu/latency.md
+	@$(BENCH)/latency.py --presets tiny base huge --sizes 448 --device cuda --dtype bfloat16 --images 1 16 --phrases 1 5 --repeats 30 --table $(TABLES)-gpu/latency.md
 	@$(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --compile --repeats 30 --table $(TABLES)-gpu/compiled.md
-	@REFERSAM_TRITON=1 $(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --repeats 30 --table $(TABLES)-gpu/triton.md
+	@REFERSAM_TRITON=1 $(BENCH)/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --images 1 16 --repeats 30 --table $(TABLES)-gpu/triton.md
 	@$(BENCH)/steps.py --device cuda --repeats 30 --table $(TABLES)-gpu/steps.md
-	@$(BENCH)/training.py --presets base --size 448 --pictures 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
+	@$(BENCH)/training.py --presets base --size 448 --images 8 --phrases 2 --precisions no bf16 fp16 --table $(TABLES)-gpu/training.md
 
 SCORES := out/score
 score: setup  ## score the bundled model (SceneRef, rephrasings, another renderer, attributes), and update the tables of the docs

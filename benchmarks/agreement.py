@@ -1,8 +1,8 @@
 """Do faster forms of a model give the same masks: two forms of it, asked the same, on SceneRef and on photographs.
 
-    python benchmarks/agreement.py --dtype bfloat16                       # the model in the box, against float32
+    python benchmarks/agreement.py --dtype bfloat16                       # the bundled model, against float32
     python benchmarks/agreement.py --other model_int8.onnx                # an exported file, against its model
-    python benchmarks/agreement.py --dtype bfloat16 --data-root DATA      # and on DATA's pictures (RefCOCO's format)
+    python benchmarks/agreement.py --dtype bfloat16 --data-root DATA      # and on DATA's images (RefCOCO's format)
 
 Agreement is the mean IoU between the two masks of a phrase (1 where both are empty); beside it each form's own mIoU
 against the truth, over phrases that have a target, as SceneRef's protocol counts it.
@@ -44,12 +44,12 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return both / (first + second - both) if first or second else 1.0
 
 
-def compare(first: ReferSamPredictor, second: ReferSamPredictor, pictures: Iterator[ReferringImage]) -> Tally:
+def compare(first: ReferSamPredictor, second: ReferSamPredictor, images: Iterator[ReferringImage]) -> Tally:
     """Ask both the same."""
     tally = Tally()
-    for picture in pictures:
-        answers = [predictor.predict(picture.image, list(picture.phrases)) for predictor in (first, second)]
-        for ours, theirs, truth in zip(*answers, picture.masks, strict=True):
+    for image in images:
+        answers = [predictor.predict(image.image, list(image.phrases)) for predictor in (first, second)]
+        for ours, theirs, truth in zip(*answers, image.masks, strict=True):
             tally.agreement.append(iou(ours.mask, theirs.mask))
             tally.flipped += ours.no_target != theirs.no_target
             if truth.any():
@@ -62,9 +62,9 @@ def main() -> None:
     """Compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(BUNDLED_CHECKPOINT))
-    parser.add_argument("--other", help="the second form; the same model if only its number format differs")
-    parser.add_argument("--dtype", default="float32", help="number format of the second form")
-    parser.add_argument("--count", type=int, default=200, help="SceneRef val pictures of 256 px, 6 phrases each")
+    parser.add_argument("--other", help="the second form; the same model if only its dtype differs")
+    parser.add_argument("--dtype", default="float32", help="dtype of the second form")
+    parser.add_argument("--count", type=int, default=200, help="SceneRef val images of 256 px, 6 phrases each")
     parser.add_argument("--data-root")
     parser.add_argument("--dataset", default="refcoco")
     parser.add_argument("--split", default="val")
@@ -98,7 +98,7 @@ def main() -> None:
     ]
     report(
         f"{Path(args.model).name} against {Path(args.other or args.model).name} in {args.dtype}: {machine()}",
-        ("pictures", "phrases", "agreement", "no-target differs", "mIoU first", "mIoU second"),
+        ("images", "phrases", "agreement", "no-target differs", "mIoU first", "mIoU second"),
         rows,
         args.table,
     )

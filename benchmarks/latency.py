@@ -2,9 +2,9 @@
 
     python benchmarks/latency.py                      # tiny and base at 320, 448, 512 px
     python benchmarks/latency.py --presets base --sizes 448 --repeats 10
-    python benchmarks/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --pictures 1 16 --phrases 1 5
+    python benchmarks/latency.py --presets base --sizes 448 --device cuda --dtype bfloat16 --images 1 16 --phrases 1 5
 
-The matrix rate is the machine's own: the best of several products of two square matrices in the same number format,
+The matrix rate is the machine's own: the best of several products of two square matrices in the same dtype,
 measured before each case, so that the share says how far from the machine's limit a case runs even where the machine is
 noisy. Each case runs in a process of its own, whose peak memory is the process's own peak. Weights are random: neither
 time nor arithmetic depends on their values.
@@ -65,18 +65,18 @@ class Case:
 
     Attributes:
         preset: sizes of the model.
-        size: side of the pictures in pixels.
-        pictures: in a batch.
-        phrases: about each picture.
+        size: side of the images in pixels.
+        images: in a batch.
+        phrases: about each image.
         device: "cpu" or "cuda".
-        dtype: number format.
+        dtype: dtype.
         compiled: by torch.compile, with CUDA graphs on a GPU.
         repeats: the median of which counts.
     """
 
     preset: str
     size: int
-    pictures: int
+    images: int
     phrases: int
     device: str
     dtype: str
@@ -94,8 +94,8 @@ def measure(case: Case) -> tuple[str, ...]:
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     model = ReferSamModel(ReferSamConfig.from_preset(case.preset)).eval().to(device=device, dtype=dtype)
-    pixels = torch.randn(case.pictures, 3, case.size, case.size, device=device, dtype=dtype)
-    ids = torch.randint(5, 100, (case.pictures * case.phrases, NUM_TOKENS), device=device)
+    pixels = torch.randn(case.images, 3, case.size, case.size, device=device, dtype=dtype)
+    ids = torch.randint(5, 100, (case.images * case.phrases, NUM_TOKENS), device=device)
     gflop = count_flop(model, pixels, ids)
     call = torch.compile(model, mode="reduce-overhead") if case.compiled else model
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def measure(case: Case) -> tuple[str, ...]:
     return (
         case.preset,
         str(case.size),
-        f"{case.pictures} x {case.phrases}",
+        f"{case.images} x {case.phrases}",
         f"{1000 * median:.0f}" if median > 0.1 else f"{1000 * median:.1f}",
         f"{len(ids) / median:.1f}",
         f"{gflop:.1f}",
@@ -124,8 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["tiny", "base"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[320, 448, 512])
-    parser.add_argument("--pictures", nargs="+", type=int, default=[1], help="in a batch")
-    parser.add_argument("--phrases", nargs="+", type=int, default=[1], help="about each picture")
+    parser.add_argument("--images", nargs="+", type=int, default=[1], help="in a batch")
+    parser.add_argument("--phrases", nargs="+", type=int, default=[1], help="about each image")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true", help="by torch.compile, with CUDA graphs on a GPU")
@@ -135,8 +135,8 @@ def main() -> None:
 
     context = multiprocessing.get_context("spawn")
     rows = []
-    for preset, size, pictures, phrases in product(args.presets, args.sizes, args.pictures, args.phrases):
-        case = Case(preset, size, pictures, phrases, args.device, args.dtype, args.compile, args.repeats)
+    for preset, size, images, phrases in product(args.presets, args.sizes, args.images, args.phrases):
+        case = Case(preset, size, images, phrases, args.device, args.dtype, args.compile, args.repeats)
         # A process of its own for each case: its peak memory is then the case's.
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
             rows.append(pool.submit(measure, case).result())
@@ -144,7 +144,7 @@ def main() -> None:
     report(
         f"A forward pass, phrases of {NUM_TOKENS} tokens, {how}, {machine(args.device)}",
         (
-            *("preset", "px", "pictures x phrases", "ms", "phrases/s"),
+            *("preset", "px", "images x phrases", "ms", "phrases/s"),
             *("GFLOP", "GFLOP/s", "matrix GFLOP/s", "share", "peak MiB"),
         ),
         rows,

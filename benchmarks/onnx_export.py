@@ -1,12 +1,12 @@
 """Exported models against torch: milliseconds, peak memory and size of torch float32, ONNX Runtime float32 and int8.
 
-    python benchmarks/onnx_export.py                               # the model in the box; base at 448 px
+    python benchmarks/onnx_export.py                               # the bundled model; base at 448 px
     python benchmarks/onnx_export.py --presets tiny --repeats 30
     python benchmarks/onnx_export.py --files exports               # keeps the exported files there for the next time
 
-One picture, one phrase. The three take turns within one process, so that a noisy machine disturbs all alike, and the
+One image, one phrase. The three are interleaved within one process, so that a noisy machine disturbs all alike, and the
 median of the repeats counts; then each runs alone in a process of its own, whose peak memory is its own. The model in
-the box has its weights and its size of picture; base has random weights, on which neither time nor memory depends.
+the box has its weights and its size of image; base has random weights, on which neither time nor memory depends.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FUSED = "all fusions"
 
 
 def make_model(preset: str, folder: Path) -> Path:
-    """A folder with the preset's model: the one in the box, or random weights with the box's tokenizer at 448 px."""
+    """Return a folder with the preset's model: the bundled one, or random weights with its tokenizer at 448 px."""
     if preset == "tiny":
         return BUNDLED_CHECKPOINT
     made = folder / preset
@@ -71,7 +71,7 @@ def make_files(preset: str, folder: Path) -> dict[str, Path]:
 
 
 def inputs_of(predictor: ReferSamPredictor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture of noise at the processor's size, and a phrase."""
+    """An image of noise at the processor's size, and a phrase."""
     size = predictor.processor.image_processor.size
     random = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, 3, size["height"], size["width"], generator=random)
@@ -142,7 +142,7 @@ def main() -> None:
                                 (preset, str(side), str(tokens), name, f"{1000 * times[name]:.0f}", *shares, *more)
                             )
     report(
-        f"One picture, one phrase: {machine(threads=args.threads)}",
+        f"One image, one phrase: {machine(threads=args.threads)}",
         ("preset", "px", "tokens", "form", "ms", "U", "of torch", "peak MiB", "file MB"),
         rows,
         args.table,

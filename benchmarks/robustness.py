@@ -23,7 +23,7 @@ from report import add_option, machine, report
 
 from refersam.checkpoints.folders import BUNDLED_CHECKPOINT
 from refersam.data import open_dataset
-from refersam.drawing import draw_overlay, mask_picture
+from refersam.drawing import draw_overlay, mask_image
 from refersam.evaluate import evaluate_model
 from refersam.evaluate.output import write_evaluation
 from refersam.inference.predictor import ReferSamPredictor
@@ -50,7 +50,7 @@ def write_data(folder: Path) -> dict[int, Scene]:
                 line = {"image": f"{number}.png", "phrase": phrase, "tags": [kind], "id": str(len(lines))}
                 if targets:
                     mask = scene.masks[targets].any(axis=0)
-                    mask_picture(mask).save(folder / f"mask_{len(lines)}.png")
+                    mask_image(mask).save(folder / f"mask_{len(lines)}.png")
                     line["mask"] = f"mask_{len(lines)}.png"
                 else:
                     line["no_target"] = True

@@ -1,9 +1,9 @@
 """Samples a second and peak memory of training steps: with and without gradient checkpointing, in each precision.
 
     python benchmarks/training.py                                             # tiny at 128 px, on this machine
-    python benchmarks/training.py --presets base --size 448 --precisions no bf16 fp16 --pictures 8
+    python benchmarks/training.py --presets base --size 448 --precisions no bf16 fp16 --images 8
 
-Every case runs in a process of its own, on random pictures with phrases of 20 tokens: forward, backward, clipping, a
+Every case runs in a process of its own, on random images with phrases of 20 tokens: forward, backward, clipping, a
 step of AdamW, and the averaged weights. Weights are random; neither time nor memory depends on their values.
 """
 
@@ -21,7 +21,7 @@ NUM_TOKENS = 20
 
 
 def measure(
-    preset: str, size: int, pictures: int, phrases: int, precision: str, gradient_checkpointing: bool, steps: int
+    preset: str, size: int, images: int, phrases: int, precision: str, gradient_checkpointing: bool, steps: int
 ) -> dict:
     """One case."""
     from refersam import ReferSamConfig, ReferSamModel
@@ -38,9 +38,9 @@ def measure(
     model.interactor.gradient_checkpointing = gradient_checkpointing
     engine = ReferSamEngine(model, settings, accelerator)
     engine.trainee.train()
-    count = pictures * phrases
+    count = images * phrases
     batch = Batch(
-        pixel_values=torch.randn(pictures, 3, size, size),
+        pixel_values=torch.randn(images, 3, size, size),
         input_ids=torch.randint(5, 100, (count, NUM_TOKENS)),
         attention_mask=torch.ones(count, NUM_TOKENS, dtype=torch.long),
         target_mask=torch.rand(count, size, size).round(),
@@ -74,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["tiny"])
     parser.add_argument("--size", type=int, default=128, help="side of the network's input in pixels")
-    parser.add_argument("--pictures", type=int, default=4)
-    parser.add_argument("--phrases", type=int, default=4, help="of each picture")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--phrases", type=int, default=4, help="of each image")
     parser.add_argument(
         "--precisions", nargs="+", choices=["no", "bf16", "fp16"], help="default: all that the device has"
     )
@@ -92,12 +92,12 @@ def main() -> None:
     for preset in args.presets:
         for precision in precisions:
             for checkpointing in (False, True):
-                case = (preset, args.size, args.pictures, args.phrases, precision, checkpointing, args.steps)
+                case = (preset, args.size, args.images, args.phrases, precision, checkpointing, args.steps)
                 with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                     rows.append(pool.submit(measure, *case).result())
     numbers = ("s/step", "samples/s", "peak GiB")
     report(
-        f"{args.pictures} pictures of {args.size} px, {args.phrases} phrases each, {machine(rows[0]['device'])}",
+        f"{args.images} images of {args.size} px, {args.phrases} phrases each, {machine(rows[0]['device'])}",
         ("preset", "precision", "gradient checkpointing", *numbers),
         [
             (

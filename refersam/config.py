@@ -66,13 +66,13 @@ class ReferSamConfig(PreTrainedConfig):
             the authors' models, whose predicted IoU was never trained for phrases.
         object_score_head: adds a head on the decoder's IoU token that says whether the phrase has a target at all
             (as SAM 2's object score). Off in the authors' models.
-        use_interactor: off for an ablation: the image encoder runs alone, and picture and text do not meet in it.
+        use_interactor: off for an ablation: the image encoder runs alone, and image and text do not meet in it.
         use_prompter: off for an ablation: the sentence feature is SAM's one prompt.
         use_dense_prompt: off for an ablation: no coarse mask, and no prompt made of it.
-        guided_filter_radius: of the guided filter that brings masks to the picture's size along its edges, in cells of
+        guided_filter_radius: of the guided filter that brings masks to the image's size along its edges, in cells of
             stride 4. 0 for bilinear upsampling, as in the authors' models.
-        guided_filter_epsilon: squared contrast below which an edge of the picture counts little, in units of the
-            normalised picture.
+        guided_filter_epsilon: squared contrast below which an edge of the image counts little, in units of the
+            normalised image.
         drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
         domain: the only kind of images that the model was trained on, such as 'synthetic scenes'; users are warned of
             it. None for a model of general images.

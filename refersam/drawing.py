@@ -1,4 +1,4 @@
-"""Masks laid over pictures, and sheets of pictures."""
+"""Masks laid over images, and sheets of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERLAY_OPACITY = 0.3
 """Little, so that what is asked for by its colour still shows it."""
 _CLICK_COLOURS = {True: (24, 135, 66), False: (200, 30, 30)}
 _BOX_COLOUR = (22, 105, 201)
-_OUTLINE = 1 / 200  # of the picture's longer side
+_OUTLINE = 1 / 200  # of the image's longer side
 _FONT_SIZE, _LINE, _MARGIN, _GAP = 14, 14, 5, 4  # pixels
 _MAX_LINES = 4  # of a caption
 
@@ -37,7 +37,7 @@ def draw_overlay(
     for _ in range(math.ceil(_OUTLINE * max(image.size))):
         padded = np.pad(inside, 1)
         inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        if not inside.any():  # all of it is outline, in a picture that may be very long
+        if not inside.any():  # all of it is outline, in an image that may be very long
             break
     pixels[mask & ~inside] = tint
     return Image.fromarray(pixels.round().astype(np.uint8))
@@ -89,8 +89,8 @@ def draw_clicks(
     return image
 
 
-def mask_picture(mask: np.ndarray) -> Image.Image:
-    """(H, W) mask, bool or 0 and 1 -> a picture, black, and white where it is set."""
+def mask_image(mask: np.ndarray) -> Image.Image:
+    """(H, W) mask, bool or 0 and 1 -> an image, black, and white where it is set."""
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
@@ -102,12 +102,12 @@ def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 4, si
     height = max(map(len, captions)) * _LINE + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * side, -(-len(tiles) // columns) * (side + height)), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (lines, (_, picture)) in enumerate(zip(captions, tiles, strict=True)):
+    for index, (lines, (_, image)) in enumerate(zip(captions, tiles, strict=True)):
         x, y = index % columns * side, index // columns * (side + height)
         draw.multiline_text((x + _MARGIN + 1, y + _MARGIN), "\n".join(lines), fill="black", font_size=_FONT_SIZE)
-        scale = (side - _GAP) / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        sheet.paste(picture.resize(size), (x + (side - size[0]) // 2, y + height))
+        scale = (side - _GAP) / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        sheet.paste(image.resize(size), (x + (side - size[0]) // 2, y + height))
     return sheet
 
 

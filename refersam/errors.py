@@ -32,15 +32,15 @@ class CheckpointError(ReferSamError, ValueError):
 
 
 class ImageError(ReferSamError, ValueError):
-    """A picture that cannot be read, or is too large."""
+    """An image that cannot be read, or is too large."""
 
 
 class ImageSizeError(ImageError):
-    """A picture with more pixels than the limit."""
+    """An image with more pixels than the limit."""
 
 
 class ImageFormatError(ImageError):
-    """A file that is no picture, or of a format that is not read."""
+    """A file that is no image, or of a format that is not read."""
 
 
 class VideoError(ReferSamError, ValueError):
@@ -124,7 +124,7 @@ def shown(value: object, most: int = 80) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 picture", "2 pictures"."""
+    """ "1 image", "2 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

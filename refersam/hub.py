@@ -99,7 +99,7 @@ def how_to_get_access(name: str) -> str:
 
 
 def hub_answers() -> bool:
-    """Whether the Hub can be reached: asked once a minute at most, with an answer after `PATIENCE` seconds at most."""
+    """Whether the Hub can be reached: checked once a minute at most, within `PATIENCE` seconds."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

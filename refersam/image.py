@@ -1,4 +1,4 @@
-"""Reading pictures as people see them, whatever they come as, without trusting them."""
+"""Reading images as people see them, whatever they come as, without trusting them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refersam import heif
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are decoded: a small file can unpack to more than the machine's memory."""
+"""Larger images are refused before they are decoded: a small file can unpack to more than the machine's memory."""
 
 FORMATS = (
     "PNG",
@@ -56,27 +56,27 @@ ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as 8-bit RGB.
+    """Read an image as 8-bit RGB.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid over white; a picture that its camera
+    Grey, palette, CMYK and 16-bit images are converted; transparency is laid over white; an image that its camera
     marked as turned is turned upright.
 
     Args:
-        source: a path, the bytes of a picture file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or
+        source: a path, the bytes of an image file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or
             (H, W, 4) RGBA, uint8, or float in [0, 1].
-        apply_exif_rotation: turn upright. Off for COCO's pictures, whose masks match the stored pixels.
+        apply_exif_rotation: turn upright. Off for COCO's images, whose masks match the stored pixels.
         max_pixels: limit on width times height.
 
     Raises:
-        ImageError: no such file, not a picture, broken, or too large.
+        ImageError: no such file, not an image, broken, or too large.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if not isinstance(source, str | os.PathLike | bytes | Image.Image):
         raise ImageError(
-            f"A picture must be a path, bytes, a PIL image or a numpy array, but is a {type(source).__name__}."
+            f"An image must be a path, bytes, a PIL image or a numpy array, but is a {type(source).__name__}."
         )
-    name = "The picture" if isinstance(source, bytes | Image.Image) else os.fspath(source)
+    name = "The image" if isinstance(source, bytes | Image.Image) else os.fspath(source)
     image = source if isinstance(source, Image.Image) else _open(source, name)
     _check_size(image, name, max_pixels)
     try:
@@ -146,7 +146,7 @@ def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _check_tiles(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes], name: str, max_pixels: int) -> None:
-    """A tile is decoded whole, however little of it the picture shows."""
+    """A tile is decoded whole, however little of it the image shows."""
     sides = [tags[tag] for tag in _TILE_SIDES if tag in tags]
     kinds = [kind for tag, kind in _tiff_entries(tags, file) if tag in _TILE_SIDES]
     # libtiff takes the first of two entries, and kinds of numbers that Pillow passes over
@@ -176,7 +176,7 @@ def count_scans(jpeg: bytes) -> int:
     place = scans = 0
     for _ in range(_MOST_MARKERS):
         found = _MARKER.search(jpeg, place)
-        if found is None or found.group() == b"\xff\xd9":  # the end of the picture; more may follow it
+        if found is None or found.group() == b"\xff\xd9":  # the end of the image; more may follow it
             return scans
         scans += found.group() == b"\xff\xda"
         if scans > MAX_SCANS:
@@ -249,7 +249,7 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         raise ImageError(f"{name} may not be read: permission denied.") from error
     except Exception as error:  # Pillow's readers raise many kinds for broken files
         raise ImageFormatError(
-            f"{name} is not a picture that can be read (PNG, JPEG, WebP, HEIC, TIFF, GIF, BMP, ...)."
+            f"{name} is not an image that can be read (PNG, JPEG, WebP, HEIC, TIFF, GIF, BMP, ...)."
         ) from error
 
 

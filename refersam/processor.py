@@ -1,4 +1,4 @@
-"""Picture and phrase to tensors, and logits back to masks at the picture's own size."""
+"""Image and phrase to tensors, and logits back to masks at the image's own size."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ReferSamImageProcessor(BaseImageProcessor):
         return self.preprocess(images, **kwargs)
 
     def preprocess(self, images: ImageSource | Sequence[ImageSource], **_kwargs: Any) -> BatchFeature:
-        """One picture or several -> pixel_values (I, 3, H, W) float32; anything that `load_image` takes."""
+        """One image or several -> pixel_values (I, 3, H, W) float32; anything that `load_image` takes."""
         several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         pixels = [
             self.normalise(resize_to_array(load_image(image), self.size["height"], self.size["width"]))
@@ -154,14 +154,14 @@ class ReferSamProcessor(ProcessorMixin):
         """Tensors for the model.
 
         Args:
-            images: one picture or several; anything that `load_image` takes.
-            text: one phrase or several; a multiple of the pictures, those of one picture following one another.
+            images: one image or several; anything that `load_image` takes.
+            text: one phrase or several; a multiple of the images, those of one image following one another.
 
         Returns:
             `pixel_values` (I, 3, H, W), `input_ids` and `attention_mask` (B, S), padded to the longest phrase.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
             PhraseError: a phrase without a word.
         """
         data: dict[str, Tensor] = {}

@@ -20,9 +20,9 @@ def slow_depth(mask: np.ndarray) -> np.ndarray:
     return result[1:-1, 1:-1]
 
 
-def masks(*pictures: list[str]) -> torch.Tensor:
+def masks(*images: list[str]) -> torch.Tensor:
     """Masks from rows of '#' and '.'."""
-    return torch.tensor([[[character == "#" for character in row] for row in picture] for picture in pictures])
+    return torch.tensor([[[character == "#" for character in row] for row in image] for image in images])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -158,7 +158,7 @@ def test_broken_files(tmp_path: Path) -> None:
     """One sentence for files truncated or changed at any position."""
     content = heic(two_halves())
     for length in (20, 100, 300, 500, len(content) - 10):
-        with pytest.raises(ImageError, match="The picture"):
+        with pytest.raises(ImageError, match="The image"):
             load_image(content[:length])
     numbers = np.random.default_rng(0)
     for _ in range(200):

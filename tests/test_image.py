@@ -46,7 +46,7 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 def test_every_source_gives_the_same_image(tmp_path: Path) -> None:
     """Path, str, bytes, PIL image and array."""
     image = two_halves()
-    path = tmp_path / "a picture with spaces.png"
+    path = tmp_path / "an image with spaces.png"
     path.write_bytes(encoded(image))
     expected = np.asarray(image)
     for source in (path, str(path), path.read_bytes(), image, expected):
@@ -205,18 +205,18 @@ def test_truncated_files(kind: str, share: float, tmp_path: Path) -> None:
     data = encoded(noise, kind)
     path = tmp_path / f"cut.{kind.lower()}"
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ImageError, match=r"cut\.\w+ is (broken or cut off|not a picture)"):
+    with pytest.raises(ImageError, match=r"cut\.\w+ is (broken or cut off|not an image)"):
         load_image(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text\n" * 50, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a"])
 def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
     """Empty, text, and only a signature."""
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"picture\.png is not a picture that can be read \(PNG, JPEG"):
+    with pytest.raises(ImageError, match=r"image\.png is not an image that can be read \(PNG, JPEG"):
         load_image(path)
-    with pytest.raises(ImageError, match="The picture is not a picture that can be read"):
+    with pytest.raises(ImageError, match="The image is not an image that can be read"):
         load_image(content)
 
 
@@ -259,7 +259,7 @@ def test_damaged_files_never_raise_anything_else(kind: str) -> None:
 def test_postscript_is_not_run() -> None:
     """Pillow would start Ghostscript: EPS is not among the formats."""
     data = encoded(Image.new("RGB", (8, 8)), "EPS")
-    with pytest.raises(ImageError, match="not a picture that can be read"):
+    with pytest.raises(ImageError, match="not an image that can be read"):
         load_image(data)
 
 
@@ -347,12 +347,12 @@ def test_tiffs_of_several_images_and_of_both_sizes() -> None:
     """The checked directory is that of the image."""
     for big in (False, True):
         file = io.BytesIO()
-        pictures = [Image.new("L", (9, 7)), Image.new("L", (5, 4))]
-        pictures[0].save(file, format="TIFF", save_all=True, append_images=pictures[1:], big_tiff=big)
-        image = Image.open(file)
-        for number, picture in enumerate(pictures):
-            image.seek(number)
-            assert load_image(image).size == picture.size
+        images = [Image.new("L", (9, 7)), Image.new("L", (5, 4))]
+        images[0].save(file, format="TIFF", save_all=True, append_images=images[1:], big_tiff=big)
+        opened = Image.open(file)
+        for number, image in enumerate(images):
+            opened.seek(number)
+            assert load_image(opened).size == image.size
 
 
 def test_icons_are_not_read() -> None:

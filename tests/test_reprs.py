@@ -14,7 +14,7 @@ from PIL import Image
 
 from refersam import ReferSamPredictor
 from refersam.inference.answers import Answer
-from refersam.inference.onnx_model import OnnxModel, Pictures
+from refersam.inference.onnx_model import Images, OnnxModel
 from refersam.inference.queries import Query, run_queries
 from sceneref import SceneRefSettings, generate_scene
 
@@ -54,7 +54,7 @@ def public_objects(predictor: ReferSamPredictor) -> dict[str, Any]:
         "max_text_tokens=20)": predictor.processor,
         "ReferSamImageProcessor(size={'height': 64, 'width': 64}": predictor.processor.image_processor,
         "OnnxModel(7,000 parameters)": OnnxModel(session, predictor.model.config, 7000),
-        "Pictures(pixel_values=float32 (1, 3, 4, 4))": Pictures(torch.zeros(1, 3, 4, 4)),
+        "Images(pixel_values=float32 (1, 3, 4, 4))": Images(torch.zeros(1, 3, 4, 4)),
         "Scene(image=uint8 (64, 64, 3), ": scene,
         "ReferringImage(image=uint8 (64, 64, 3), ": scene.to_referring_image("x"),
     }

@@ -17,7 +17,7 @@ def coco_annotation(result: Mapping[str, Any], number: int, image: int, category
     Args:
         result: of `Answer.as_dict`, with a mask that is not empty.
         number: of the annotation.
-        image: its picture's number.
+        image: its image's number.
         category: its phrase's number.
     """
     left, top, right, bottom = result["box"]
@@ -39,7 +39,7 @@ def write_coco(lines: Iterable[Line], path: Path) -> int:
     `info` holds the domain of the model, if it has one.
 
     Args:
-        lines: as `read_results` gives them; only one is held at a time, with the names of pictures and phrases.
+        lines: as `read_results` gives them; only one is held at a time, with the names of images and phrases.
         path: JSON file, written at once or not at all.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which pictures are asked for which phrases, read from folders, patterns, CSV, JSON lines and COCO files."""
+"""Which images are asked for which phrases, read from folders, patterns, CSV, JSON lines and COCO files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture and what is asked about it.
+    """An image and what is asked about it.
 
     Attributes:
         image: its name in the results.
@@ -50,7 +50,7 @@ class Item:
 
 
 def item_key(image: str, phrases: Sequence[str]) -> bytes:
-    """16 bytes that stand for a picture's name and its phrases."""
+    """16 bytes that stand for an image's name and its phrases."""
     return key_of(image, *phrases)
 
 
@@ -105,10 +105,10 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
 
     Args:
         images: a folder, which is searched with all folders in it, or a pattern (`photos/**/*.jpg`); where `phrases`
-            is a list that names pictures, the folder that their names start from, or None for the list's own.
-        phrases: texts, asked about every picture; or one file: `.txt`, a phrase a line for every picture; `.csv` with
+            is a list that names images, the folder that their names start from, or None for the list's own.
+        phrases: texts, asked about every image; or one file: `.txt`, a phrase a line for every image; `.csv` with
             columns image and phrase; `.jsonl` with image and phrase or phrases; `.json`, a COCO file, whose captions
-            are the phrases, or else the names of its categories, for every picture.
+            are the phrases, or else the names of its categories, for every image.
         leave_out: where the results go: not searched inside of another folder, and its masks never.
 
     Raises:
@@ -156,7 +156,7 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
     def items(skipped: Skipped) -> Iterator[Item]:
         results = leave_out.resolve()
         if folder.is_dir():
-            for path in _pictures(folder, results, skipped):
+            for path in _images(folder, results, skipped):
                 yield Item(os.path.relpath(path, folder), path, phrases)
             return
         left_out = _left_out(_fixed_part(folder), results)
@@ -177,7 +177,7 @@ def _fixed_part(pattern: Path) -> Path:
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
-def _pictures(folder: Path, results: Path, skipped: Skipped) -> Iterator[str]:
+def _images(folder: Path, results: Path, skipped: Skipped) -> Iterator[str]:
     """The images in a folder and all folders in it.
 
     Links to folders are followed after the folders themselves; each folder is searched once, so that loops end.
@@ -216,7 +216,7 @@ def _open_text(path: Path) -> str:
 
 
 Rows = Iterator[tuple[str, Sequence[str]]]
-"""Names of pictures with phrases; those of one picture follow one another."""
+"""Names of images with phrases; those of one image follow one another."""
 
 
 def _csv_rows(path: Path) -> Rows:

@@ -16,14 +16,14 @@ from refersam.bulk.run import BulkSettings, LocalEngine
 from refersam.optional import require
 
 _BLOCK = 64
-"""Pictures that are handed to a worker together."""
+"""Images that are handed to a worker together."""
 
 
 class RayEngine:
     """Workers that each hold a model; lines come back in order, however many there are.
 
-    Joins the cluster that RAY_ADDRESS names, where every machine must see the pictures under the same path, or else
-    starts one of this machine's processes. The names of all pictures are held in memory, the pictures are not.
+    Joins the cluster that RAY_ADDRESS names, where every machine must see the images under the same path, or else
+    starts one of this machine's processes. The names of all images are held in memory, the images are not.
 
     Args:
         settings: of the run; the model is loaded by each worker.

@@ -1,4 +1,4 @@
-"""The results of bulk work on disk: one line a picture, added as it is done; what is done is never done again."""
+"""The results of bulk work on disk: one line an image, added as it is done; what is done is never done again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from refersam.bulk.items import MASKS, Item, item_key
-from refersam.drawing import mask_picture
+from refersam.drawing import mask_image
 from refersam.errors import DataError
 from refersam.files import WriteLock, save_png, write_atomically
 from refersam.metrics.masks import decode_mask
@@ -24,7 +24,7 @@ _BEFORE = {"min_component_fraction": 0.0}
 """Settings of results whose folder does not name them: they are older than the setting."""
 
 Line = dict[str, Any]
-"""What is known of one picture: image, width, height and results, a list of `Answer.as_dict()`; or image and error.
+"""What is known of one image: image, width, height and results, a list of `Answer.as_dict()`; or image and error.
 
 Lines with results also carry the domain of the model that made them, if it has one."""
 
@@ -33,7 +33,7 @@ class ResultFolder:
     """A folder of results, open for adding. Use as a context manager.
 
     `results.jsonl.part` grows a line at a time and becomes `results.jsonl` when all is done. A line that a kill or a
-    full disk cut off is removed when the folder is opened again, and its picture is done again.
+    full disk cut off is removed when the folder is opened again, and its image is done again.
 
     Args:
         out: the folder; made if missing.
@@ -91,7 +91,7 @@ class ResultFolder:
         self._lock.release()
 
     def add(self, line: Line) -> None:
-        """Write the results of one picture, or its failure."""
+        """Write the results of one image, or its failure."""
         self._is_changed = True
         if "error" in line:
             self.failures += 1
@@ -178,9 +178,9 @@ def read_results(path: Path) -> Iterator[Line]:
 
 
 def mask_path(image: str, phrase: str, index: int) -> Path:
-    """Where a mask goes, below the folder of results: masks/PICTURE/INDEX_PHRASE.png, never outside of it."""
+    """Where a mask goes, below the folder of results: masks/IMAGE/INDEX_PHRASE.png, never outside of it."""
     parts = [part for part in PurePath(image).parts if part not in ("..", PurePath(image).anchor)]
-    if len(parts) != len(PurePath(image).parts):  # it is outside of the folder of pictures
+    if len(parts) != len(PurePath(image).parts):  # it is outside of the folder of images
         parts.insert(0, "outside_" + item_key(image, ()).hex()[:8])
     return Path(MASKS, *parts, f"{index}_{slug(phrase)}.png")
 
@@ -191,7 +191,7 @@ def _file_key(path: str | Path) -> bytes:
 
 
 def _write_mask(path: Path, rle: Mapping[str, Any]) -> None:
-    save_png(mask_picture(decode_mask(rle)), path)
+    save_png(mask_image(decode_mask(rle)), path)
 
 
 def _encode(line: Line) -> bytes:

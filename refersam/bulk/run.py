@@ -1,4 +1,4 @@
-"""Bulk work: pictures are read ahead by threads, the model runs batches, lines of results come out in order."""
+"""Bulk work: images are read ahead by threads, the model runs batches, lines of results come out in order."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class BulkSettings:
     Attributes:
         model: as `ReferSamPredictor.from_pretrained` takes it; None for the bundled model.
         device: None for the best there is.
-        dtype: number format of the weights.
+        dtype: dtype of the weights.
         threshold: a pixel belongs to the mask where its probability is at least this.
         no_target_threshold: nothing matches where the probability of a target is below this; None for the model's own.
         min_component_fraction: a connected component of a mask with less than this fraction of the largest component's
             area is dropped; 0 keeps all; None for the model's own.
-        batch_size: most (picture, phrase) pairs in one run of the model.
-        workers: threads that read pictures ahead; with Ray, processes that each hold a model.
+        batch_size: most (image, phrase) pairs in one run of the model.
+        workers: threads that read images ahead; with Ray, processes that each hold a model.
 
     Raises:
-        ValueError: a threshold that is no number from 0 to 1.
+        ValueError: a threshold outside [0, 1].
     """
 
     model: str | None = None
@@ -58,7 +58,7 @@ class Engine(Protocol):
     """Where the work is done."""
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Line]:
-        """One line for each item, in order; never raises for a picture that is broken."""
+        """One line for each item, in order; never raises for an image that is broken."""
 
 
 class LocalEngine:
@@ -73,7 +73,7 @@ class LocalEngine:
         self.predictor, self.settings = predictor, settings
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Line]:
-        """See `Engine`; holds a few pictures at a time."""
+        """See `Engine`; holds a few images at a time."""
         pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="read")
         try:
             for batch in self._batches(self._prepared(pool, items)):
@@ -82,7 +82,7 @@ class LocalEngine:
             pool.shutdown(cancel_futures=True)
 
     def _prepared(self, pool: ThreadPoolExecutor, items: Iterable[Item]) -> Iterator[tuple[Item, Query | str]]:
-        """In order; the threads are at most so many pictures ahead as fill the next batch."""
+        """In order; the threads are at most so many images ahead as fill the next batch."""
         waiting: deque[tuple[Item, Future[Query | str]]] = deque()
         for item in items:
             waiting.append((item, pool.submit(self._prepare, item)))
@@ -105,7 +105,7 @@ class LocalEngine:
             return f"{item.path} needs more memory than there is."
 
     def _batches(self, prepared: Iterable[tuple[Item, Query | str]]) -> Iterator[list[tuple[Item, Query | str]]]:
-        """Pictures that follow one another and have as many phrases, up to the size of a batch."""
+        """Images that follow one another and have as many phrases, up to the size of a batch."""
         batch: list[tuple[Item, Query | str]] = []
         for item, query in prepared:
             full = (len(batch) + 1) * len(item.phrases) > self.settings.batch_size
@@ -143,6 +143,6 @@ class LocalEngine:
 
 
 def _parts(query: Query, most: int) -> Iterator[Query]:
-    """A query with at most so many phrases, or several of the same picture."""
+    """A query with at most so many phrases, or several of the same image."""
     for start in range(0, len(query.phrases), most):
         yield query.part(start, start + most)

@@ -40,7 +40,7 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
 
     Raises:
         CheckpointError: no such folder or Hub id, no weights in it, another kind of model, weights that do not fit.
-        ValueError: a changed configuration that is none.
+        ValueError: an invalid changed configuration.
     """
     register_classes()  # transformers finds the image processor by its registration
     config, place = load_config(name)

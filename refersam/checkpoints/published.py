@@ -125,7 +125,7 @@ def published_of_type(name: str, model_type: object) -> Published | None:
 
 
 def known_aliases(name: str = "") -> str:
-    """List the aliases, as the end of a sentence about a name that is none of them, with its full stop."""
+    """List the aliases, as the end of a sentence about an unknown name, with its full stop."""
     return f"the aliases are {', '.join(ALIASES)}{did_you_mean(name, ALIASES) or '.'}"
 
 

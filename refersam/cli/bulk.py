@@ -124,13 +124,13 @@ def segment_many(
         if path.exists() and not (out / SETTINGS).exists():
             raise DataError(f"{path} was not written by this command, and would be lost: name another --out.")
     with ResultFolder(out, settings.lasting(), masks=Format.png in (formats or ())) as folder:
-        with console.waiting("Counting the pictures"):
+        with console.waiting("Counting the images"):
             todo = [item.key not in folder.done for item in source()]
         if not todo:
             where = images or phrases[0]
             skipped = f" Skipped: {source.skipped}." if str(source.skipped) else ""
             raise DataError(
-                f"No picture was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.{skipped}"
+                f"No image was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.{skipped}"
             )
         if str(source.skipped):
             console.say(f"Skipped: {source.skipped}", style="dim")
@@ -193,7 +193,7 @@ def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> Non
     from refersam.bulk.results import COCO, FAILURES, RESULTS, read_results
 
     results = folder.out / RESULTS
-    console.say(f"Results are in {results}" + (f" ({counted(before, 'picture')} done before)" if before else ""))
+    console.say(f"Results are in {results}" + (f" ({counted(before, 'image')} done before)" if before else ""))
     if Format.png in formats:
         console.say(f"Masks are in {folder.out / 'masks'}/")
     if Format.coco in formats:
@@ -203,7 +203,7 @@ def _report(folder: ResultFolder, formats: Sequence[Format], before: int) -> Non
         console.say(f"{path} has {counted(count, 'annotation')}.")
     if folder.failures:
         failures = folder.out / FAILURES
-        console.say(f"{counted(folder.failures, 'picture')} failed; the same command tries again:", style="red")
+        console.say(f"{counted(folder.failures, 'image')} failed; the same command tries again:", style="red")
         for _, line in zip(range(_MOST_SHOWN), read_results(failures), strict=False):
             console.say(f"  {line['error']}")
         if folder.failures > _MOST_SHOWN:

@@ -66,7 +66,7 @@ def data_scenes(
             statistics = write_sceneref(
                 out, split.value, count, seed, settings, lambda done: progress.update(bar, completed=done)
             )
-        except (ValueError, RuntimeError) as error:  # a folder of something else; a picture without room
+        except (ValueError, RuntimeError) as error:  # a folder of something else; an image without room
             raise DataError(str(error)) from error
     table = Table("", "value", title=f"SceneRef, split {split.value}")
     for name, value in statistics.items():
@@ -113,7 +113,7 @@ def data_check(
         for message in messages:
             say(f"  {message}")
     if report.is_good:
-        say("Nothing wrong was found." if decode else "Nothing wrong was found; pictures were not decoded.")
+        say("Nothing wrong was found." if decode else "Nothing wrong was found; images were not decoded.")
     else:
         raise typer.Exit(1)
 
@@ -121,7 +121,7 @@ def data_check(
 def _show_counts(report: DatasetReport) -> None:
     table = Table("split", title=f"{report.name} ({report.split_by})" if report.split_by else report.name)
     published = any(number is not None for split in report.counts for number in split.published)
-    for column in ("refs", "pictures", "phrases"):
+    for column in ("refs", "images", "phrases"):
         table.add_column(column, justify="right")
         if published:
             table.add_column("published", justify="right", style="dim")

@@ -14,7 +14,7 @@ import typer
 from refersam.cli import console
 from refersam.cli.app import SERVE_PANEL, app
 
-BOX_NAME = "model in the box (drawn scenes)"
+BOX_NAME = "bundled model (rendered scenes)"
 
 
 @app.command(rich_help_panel=SERVE_PANEL, epilog="Example: refersam demo, then open http://127.0.0.1:7860")

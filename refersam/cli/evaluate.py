@@ -155,7 +155,7 @@ def evaluate(
         if not processes.is_main:
             return
         source = {
-            "model": None if predictions else model or "the model in the box",
+            "model": None if predictions else model or "the bundled model",
             "predictions": str(predictions) if predictions else None,
             "data_root": str(data_root),
             "dataset": dataset,
@@ -237,7 +237,7 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 def _print_summary(document: dict[str, Any]) -> None:
     source, counts = document["settings"], document["counts"]
     where = " ".join(filter(None, (source["dataset"], source["split_by"], source["split"])))
-    asked = f"{counted(counts['phrases'], 'phrase')} about {counted(counts['pictures'], 'picture')}"
+    asked = f"{counted(counts['phrases'], 'phrase')} about {counted(counts['images'], 'image')}"
     console.say(f"Protocol {document['protocol']}, {where}: {asked}")
     table = Table("metric")
     table.add_column("%", justify="right")

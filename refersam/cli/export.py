@@ -55,10 +55,10 @@ def export_onnx(
     with waiting("Exporting"):
         loaded, processor = load_model(model or str(BUNDLED_CHECKPOINT))
         report = write(loaded, processor, out, any_size=any_size, int8=int8, samples=samples)
-    table = Table("pictures", "phrases", "tokens", "px", "largest difference")
+    table = Table("images", "phrases", "tokens", "px", "largest difference")
     for case in report.cases:
         table.add_row(
-            str(case.pictures),
+            str(case.images),
             str(case.phrases),
             str(case.tokens),
             f"{case.height} x {case.width}",

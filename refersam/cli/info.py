@@ -65,12 +65,12 @@ def _published_rows(description: PublishedDescription) -> list[tuple[str, str]]:
     return rows
 
 
-def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
+def _rows(description: Description, is_bundled: bool) -> list[tuple[str, str]]:
     parts, heads = dict(description.parameters), description.heads
     total = parts.pop("total")
     size = description.input_size
     return [
-        ("model", "the one in the box" if in_the_box else description.model),
+        ("model", "bundled model" if is_bundled else description.model),
         ("domain", "general" if description.domain is None else f"{description.domain} only"),
         ("sizes of preset", description.preset or "none: its own"),
         ("text encoder", description.text_encoder),
@@ -78,7 +78,7 @@ def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
         *([("left out", ", ".join(description.left_out))] if description.left_out else []),
         *((f"parameters, {part}", f"{count:,}") for part, count in parts.items()),
         ("parameters", f"{total:,}"),
-        ("number format", ", ".join(f"{name} ({count:,})" for name, count in description.number_formats.items())),
+        ("dtype", ", ".join(f"{name} ({count:,})" for name, count in description.number_formats.items())),
         ("weights' files", f"{description.file_bytes:,} bytes"),
         ("input", "unknown: no processor" if size is None else f"{size[1]} x {size[0]} px"),
         ("longest phrase", "unknown: no processor" if size is None else f"{description.max_text_tokens} tokens"),

@@ -116,12 +116,12 @@ def segment(
         check_file(label_map, [image], "--label-map")
     from refersam.image import load_image
 
-    picture = load_image(image)
+    rgb = load_image(image)
     predictor = load_predictor(model, device, dtype.value)
     start = time.perf_counter()
     with waiting("Segmenting"):
         results = predictor.predict(
-            picture,
+            rgb,
             phrases,
             threshold,
             no_target_threshold,
@@ -151,16 +151,16 @@ def segment(
 
 def result_table() -> Table:
     """An empty table for `add_result`."""
-    table = Table("picture", "phrase")
+    table = Table("image", "phrase")
     for name in ("score", "box", "area", "ms"):
         table.add_column(name, justify="right")
     return table
 
 
-def add_result(table: Table, picture: str, result: Segmentation, milliseconds: float) -> None:
-    """One row: picture, phrase, score, box, area, milliseconds."""
+def add_result(table: Table, image: str, result: Segmentation, milliseconds: float) -> None:
+    """One row: image, phrase, score, box, area, milliseconds."""
     box = "nothing matches" if result.no_target else "-" if result.box is None else " ".join(map(str, result.box))
-    names = Text(shorten(picture)), Text(shorten(result.phrase))
+    names = Text(shorten(image)), Text(shorten(result.phrase))
     table.add_row(*names, f"{result.score:.2f}", box, str(result.area), f"{milliseconds:.0f}")
 
 
@@ -182,9 +182,9 @@ def save_results(results: Sequence[Segmentation], out: Path, image: Path) -> lis
 def _save_label_map(results: Sequence[Segmentation], path: Path) -> None:
     """8 bits a pixel, or 16 where the phrases are more than 255."""
     from refersam.files import save_png
-    from refersam.inference.labels import label_picture
+    from refersam.inference.labels import label_image
 
-    save_png(label_picture(results), path)
+    save_png(label_image(results), path)
 
 
 def _as_dict(result: Segmentation, mask: Path, overlay: Path, domain: str | None) -> dict[str, Any]:

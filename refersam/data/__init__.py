@@ -1,4 +1,4 @@
-"""Data: pictures with phrases and masks, of the benchmarks, of one's own, or drawn."""
+"""Data: images with phrases and masks, of the benchmarks, of one's own, or drawn."""
 
 from refersam.data.datasets import DATASETS, open_dataset
 from refersam.data.index import ReferringDataset

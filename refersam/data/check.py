@@ -19,7 +19,7 @@ from refersam.errors import DataError, ImageError, shown
 from refersam.workers import leave_signals_to_parent
 
 _FEW = 64
-"""Pictures that are not worth starting processes for."""
+"""Images that are not worth starting processes for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def check_dataset(
     if decode:
         samples = [sample for split in index.samples.values() for sample in split]
         groups = [group for group in group_by_image(samples) if group[0].image.path.is_file()]
-        for done, found in enumerate(check_pictures(groups, workers), 1):
+        for done, found in enumerate(check_images(groups, workers), 1):
             findings.extend(found)
             if progress is not None:
                 progress(done, len(groups))
@@ -105,7 +105,7 @@ def count_splits(index: DatasetIndex) -> list[SplitCounts]:
 def _count_findings(report: DatasetReport) -> Iterator[Finding]:
     for split in report.counts:
         here = (split.refs, split.images, split.expressions)
-        names = ("refs", "pictures", "expressions")
+        names = ("refs", "images", "expressions")
         others = [
             f"{number} {name} (published: {published})"
             for number, published, name in zip(here, split.published, names, strict=True)
@@ -133,30 +133,30 @@ def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:
         both = sorted(str(names[one][image_id]) for image_id in names[one].keys() & names[other].keys())
         if both:
             severity = Severity.NOTE if is_known else Severity.WARNING
-            which = "this partition is of objects, not of pictures" if is_known else ", ".join(both)
+            which = "this partition is of objects, not of images" if is_known else ", ".join(both)
             yield Finding(
-                severity, "shared pictures", f"Pictures of {one} that are in {other}, too: {len(both)} ({which})."
+                severity, "shared images", f"Images of {one} that are in {other}, too: {len(both)} ({which})."
             )
 
 
-def check_pictures(groups: Sequence[tuple[ReferringSample, ...]], workers: int) -> Iterator[list[Finding]]:
-    """Yield the findings of `check_picture` for each group; processes are started for many groups only."""
+def check_images(groups: Sequence[tuple[ReferringSample, ...]], workers: int) -> Iterator[list[Finding]]:
+    """Yield the findings of `check_image` for each group; processes are started for many groups only."""
     if workers <= 1 or len(groups) <= _FEW:
-        yield from map(check_picture, groups)
+        yield from map(check_image, groups)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads that draw the progress
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=leave_signals_to_parent)
     try:
-        yield from pool.map(check_picture, groups, chunksize=8)
+        yield from pool.map(check_image, groups, chunksize=8)
     except BrokenProcessPool as error:
         raise DataError(
-            "A process that decoded pictures was ended from outside: was there enough memory? --workers 1 takes less."
+            "A process that decoded images was ended from outside: was there enough memory? --workers 1 takes less."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def check_picture(samples: tuple[ReferringSample, ...]) -> list[Finding]:
+def check_image(samples: tuple[ReferringSample, ...]) -> list[Finding]:
     """Decode an image and the masks of all samples about it (at least one), and return the problems found."""
     findings = []
     try:

@@ -1,4 +1,4 @@
-"""COCO's `instances.json`: what the phrases of a data set need of it, and where its pictures lie."""
+"""COCO's `instances.json`: what the phrases of a data set need of it, and where its images lie."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _IMAGE, _ANNOTATION, _CATEGORY = RecordType(_ImageRow), RecordType(_AnnotationRo
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """A picture's entry; sizes in stored pixels."""
+    """An image's entry; sizes in stored pixels."""
 
     file_name: str
     width: int
@@ -159,7 +159,7 @@ def _add_annotation(index: CocoIndex, record: object, wanted: Container[int], wh
 def size_problem(region: Region, width: int, height: int) -> str:
     """Return why a region does not fit an image of width x height pixels, as the end of a sentence; "" if it fits."""
     if isinstance(region, Mapping) and tuple(region["size"]) != (height, width):
-        return f"has a mask of {region['size'][1]} x {region['size'][0]} pixels, but its picture {width} x {height}"
+        return f"has a mask of {region['size'][1]} x {region['size'][0]} pixels, but its image {width} x {height}"
     return ""
 
 
@@ -177,7 +177,7 @@ class ImageFinder:
         folder.
         """
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DataError(f"{name!r} is not a picture's name: it leads out of the folder of the pictures.")
+            raise DataError(f"{name!r} is not an image's name: it leads out of the folder of the images.")
         ordered = sorted(self.folders, key=lambda folder: folder.name not in name)
         for folder in ordered:
             path = folder / name

@@ -123,12 +123,12 @@ def open_dataset(
     *,
     text_field: TextField = "sent",
 ) -> ReferringDataset:
-    """Read the phrases and masks of a split; its pictures are only looked for, and decoded when they are used.
+    """Read the phrases and masks of a split; its images are only looked for, and decoded when they are used.
 
     Args:
         data_root: folder with the data set's folder and `images/` (docs/own_data.md for "jsonl").
         dataset: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; refcoco-m, for evaluation only; mixed, the
-            training splits of the first three without the pictures of any of their other splits; or jsonl, own data in
+            training splits of the first three without the images of any of their other splits; or jsonl, own data in
             DATA_ROOT/SPLIT.jsonl.
         split: its whole name.
         split_by: published partition; None for the usual one: unc, umd for refcocog, final for refzom.
@@ -222,7 +222,7 @@ def _read_mixed(root: Path, splits: Collection[str] | None, text_field: TextFiel
                 image = images.setdefault(sample.image.image_id, sample.image)  # one record of it for all three
                 unique = f"{name}:{sample.sample_id}"
                 index.samples["train"].append(replace(sample, sample_id=unique, image=image))
-    count = counted(len(left_out), "picture")
+    count = counted(len(left_out), "image")
     message = f"Left out of the training splits: {count} of a val or test split of the three."
-    index.findings.append(Finding(Severity.NOTE, "pictures held out", message))
+    index.findings.append(Finding(Severity.NOTE, "images held out", message))
     return index

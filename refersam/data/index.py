@@ -62,7 +62,7 @@ class ReferringDataset(Sequence[ReferringSample]):
 
 
 def group_by_image(samples: Sequence[ReferringSample]) -> list[tuple[ReferringSample, ...]]:
-    """The samples of each picture together, in order of first appearance."""
+    """The samples of each image together, in order of first appearance."""
     groups: dict[str, list[ReferringSample]] = {}
     for sample in samples:
         groups.setdefault(sample.image.image_id, []).append(sample)

@@ -27,7 +27,7 @@ class JsonlHead(BaseModel):
 
     Attributes:
         instances: a COCO `instances.json`, for lines with `ann_ids`.
-        images: folder that the names of pictures start from.
+        images: folder that the names of images start from.
         apply_exif_rotation: masks match images turned upright as their EXIF data say; else the stored pixels.
     """
 
@@ -39,17 +39,17 @@ class JsonlHead(BaseModel):
 
 
 class JsonlLine(BaseModel):
-    """A phrase, its picture, and exactly one way to say what it means.
+    """A phrase, its image, and exactly one way to say what it means.
 
     Attributes:
-        image: file of the picture; may be left out with `ann_ids`.
+        image: file of the image; may be left out with `ann_ids`.
         phrase: the text.
         mask: image file of the mask, see `MaskFile`.
         mask_value: stored value of the target in `mask`, or its colour [r, g, b]; None for the one that is not 0.
         rle: one or several COCO run-length encodings.
         polygons: of one or several objects: [x0, y0, x1, y1, ...] in pixels.
         ann_ids: of the head's `instances`.
-        no_target: true where the phrase means nothing in the picture.
+        no_target: true where the phrase means nothing in the image.
         id: unique in the file; else the file's name and the line's number.
         tags: what is special about the phrase, for scores by tag.
         score: confidence of the model that labelled the line, in [0, 1]; kept for people, not used.
@@ -117,7 +117,7 @@ def read_jsonl(path: Path) -> DatasetIndex:
         try:
             head = _HEAD.read(lines.pop(0)[1], f"{path}, line 1")
         except DataError as error:
-            raise DataError(f'{error} (It was read as the head: a line that is none has a "phrase".)') from error
+            raise DataError(f'{error} (It was read as the head: other lines have a "phrase".)') from error
     index = DatasetIndex("jsonl", samples={path.stem: []})
     parsed: list[tuple[int, JsonlLine]] = []
     for number, record in lines:
@@ -164,7 +164,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 class _Reader:
-    """Turns the lines of a file into samples; a picture's size is read once."""
+    """Turns the lines of a file into samples; an image's size is read once."""
 
     def __init__(self, path: Path, head: JsonlHead, coco: CocoIndex | None) -> None:
         self.path, self.coco = path, coco
@@ -178,7 +178,7 @@ class _Reader:
 
         Raises:
             DataError: a target that cannot be used.
-            ImageError: a picture that cannot.
+            ImageError: an image that cannot.
         """
         target = line.target()
         identifier = f"{self.path.stem}:{number}" if line.id is None else line.id
@@ -197,7 +197,7 @@ class _Reader:
             size = read_size(path)
             if size != (image.width, image.height):
                 raise DataError(
-                    f"{path} has {size[0]} x {size[1]} pixels, but its picture {image.width} x {image.height}."
+                    f"{path} has {size[0]} x {size[1]} pixels, but its image {image.width} x {image.height}."
                 )
             return (MaskFile(path, line.mask_value),)
         if target == "no_target":
@@ -223,7 +223,7 @@ class _Reader:
             targets.append(self.coco.annotations[number])
         image_ids = {target.image_id for target in targets}
         if len(image_ids) != 1:
-            raise DataError("the annotations are of different pictures.")
+            raise DataError("the annotations are of different images.")
         entry = self.coco.images.get(targets[0].image_id)
         if entry is None:
             raise DataError(f"image {targets[0].image_id} of the annotations is not in {self.coco.path}.")

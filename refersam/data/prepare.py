@@ -102,7 +102,7 @@ def find_items(folder: Path, dataset: str | None = None) -> list[Item]:
         if other.size != item.size:
             raise DataError(f"{other.label} and {item.label} differ, and both would be {item.target}: remove one.")
         if len(items) > MAX_FILES:
-            raise DataError(f"{folder} holds more than {MAX_FILES:,} pictures: no benchmark has so many.")
+            raise DataError(f"{folder} holds more than {MAX_FILES:,} images: no benchmark has so many.")
     return list(items.values())
 
 
@@ -166,9 +166,9 @@ def _dataset_of(name: str, parent: str, beside: set[str], dataset: str | None) -
 
 
 def _target(name: str, parent: str, beside: set[str], dataset: str | None) -> PurePosixPath | None:
-    picture = _PICTURE.fullmatch(name)
-    if picture:
-        return PurePosixPath("images", f"{picture[1]}2014", name)
+    image = _PICTURE.fullmatch(name)
+    if image:
+        return PurePosixPath("images", f"{image[1]}2014", name)
     owner = _dataset_of(name, parent, beside, dataset)
     if owner is None or dataset not in (None, owner):
         return None

@@ -1,8 +1,8 @@
 """The benchmarks' refs: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, Ref-ZOM, SceneRef.
 
-All of them list refs (objects of a picture, with the sentences said of them) beside COCO's `instances.json`. They
-differ in three ways that are read alike here: the list is a Python 2 pickle or JSON; `ann_id` is a number or a list; no
-target is told by `no_target: true` with `ann_id: [-1]` (gRefCOCO), or by `source: "zero"` with `ann_id: []` (Ref-ZOM).
+All of them list refs (objects of an image, with the sentences said of them) beside COCO's `instances.json`. They
+differ in three ways: the list is a Python 2 pickle or JSON; `ann_id` is a number or a list; a phrase without
+target has `no_target: true` with `ann_id: [-1]` (gRefCOCO), or by `source: "zero"` with `ann_id: []` (Ref-ZOM).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def read_benchmark(
 
 
 class _Builder:
-    """Joins refs with their pictures and annotations."""
+    """Joins refs with their images and annotations."""
 
     def __init__(self, index: DatasetIndex, coco: CocoIndex, refs_file: Path, finder: ImageFinder) -> None:
         self.index, self.coco, self.refs_file, self.finder = index, coco, refs_file, finder
@@ -165,7 +165,7 @@ class _Builder:
         ref_ids: Counter[int] = Counter()
         if not self.finder.folders:
             places = " or ".join(map(str, self.finder.places[:2]))
-            self._tell(Severity.ERROR, "missing images", f"There is no folder with pictures: {places} is expected.")
+            self._tell(Severity.ERROR, "missing images", f"There is no folder with images: {places} is expected.")
         for ref in refs:
             ref_ids[ref.ref_id] += 1
             if ref_ids[ref.ref_id] == 2:

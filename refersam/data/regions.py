@@ -71,7 +71,7 @@ def decode_region(region: Region, height: int, width: int) -> np.ndarray:
 
 def _check_size(size: Sequence[int], height: int, width: int) -> None:
     if tuple(size) != (height, width):
-        raise DataError(f"A mask has {size[1]} x {size[0]} pixels, but its picture {width} x {height}.")
+        raise DataError(f"A mask has {size[1]} x {size[0]} pixels, but its image {width} x {height}.")
 
 
 def _clean_polygon(raw: object) -> array[float] | None:

@@ -1,4 +1,4 @@
-"""The one type that every reader yields, light until it is asked for pixels, and the decoded pictures made of it."""
+"""The one type that every reader yields, light until it is asked for pixels, and the decoded images made of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refersam.reprs import OneLineRepr
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """A picture file, not read yet. The samples of one picture share one record.
+    """An image file, not read yet. The samples of one image share one record.
 
     Attributes:
         image_id: name or number, unique in the data set.
@@ -52,16 +52,16 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReferringSample:
-    """A phrase about a picture, and what it means.
+    """A phrase about an image, and what it means.
 
     Attributes:
         sample_id: unique in the data set (the benchmarks' `sent_id`).
         phrase: the text.
-        image: the picture.
+        image: the image.
         regions: the objects meant; the target is their union. Empty where the phrase has no target.
         tags: the phenomenon first; empty where the data set has none.
         category: name of the target's category; None without a target, without categories, or for several.
-        distractors: other annotated objects of that category in the picture; None where unknown.
+        distractors: other annotated objects of that category in the image; None where unknown.
     """
 
     sample_id: str
@@ -74,11 +74,11 @@ class ReferringSample:
 
     @property
     def has_target(self) -> bool:
-        """Whether the phrase means anything in the picture."""
+        """Whether the phrase means anything in the image."""
         return bool(self.regions)
 
     def load_mask(self) -> np.ndarray:
-        """(H, W) bool at the picture's stored size: the union of the regions.
+        """(H, W) bool at the image's stored size: the union of the regions.
 
         Raises:
             DataError: a region that cannot be decoded, or of another size.
@@ -95,7 +95,7 @@ class ImageExtra(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class ReferringImage(OneLineRepr):
-    """A decoded picture and what is asked of it; the phrases of one picture stay together, so it is decoded once.
+    """A decoded image and what is asked of it; the phrases of one image stay together, so it is decoded once.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -115,10 +115,10 @@ class ReferringImage(OneLineRepr):
 
     @classmethod
     def load(cls, samples: Sequence[ReferringSample]) -> ReferringImage:
-        """Decode the samples of one picture.
+        """Decode the samples of one image.
 
         Args:
-            samples: at least one, all of the same picture.
+            samples: at least one, all of the same image.
         """
         return cls(
             image=np.asarray(samples[0].image.load()),

@@ -24,7 +24,7 @@ class EvaluationError(ReferSamError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ProtocolAnswer:
-    """What a model says of one phrase about a picture of H x W pixels.
+    """What a model says of one phrase about an image of H x W pixels.
 
     Attributes:
         mask: (H, W) bool, where the logits are >= 0, whatever the no-target decision.
@@ -53,7 +53,7 @@ def protocol_answers(
 
     Args:
         output: of the model.
-        sizes: B times (height, width) of the phrase's picture, in pixels.
+        sizes: B times (height, width) of the phrase's image, in pixels.
         processor: of the model.
         protocol: to score by.
         supervise_iou: of the model's configuration.
@@ -92,14 +92,14 @@ def evaluate_images(
     no_target_threshold: float = 0.5,
     protocol: Protocol = PROTOCOLS["sceneref"],
 ) -> Iterator[SampleResult]:
-    """Score pictures that are decoded already, as validation during training does.
+    """Score images that are decoded already, as validation during training does.
 
     Args:
         model: in evaluation mode.
         processor: of the model.
-        images: pictures with phrases; the phrases of one picture are run together.
+        images: images with phrases; the phrases of one image are run together.
         no_target_threshold: a phrase is judged to have no target where its probability of having one is below this.
-        protocol: one that compares at the pictures' own size: the masks are at that size.
+        protocol: one that compares at the images' own size: the masks are at that size.
 
     Yields:
         One result per phrase, in order.
@@ -108,7 +108,7 @@ def evaluate_images(
         ValueError: a protocol with a size of its own.
     """
     if protocol.side is not None:
-        raise ValueError(f"Decoded masks are compared at the picture's own size, but {protocol.name} resizes them.")
+        raise ValueError(f"Decoded masks are compared at the image's own size, but {protocol.name} resizes them.")
     device, dtype = next(model.parameters()).device, model.dtype
     for item in images:
         inputs = processor(images=item.image, text=item.phrases)

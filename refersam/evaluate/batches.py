@@ -20,26 +20,26 @@ from refersam.metrics.protocols import Protocol
 from refersam.metrics.results import SampleResult, compare_masks, judge_target
 
 Plan = tuple[tuple[int, ...], ...]
-"""One batch: for each of its pictures the positions of samples in the data set, the same number for each picture."""
+"""One batch: for each of its images the positions of samples in the data set, the same number for each image."""
 
 PREDICTIONS_PER_BATCH = 64
 
 
 def plan_batches(samples: Sequence[ReferringSample], batch_size: int) -> list[Plan]:
-    """Batches for a model that shares work between the phrases of a picture; each sample is in exactly one.
+    """Batches for a model that shares work between the phrases of an image; each sample is in exactly one.
 
     They depend on the samples and the size alone, never on how many processes share them: a batch of another make-up
     may round in another way.
 
     Args:
         samples: of a data set.
-        batch_size: most phrases in a batch; a picture with more is split.
+        batch_size: most phrases in a batch; an image with more is split.
     """
-    pictures: dict[str, list[int]] = {}
+    images: dict[str, list[int]] = {}
     for position, sample in enumerate(samples):
-        pictures.setdefault(sample.image.image_id, []).append(position)
+        images.setdefault(sample.image.image_id, []).append(position)
     by_length: dict[int, list[tuple[int, ...]]] = {}
-    for positions in pictures.values():
+    for positions in images.values():
         for start in range(0, len(positions), batch_size):
             chunk = tuple(positions[start : start + batch_size])
             by_length.setdefault(len(chunk), []).append(chunk)
@@ -107,12 +107,12 @@ class ModelBatches(Dataset[ModelBatch | ReferSamError]):
 
     def __getitem__(self, index: int) -> ModelBatch | ReferSamError:
         plan = self.plans[index]
-        positions = [position for picture in plan for position in picture]
+        positions = [position for image in plan for position in image]
         samples = [self.samples[position] for position in positions]
         try:
             return ModelBatch(
                 positions=positions,
-                queries=[self._prepare([self.samples[position] for position in picture]) for picture in plan],
+                queries=[self._prepare([self.samples[position] for position in image]) for image in plan],
                 truths=[PackedMask.pack(target_mask(sample, self.protocol)) for sample in samples],
             )
         except ReferSamError as error:

@@ -28,7 +28,7 @@ def describe(evaluation: Evaluation, source: Mapping[str, Any]) -> dict[str, Any
     with_target = sum(result.has_target for result in results)
     counts = {
         "phrases": len(results),
-        "pictures": len({sample.image.image_id for sample in evaluation.samples}),
+        "images": len({sample.image.image_id for sample in evaluation.samples}),
         "with_target": with_target,
         "without_target": len(results) - with_target,
         "judged_without_target": sum(not result.judged_target for result in results) if protocol.judged else None,

@@ -33,7 +33,7 @@ class Prediction:
 
     Attributes:
         sample_id: of the data set.
-        mask: at the picture's size; kept where `no_target` is true.
+        mask: at the image's size; kept where `no_target` is true.
         no_target: the tool's own decision; None for a tool without one.
         score: the IoU that the tool expects; any number, but only 0 to 1 can be checked for calibration.
         target_probability: that the phrase has a target, in [0, 1].
@@ -55,7 +55,7 @@ class Prediction:
         return self.protocol_mask is not None and self.protocol == protocol.name
 
     def pixels(self, protocol: Protocol, height: int, width: int) -> np.ndarray:
-        """Bool at the protocol's size, for a picture of height x width pixels.
+        """Bool at the protocol's size, for an image of height x width pixels.
 
         Raises:
             DataError: run lengths that do not fit.
@@ -76,7 +76,7 @@ def make_prediction(base: Prediction, mask: np.ndarray, protocol_mask: np.ndarra
 
     Args:
         base: with everything but the protocol's mask.
-        mask: (H, W) bool at the picture's size, the one in `base`.
+        mask: (H, W) bool at the image's size, the one in `base`.
         protocol_mask: bool at the protocol's size; kept only where it is not what `mask` gives there.
         protocol: that it was made for.
     """
@@ -148,7 +148,7 @@ def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_line(raw: bytes, samples: Mapping[str, ReferringSample]) -> Prediction:
-    """One line, its mask checked against its picture's size.
+    """One line, its mask checked against its image's size.
 
     Raises:
         DataError: as the end of a sentence.
@@ -166,7 +166,7 @@ def _read_line(raw: bytes, samples: Mapping[str, ReferringSample]) -> Prediction
     if not isinstance(sample_id, str | int) or isinstance(sample_id, bool):
         raise DataError('"sample_id" must be a string')
     sample = samples.get(str(sample_id))
-    if sample is None:  # of another split, or of none: nothing is known of its picture
+    if sample is None:  # of another split, or of none: nothing is known of its image
         return Prediction(str(sample_id), {})
     protocol = row.get("protocol")
     if (protocol is None) != (row.get("protocol_mask") is None):
@@ -223,4 +223,4 @@ def _check_number(value: object, name: str, least: float = -math.inf, most: floa
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from refersam.checks import check_number
-from refersam.data.check import check_pictures
+from refersam.data.check import check_images
 from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringSample
@@ -99,8 +99,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Run a model over a data set and score it.
 
-    The phrases of a picture run together; pictures and masks are decoded ahead by worker processes. Before the model
-    starts, every picture and mask is decoded once, so that all broken ones are told at once.
+    The phrases of an image run together; images and masks are decoded ahead by worker processes. Before the model
+    starts, every image and mask is decoded once, so that all broken ones are reported at once.
 
     Args:
         predictor: the model, its processor and where they run.
@@ -117,19 +117,19 @@ def evaluate_model(
         progress: told of samples done by this process.
 
     Raises:
-        DataError: phrases that the protocol cannot judge, or broken pictures or masks, all of them.
+        DataError: phrases that the protocol cannot judge, or broken images or masks, all of them.
         EvaluationError: NaN or infinite outputs.
         PromptError: clicks for a model that was exported without.
-        ValueError: a threshold that is no number from 0 to 1.
+        ValueError: a threshold outside [0, 1].
     """
     if no_target_threshold is None:
         no_target_threshold = predictor.model.config.no_target_threshold
     check_number("no_target_threshold", no_target_threshold, 0, 1)
     processes, tell = processes or Processes(), progress or _silent
     check_protocol(protocol, (sample.has_target for sample in samples))
-    _check_pictures(samples, workers, processes, tell)
+    _check_images(samples, workers, processes, tell)
     plans = processes.share(plan_batches(samples, batch_size))
-    total = sum(len(picture) for plan in plans for picture in plan)
+    total = sum(len(image) for plan in plans for image in plan)
     rows: list[_Row] = []
     for batch in load_in_workers(ModelBatches(samples, plans, predictor.processor, protocol), workers):
         rows += _run_batch(predictor, batch, samples, protocol, no_target_threshold, min_pixels, boundary, clicks)
@@ -254,7 +254,7 @@ def _run_batch(
             yield _Row(position, prediction, result, bool(left_out), tuple(later))
 
 
-def _check_pictures(
+def _check_images(
     samples: Sequence[ReferringSample], workers: int, processes: Processes, tell: Progress, most: int = 50
 ) -> None:
     """Decode everything once.
@@ -264,13 +264,13 @@ def _check_pictures(
     """
     groups = processes.share(group_by_image(samples))
     problems: list[str] = []
-    for done, findings in enumerate(check_pictures(groups, workers), 1):
+    for done, findings in enumerate(check_images(groups, workers), 1):
         problems += [finding.message for finding in findings if finding.severity is Severity.ERROR]
-        tell("checking pictures", done, len(groups))
+        tell("checking images", done, len(groups))
     problems = processes.gather(problems)
     if problems:
         more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-        count = "A picture or mask" if len(problems) == 1 else f"{len(problems)} pictures or masks"
+        count = "An image or mask" if len(problems) == 1 else f"{len(problems)} images or masks"
         raise DataError(
             f"{count} cannot be decoded; mend or replace:" + "".join(f"\n- {each}" for each in problems[:most] + more)
         )

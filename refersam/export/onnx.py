@@ -34,7 +34,7 @@ class Comparison:
     """One call of the exported model against the same call of the model.
 
     Attributes:
-        pictures: I.
+        images: I.
         phrases: B.
         tokens: S.
         height: of the input, in pixels.
@@ -42,7 +42,7 @@ class Comparison:
         error: the largest of `relative_error` of the outputs.
     """
 
-    pictures: int
+    images: int
     phrases: int
     tokens: int
     height: int
@@ -55,7 +55,7 @@ class ExportReport:
     """What was written, and how it compares.
 
     Attributes:
-        cases: the float32 graph against the model, for several sizes, numbers of pictures and phrases, lengths of text.
+        cases: the float32 graph against the model, for several sizes, numbers of images and phrases, lengths of text.
         megabytes: of the file, or of the two.
         quantized: matrix products in int8; 0 without.
         agreement: with int8, mean IoU of its masks with the model's, over the phrases of the samples.
@@ -170,12 +170,12 @@ def compare(model: ReferSamModel, exported: OnnxModel, case: tuple[Tensor, Tenso
     with torch.inference_mode():
         expected, got = model(*case), exported(*case)
     error = max(relative_error(expected, got, name) for name in output_names(model))
-    (pictures, _, height, width), (phrases, tokens) = case[0].shape, case[1].shape
-    return Comparison(pictures, phrases, tokens, height, width, error)
+    (images, _, height, width), (phrases, tokens) = case[0].shape, case[1].shape
+    return Comparison(images, phrases, tokens, height, width, error)
 
 
 def relative_error(expected: ReferSamOutput, got: ReferSamOutput, name: str) -> float:
-    """An output's largest difference by its largest value; infinite where it is not to be had."""
+    """An output's largest difference by its largest value; infinite if it is missing."""
     ours, theirs = expected[name], got[name]
     if ours.shape != theirs.shape or not torch.isfinite(theirs).all():
         return float("inf")
@@ -206,12 +206,12 @@ def _save(graph: Any, path: Path) -> None:
 def _cases(
     model: ReferSamModel, processor: ReferSamProcessor, shapes: Sequence[tuple[int, int, int, int]]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs for (pictures, phrases, height, width), the longest text first, then shorter ones, some of them padded."""
+    """Inputs for (images, phrases, height, width), the longest text first, then shorter ones, some of them padded."""
     longest = min(processor.max_text_tokens, model.config.text_config.max_position_embeddings)
     random = torch.Generator().manual_seed(0)
-    for index, (pictures, phrases, height, width) in enumerate(shapes):
+    for index, (images, phrases, height, width) in enumerate(shapes):
         tokens = longest if index % 2 == 0 else min(5, longest)
-        pixels = torch.randn(pictures, 3, height, width, generator=random)
+        pixels = torch.randn(images, 3, height, width, generator=random)
         ids = torch.randint(model.config.text_config.vocab_size, (phrases, tokens), generator=random)
         lengths = torch.randint(3, tokens + 1, (phrases, 1), generator=random)
         lengths[0] = tokens

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from refersam.checks import check_number
-from refersam.drawing import mask_picture
+from refersam.drawing import mask_image
 from refersam.errors import ReferSamError, shown
 from refersam.files import save_png
 from refersam.inference.components import drop_specks
@@ -28,7 +28,7 @@ class NanOutputError(ReferSamError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answer:
-    """The answer to one phrase about one picture of H x W pixels.
+    """The answer to one phrase about one image of H x W pixels.
 
     Attributes:
         phrase: as it was asked.
@@ -71,7 +71,7 @@ class Answer:
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask as a black and white PNG, at once or not at all; a file of that name is replaced."""
         target = Path(path)
-        save_png(mask_picture(self.mask), target)
+        save_png(mask_image(self.mask), target)
         return target
 
     def to_rle(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def check_thresholds(
     """Validate the settings of `read_answers`, which are probabilities or fractions, or None for the model's own.
 
     Raises:
-        ValueError: one is no number from 0 to 1.
+        ValueError: a value outside [0, 1].
     """
     for name, value in (
         ("threshold", threshold),
@@ -121,7 +121,7 @@ def read_answers(
     no_target_threshold: float | None = None,
     min_component_fraction: float | None = None,
 ) -> Iterator[Answer]:
-    """One answer for each phrase of a query, made as it is asked for: only one is at the picture's full size at a time.
+    """One answer for each phrase of a query, made as it is asked for: only one is at the image's full size at a time.
 
     Args:
         model: that made the output.

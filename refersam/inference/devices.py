@@ -37,19 +37,19 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The number format asked for.
+    """The dtype asked for.
 
     Raises:
         DeviceError: unknown.
     """
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if wanted is None or wanted not in DTYPES.values():
-        raise DeviceError(f"Unknown number format {dtype!r}: choose one of {', '.join(DTYPES)}.")
+        raise DeviceError(f"Unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
     return wanted
 
 
 def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this machine's CPU has no instructions for a number format, and makes up for them in software."""
+    """Whether this machine's CPU has no instructions for a dtype, and makes up for them in software."""
     if device.type != "cpu" or dtype == torch.float32 or not torch.backends.mkldnn.is_available():
         return False
     operators = torch.ops.mkldnn
@@ -58,7 +58,7 @@ def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def warn_if_emulated(device: torch.device, dtype: torch.dtype) -> None:
-    """Say that a number format is slow here, where it is."""
+    """Say that a dtype is slow here, where it is."""
     if is_emulated(device, dtype):
         name = str(dtype).removeprefix("torch.")
         logger.warning("This CPU has no instructions for %s, which is much slower here than float32.", name)

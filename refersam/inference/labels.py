@@ -1,4 +1,4 @@
-"""Several answers about one picture, as one map or as detections."""
+"""Several answers about one image, as one map or as detections."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def label_map(answers: Iterable[Answer]) -> np.ndarray:
     """One map of several phrases: where masks overlap, a pixel belongs to the phrase that is most probable there.
 
     Args:
-        answers: about one picture of H x W pixels, at least one; only one is held at a time.
+        answers: about one image of H x W pixels, at least one; only one is held at a time.
 
     Returns:
         (H, W) uint16: 0 for no phrase, 1 for the first, 2 for the second, ...
 
     Raises:
-        ValueError: no answer, more than 65,535, or answers about pictures of different sizes.
+        ValueError: no answer, more than 65,535, or answers about images of different sizes.
     """
     labels: np.ndarray | None = None
     best: np.ndarray | None = None
@@ -34,7 +34,7 @@ def label_map(answers: Iterable[Answer]) -> np.ndarray:
             labels, best = np.zeros(answer.mask.shape, np.uint16), np.zeros(answer.mask.shape, np.float32)
         if labels.shape != answer.mask.shape or number > np.iinfo(np.uint16).max:
             raise ValueError(
-                f"The answers of a label map must be at most 65,535, about one picture: answer {number} has the size "
+                f"The answers of a label map must be at most 65,535, about one image: answer {number} has the size "
                 f"{answer.mask.shape}, the first {labels.shape}."
             )
         wins = answer.mask & (answer.probability > best)
@@ -45,8 +45,8 @@ def label_map(answers: Iterable[Answer]) -> np.ndarray:
     return labels
 
 
-def label_picture(answers: Sequence[Answer]) -> Image.Image:
-    """`label_map` as a picture whose grey values are the numbers: of 8 bits, or of 16 for more than 255 phrases."""
+def label_image(answers: Sequence[Answer]) -> Image.Image:
+    """`label_map` as an image whose grey values are the numbers: of 8 bits, or of 16 for more than 255 phrases."""
     labels = label_map(answers)
     return Image.fromarray(labels.astype(np.uint8) if len(answers) <= np.iinfo(np.uint8).max else labels)
 
@@ -58,7 +58,7 @@ def to_supervision(answers: Sequence[Answer]) -> supervision.Detections:
     nothing matches there are 0 detections, with arrays of the same types and a mask of the shape (0, H, W).
 
     Args:
-        answers: about one picture of H x W pixels, at least one.
+        answers: about one image of H x W pixels, at least one.
 
     Raises:
         MissingExtraError: supervision is not installed.

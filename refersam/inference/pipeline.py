@@ -12,7 +12,7 @@ from transformers.pipelines.base import Pipeline
 
 from refersam.checkpoints.folders import load_weights
 from refersam.domain import log_domain
-from refersam.drawing import mask_picture
+from refersam.drawing import mask_image
 from refersam.errors import CheckpointError, PhraseError, PromptError, ReferSamError, shown
 from refersam.image import load_image
 from refersam.inference.answers import Answer, check_thresholds, read_answers
@@ -26,10 +26,10 @@ PROMPTS = ("points", "point_labels", "boxes")
 
 
 class ReferringImageSegmentationPipeline(Pipeline):
-    """Masks for phrases about pictures, in the form of transformers' other segmentation pipelines.
+    """Masks for phrases about images, in the form of transformers' other segmentation pipelines.
 
-    Made by `transformers.pipeline("referring-image-segmentation", model=...)`; without a model, by the one in the box,
-    which knows drawn scenes, not photographs.
+    Made by `transformers.pipeline("referring-image-segmentation", model=...)`; without a model, by the bundled one,
+    which knows rendered scenes, not photographs.
     """
 
     _load_processor = True
@@ -58,7 +58,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             data set, an iterator of them.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
             PhraseError: no phrase, or one without a word.
             PromptError: points or boxes that cannot be used; see `ReferSamPredictor.predict`.
             ValueError: a threshold or fraction outside [0, 1].
@@ -85,18 +85,18 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
     def preprocess(self, input_: Any, phrases: str | Sequence[str] | None = None, **prompts: Any) -> dict[str, Any]:
         """Return the query of an image, or of a dictionary of an image with its phrases and clicks."""
-        picture = input_
+        source = input_
         if isinstance(input_, Mapping):
             if "image" not in input_:
                 raise ValueError(
-                    f'A picture with phrases must be {{"image": ..., "phrases": ...}}, but is {shown(input_)}.'
+                    f'An image with phrases must be {{"image": ..., "phrases": ...}}, but is {shown(input_)}.'
                 )
-            picture, phrases = input_["image"], input_.get("phrases", phrases)
+            source, phrases = input_["image"], input_.get("phrases", phrases)
             prompts |= {name: input_[name] for name in PROMPTS if name in input_}
         if phrases is None:
             raise PhraseError('What to find is missing: pass phrases="the red star", or a list of phrases.')
         asked = [phrases] if isinstance(phrases, str) else list(phrases)
-        image = load_image(picture)
+        image = load_image(source)
         box = _only_box(prompts.get("boxes"))
         clicks = Prompts.build(prompts.get("points"), prompts.get("point_labels"), box, image.width, image.height)
         return {"query": Query.prepare(self.processor, image, asked, prompts=clicks)}
@@ -121,7 +121,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             {
                 "label": answer.phrase,
                 "score": answer.score,
-                "mask": mask_picture(answer.mask),
+                "mask": mask_image(answer.mask),
                 "box": answer.box,
                 "no_target": answer.no_target,
             }
@@ -139,11 +139,11 @@ def _only_box(boxes: Any) -> Any:
 
 
 class PipelineModel:
-    """What `pipeline` loads a model by: as strictly as the predictor does, and in the same number format."""
+    """What `pipeline` loads a model by: as strictly as the predictor does, and in the same dtype."""
 
     @staticmethod
     def from_pretrained(name: str, dtype: str | torch.dtype | None = None, **options: Any) -> ReferSamModel:
-        """In float32 unless another number format is asked for: weights may be stored in half the bytes.
+        """In float32 unless another dtype is asked for: weights may be stored in half the bytes.
 
         Raises:
             ReferSamError: see `load_weights`. Not a ValueError: transformers would try again and bury the sentence.

@@ -50,12 +50,12 @@ class _State:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Answer):
-    """The answer to one phrase about one picture of H x W pixels, with the picture.
+    """The answer to one phrase about one image of H x W pixels, with the image.
 
     The state for `ReferSamPredictor.refine` is about 1 MB at the base model's 448 x 448 pixels.
 
     Attributes:
-        image: the picture as it was read, RGB.
+        image: the image as it was read, RGB.
         prompts: all clicks and the box that led to this answer.
     """
 
@@ -64,23 +64,23 @@ class Segmentation(Answer):
     _state: _State | None = field(default=None, kw_only=True)
 
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = OVERLAY_OPACITY) -> Image.Image:
-        """The picture with the mask laid over it and outlined."""
+        """The image with the mask laid over it and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
 
     def _repr_png_(self) -> bytes:
         """The overlay, which a notebook shows; a large one is reduced."""
-        picture, file = self.overlay(), io.BytesIO()
-        picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
-        picture.save(file, format="PNG")
+        image, file = self.overlay(), io.BytesIO()
+        image.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        image.save(file, format="PNG")
         return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncodedImage(OneLineRepr):
-    """A picture that a predictor has looked at already, for `predict`: only the phrases are still to be read.
+    """An image that a predictor has looked at already, for `predict`: only the phrases are still to be read.
 
     Attributes:
-        image: the picture as it was read, RGB.
+        image: the image as it was read, RGB.
         features: what its model made of it.
         model: that made them.
     """
@@ -91,7 +91,7 @@ class EncodedImage(OneLineRepr):
 
 
 class ReferSamPredictor:
-    """Segments pictures by phrases; holds a model, its processor and where they run.
+    """Segments images by phrases; holds a model, its processor and where they run.
 
     Args:
         model: put into evaluation mode.
@@ -129,7 +129,7 @@ class ReferSamPredictor:
 
         Raises:
             CheckpointError: no such model, no weights in it, or another kind of model.
-            DeviceError: a device or number format that is not there.
+            DeviceError: a device or dtype that is not there.
         """
         name = os.fspath(model) if model is not None else os.fspath(BUNDLED_CHECKPOINT)
         if name.endswith(ONNX_SUFFIX):
@@ -155,21 +155,21 @@ class ReferSamPredictor:
 
     @torch.inference_mode()
     def set_image(self, image: ImageSource) -> EncodedImage:
-        """Look at a picture before any phrase is known: `predict` takes the result in place of the picture.
+        """Look at an image before any phrase is known: `predict` takes the result in place of the image.
 
-        For interactive use, where phrases about one picture come one after the other: what does not depend on the
-        phrase is computed here, once. The answers are those about the picture itself.
+        For interactive use, where phrases about one image come one after the other: what does not depend on the
+        phrase is computed here, once. The answers are those about the image itself.
 
         Args:
             image: path, PIL image, array or the bytes of a file.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
         """
-        picture = load_image(image)
-        pixel_values = self.processor(images=picture)["pixel_values"]
+        rgb = load_image(image)
+        pixel_values = self.processor(images=rgb)["pixel_values"]
         features = self.model.encode_image(pixel_values.to(self.model.device, self.model.dtype))
-        return EncodedImage(picture, features, self.model)
+        return EncodedImage(rgb, features, self.model)
 
     @overload  # a str is a Sequence[str] too, but the first declaration is the one that counts
     def predict(  # type: ignore[overload-overlap]
@@ -215,39 +215,39 @@ class ReferSamPredictor:
 
         Args:
             image: path, PIL image, array or the bytes of a file, or what `set_image` made of one.
-            phrase: one phrase, or several about the same picture, which run as one batch.
+            phrase: one phrase, or several about the same image, which run as one batch.
             threshold: a pixel belongs to the mask where its probability is at least this.
             no_target_threshold: nothing matches where the probability of a target is below this. Models without an
                 object-score head always answer with a mask. None for the model's own: 0.5, or that of a published
                 model.
             min_component_fraction: a connected component of the mask with less than this fraction of the largest
                 component's area is dropped; 0 keeps all. None for the model's own: 0.01, or 0 for a published model.
-            points: clicks (x, y) in pixels of the picture, with one phrase; None for none.
+            points: clicks (x, y) in pixels of the image, with one phrase; None for none.
             point_labels: for each point 1 (belongs to the object) or 0 (does not); None for all 1.
-            box: (left, top, right, bottom) around the object in pixels of the picture; None for none.
+            box: (left, top, right, bottom) around the object in pixels of the image; None for none.
 
         Returns:
             One result, or a list for a list of phrases.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
             PhraseError: no phrase, or one without a word.
-            PromptError: points outside the picture, labels that do not fit, a box without area, clicks for several
+            PromptError: points outside the image, labels that do not fit, a box without area, clicks for several
                 phrases, or a model that was exported without clicks.
-            ValueError: a threshold or fraction outside [0, 1], or a picture that another predictor has looked at.
+            ValueError: a threshold or fraction outside [0, 1], or an image that another predictor has looked at.
         """
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
         check_thresholds(threshold, no_target_threshold, min_component_fraction)
         if isinstance(image, EncodedImage):
             if image.model is not self.model:
-                raise ValueError("Another predictor looked at this picture: call set_image of the one that is asked.")
-            picture, features = image.image, image.features
+                raise ValueError("Another predictor looked at this image: call set_image of the one that is asked.")
+            rgb, features = image.image, image.features
         else:
-            picture, features = load_image(image), None
-        prompts = Prompts.build(points, point_labels, box, picture.width, picture.height)
-        query = Query.prepare(self.processor, picture, phrases, features, prompts)
+            rgb, features = load_image(image), None
+        prompts = Prompts.build(points, point_labels, box, rgb.width, rgb.height)
+        query = Query.prepare(self.processor, rgb, phrases, features, prompts)
         (query,) = encode_queries(self.model, [query])
-        results = self._results(query, picture, (threshold, no_target_threshold, min_component_fraction))
+        results = self._results(query, rgb, (threshold, no_target_threshold, min_component_fraction))
         return results[0] if isinstance(phrase, str) else results
 
     def refine(
@@ -291,7 +291,7 @@ class ReferSamPredictor:
         return self._results(query, result.image, (threshold, no_target_threshold, min_component_fraction))[0]
 
     def _results(
-        self, query: Query, picture: Image.Image, thresholds: tuple[float, float | None, float | None]
+        self, query: Query, image: Image.Image, thresholds: tuple[float, float | None, float | None]
     ) -> list[Segmentation]:
         (output,) = run_queries(self.model, [query])
         count, masks, features = len(query.phrases), output.low_res_mask_logits, query.phrase_features
@@ -300,7 +300,7 @@ class ReferSamPredictor:
         for index, answer in enumerate(read_answers(self.model, self.processor, output, query, *thresholds)):
             one = replace(query.part(index, index + 1), phrase_features=parts[index])
             state = _State(one, masks[index : index + 1], self.model)
-            results.append(Segmentation(**vars(answer), image=picture, prompts=query.prompts, _state=state))
+            results.append(Segmentation(**vars(answer), image=image, prompts=query.prompts, _state=state))
         return results
 
 

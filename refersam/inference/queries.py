@@ -25,12 +25,12 @@ _ONE_TOKENIZER = Lock()
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Query(OneLineRepr):
-    """A picture of height x width pixels and P phrases about it, ready for the model; small, whatever the picture.
+    """An image of height x width pixels and P phrases about it, ready for the model; small, whatever the image.
 
     Attributes:
         phrases: P, as they were asked.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
         pixel_values: (1, 3, H, W), the model's input, or several tensors; None where there are image features.
         input_ids: (P, S).
         attention_mask: (P, S).
@@ -61,7 +61,7 @@ class Query(OneLineRepr):
     def prepare(
         cls,
         processor: Processor,
-        picture: Image.Image,
+        image: Image.Image,
         phrases: Sequence[str],
         image_features: Features | None = None,
         prompts: Prompts = NO_PROMPTS,
@@ -72,9 +72,9 @@ class Query(OneLineRepr):
 
         Args:
             processor: of the model.
-            picture: as `load_image` gives it.
+            image: as `load_image` gives it.
             phrases: at least one.
-            image_features: what the model made of the picture before, which then is not resized again.
+            image_features: what the model made of the image before, which then is not resized again.
             allow_unknown: accept phrases of which the tokenizer knows nothing, as a benchmark may have.
             prompts: clicks and a box, with one phrase only.
 
@@ -96,9 +96,9 @@ class Query(OneLineRepr):
             unknown = tuple(map(processor.unknown_parts, phrases))
         query = cls(
             phrases=tuple(phrases),
-            height=picture.height,
-            width=picture.width,
-            pixel_values=processor(images=picture)["pixel_values"] if image_features is None else None,
+            height=image.height,
+            width=image.width,
+            pixel_values=processor(images=image)["pixel_values"] if image_features is None else None,
             pad_token=processor.tokenizer.pad_token_id or 0,
             image_features=image_features,
             left_out=left_out,

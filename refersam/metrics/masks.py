@@ -20,15 +20,15 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) bool -> (height, width) bool: each pixel is the one under its centre, by Pillow as the published tools."""
     if mask.shape == (height, width):
         return mask
-    picture = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(picture).astype(bool)
+    image = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(image).astype(bool)
 
 
 def target_mask(sample: ReferringSample, protocol: Protocol) -> np.ndarray:
     """(height, width) bool, at the protocol's size.
 
     Raises:
-        DataError: a region that cannot be decoded, or of another size than the picture.
+        DataError: a region that cannot be decoded, or of another size than the image.
     """
     own = (sample.image.height, sample.image.width)
     size = protocol.size(*own)
@@ -50,7 +50,7 @@ def _is_crowd(region: Region) -> bool:
 
 
 def _rasterise_scaled(polygons: Sequence[Sequence[float]], own: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Polygons in pixels of the picture -> (height, width) bool."""
+    """Polygons in pixels of the image -> (height, width) bool."""
     scale = np.array([size[1] / own[1], size[0] / own[0]])  # x, y
     whole = [polygon for polygon in polygons if len(polygon) % 2 == 0]
     scaled = [(np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale).ravel().tolist() for polygon in whole]

@@ -82,7 +82,7 @@ class Protocol:
     Attributes:
         name: as the command line takes it.
         title: in a few words.
-        side: prediction and target are compared at side x side pixels; None for the picture's own size.
+        side: prediction and target are compared at side x side pixels; None for the image's own size.
         cut: positive pixels of a model's answer.
         rules: how each case counts; what is missing cannot be judged.
         metrics: names of `summary.METRICS`, in the order of the table.
@@ -91,7 +91,7 @@ class Protocol:
         precision: thresholds of Pr@X, over phrases with a target.
         precision_inclusive: an IoU of exactly X counts.
         polygons_scaled: at a fixed size, polygons are scaled and then rasterised; all other targets are rasterised at
-            the picture's size and resized by nearest neighbour.
+            the image's size and resized by nearest neighbour.
         crowds: annotations of crowds are part of the target.
         judged: the no-target decision has a part in it; it is the model's own, or an empty mask for one without.
         note: said under the numbers where a sample has an empty union.
@@ -118,7 +118,7 @@ class Protocol:
         return (False, True) in self.rules
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in pixels at which a picture of the given size is compared."""
+        """(height, width) in pixels at which an image of the given size is compared."""
         return (height, width) if self.side is None else (self.side, self.side)
 
     def settings(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         for protocol in (
             Protocol(
                 name="original",
-                title="RefCOCO at the picture's own size",
+                title="RefCOCO at the image's own size",
                 side=None,
                 cut=_LOGIT_FROM_0,
                 rules=TARGETS_ONLY,
@@ -172,7 +172,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 name="cris",
-                title="RefCOCO at the picture's own size, probability above 0.35",
+                title="RefCOCO at the image's own size, probability above 0.35",
                 side=None,
                 cut=Cut("probability", 0.35, inclusive=False),
                 rules=TARGETS_ONLY,
@@ -184,7 +184,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 name="evf",
-                title="RefCOCO at the picture's own size, without Pr@X",
+                title="RefCOCO at the image's own size, without Pr@X",
                 side=None,
                 cut=_LOGIT_ABOVE_0,
                 rules=TARGETS_ONLY,
@@ -216,7 +216,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
             ),
             Protocol(
                 name="sceneref",
-                title="SceneRef at the picture's own size",
+                title="SceneRef at the image's own size",
                 side=None,
                 cut=_LOGIT_FROM_0,
                 rules=NO_TARGET_LEFT_OUT,

@@ -1,1 +1,1 @@
-"""A server that answers pictures and phrases over HTTP."""
+"""A server that answers images and phrases over HTTP."""

@@ -80,14 +80,14 @@ class PhraseResult(BaseModel):
     left_out: str = Field("", description="The end of a phrase that is longer than the model reads; only then.")
     unknown: list[str] = Field([], description="Parts of the phrase that the tokenizer does not know; only then.")
     score: float = Field(description="The IoU that the model expects its mask to have, 0 to 1.")
-    no_target: bool = Field(description="Nothing in the picture matches the phrase; the mask is empty.")
+    no_target: bool = Field(description="Nothing in the image matches the phrase; the mask is empty.")
     box: tuple[int, int, int, int] | None = Field(description="Left, top, right, bottom in pixels.")
     area: int = Field(description="Pixels of the mask.")
     rle: Rle
 
 
 class SegmentReply(BaseModel):
-    """The answers about one picture, turned upright where its camera marked it as turned."""
+    """The answers about one image, turned upright where its camera marked it as turned."""
 
     width: int
     height: int
@@ -109,8 +109,8 @@ _PROBLEMS = {
     401: "No API key, or another one.",
     408: "The body took too long to arrive.",
     413: "Too many bytes or pixels.",
-    415: "Not multipart/form-data, or a file that is no picture.",
-    422: "A broken picture, an empty phrase, too many phrases, a wrong field.",
+    415: "Not multipart/form-data, or a file that is no image.",
+    422: "A broken image, an empty phrase, too many phrases, a wrong field.",
     429: "Too many requests are waiting; see Retry-After.",
     500: "The model failed.",
     503: "It took too long, or the server is shutting down; see Retry-After.",
@@ -133,7 +133,7 @@ def create_app(
         redoc_url=None,
         title="ReferSAM",
         version=__version__,
-        description="Referring image segmentation: a picture and phrases in, masks out. "
+        description="Referring image segmentation: an image and phrases in, masks out. "
         f"At most {limits.max_bytes:,} bytes, {limits.max_pixels:,} pixels and {limits.max_phrases} phrases of "
         f"{limits.max_characters} characters a request.",
         lifespan=service.lifespan,
@@ -145,7 +145,7 @@ def create_app(
 
     @app.post(
         "/v1/segment",
-        summary="Segment what phrases mean in a picture",
+        summary="Segment what phrases mean in an image",
         dependencies=[Depends(HTTPBearer(auto_error=False))] if limits.api_key else [],  # the gate checks it
         response_model=SegmentReply,
         responses={
@@ -215,7 +215,7 @@ def create_app(
 
 
 class _Service:
-    """A picture's way through decoding, the model, and encoding."""
+    """An image's way through decoding, the model, and encoding."""
 
     predictor: ReferSamPredictor
 
@@ -270,9 +270,9 @@ class _Service:
         return [ReferSamOutput(**{name: value.cpu() for name, value in output.items()}) for output in outputs]
 
     def _read(self, content: bytes, phrases: list[str], clicks: tuple[Any, Any, Any]) -> Query:
-        picture = load_image(content, max_pixels=self.limits.max_pixels)
-        prompts = Prompts.build(*clicks, picture.width, picture.height)
-        return Query.prepare(self.predictor.processor, picture, phrases, prompts=prompts)
+        image = load_image(content, max_pixels=self.limits.max_pixels)
+        prompts = Prompts.build(*clicks, image.width, image.height)
+        return Query.prepare(self.predictor.processor, image, phrases, prompts=prompts)
 
     def _answers(self, output: ReferSamOutput, query: Query, thresholds: Thresholds) -> Iterator[Answer]:
         model, processor = self.predictor.model, self.predictor.processor
@@ -294,7 +294,7 @@ class _Service:
         return response
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
-        waiting = [work]  # taken out where the client goes away: a reader's queue would hold its picture
+        waiting = [work]  # taken out where the client goes away: a reader's queue would hold its image
         del work
         try:
             return await asyncio.get_running_loop().run_in_executor(self.readers, lambda: waiting.pop()())

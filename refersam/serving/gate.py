@@ -122,7 +122,7 @@ class Gate:
 
 
 def _too_large(settings: ServerSettings) -> str:
-    return f"A request may have {settings.max_bytes:,} bytes, and this one has more: send a smaller picture."
+    return f"A request may have {settings.max_bytes:,} bytes, and this one has more: send a smaller image."
 
 
 def _error(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -13,18 +13,18 @@ class ServerSettings:
 
     Attributes:
         max_bytes: of one request's body.
-        max_pixels: width times height of a picture, checked before it is decoded.
+        max_pixels: width times height of an image, checked before it is decoded.
         max_phrases: in one request.
         max_characters: of one phrase.
         max_requests: at work or waiting; more are turned away.
         upload_seconds: for a request's body to arrive.
         answer_seconds: from then to the answer.
         batch_size: most phrases in one run of the model, of several requests; one request is never split.
-        readers: threads that decode pictures and encode masks, each at one picture at a time.
+        readers: threads that decode images and encode masks, each at one image at a time.
         api_key: that clients must send as `Authorization: Bearer KEY`; None for an open server.
 
     Raises:
-        ValueError: a limit that is no number of at least 1, or 0.001 seconds.
+        ValueError: a limit below 1, or below 0.001 seconds.
     """
 
     max_bytes: int = 20_000_000

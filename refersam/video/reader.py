@@ -27,7 +27,7 @@ class Frame:
 
     number: int
     time: float
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class VideoReader:
             return BrokenFrame(number, "it was decoded with errors")
         time = number / self.rate if frame.time is None else frame.time - self._start
         try:
-            picture = frame.to_image()
+            image = frame.to_image()
         except (self._av.error.FFmpegError, ValueError) as error:
             return BrokenFrame(number, f"it cannot be converted to RGB: {_reason(error)}")
         # as the camera was held: degrees against the clock
-        return Frame(number, max(0.0, float(time)), picture.rotate(frame.rotation, expand=True))
+        return Frame(number, max(0.0, float(time)), image.rotate(frame.rotation, expand=True))
 
     def _first_stream(self) -> Any:
         streams = self._container.streams.video

@@ -98,16 +98,16 @@ def segment_video(
             for frame in _chosen(reader, choice, result.broken):
                 if writer is None:
                     start = frame.time
-                    writer = stack.enter_context(VideoWriter(overlay, reader.rate / choice.every, frame.picture.size))
+                    writer = stack.enter_context(VideoWriter(overlay, reader.rate / choice.every, frame.image.size))
                     result.encoder = writer.encoder
-                answers = predictor.predict(frame.picture, list(phrases), *settings)
+                answers = predictor.predict(frame.image, list(phrases), *settings)
                 results = [answer.as_dict() for answer in answers]
                 line = {"frame": frame.number, "time": round(frame.time, 4), "results": results}
                 if predictor.domain is not None:
                     line["domain"] = predictor.domain
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 layers = zip((answer.mask for answer in answers), cycle(COLOURS), strict=False)
-                writer.add(draw_overlays(frame.picture, layers), frame.time - start)
+                writer.add(draw_overlays(frame.image, layers), frame.time - start)
                 result.frames += 1
                 result.left_out = tuple(answer.left_out for answer in answers)
                 result.unknown = tuple(answer.unknown for answer in answers)
@@ -132,8 +132,8 @@ def _chosen(reader: VideoReader, choice: FrameChoice, broken: list[BrokenFrame])
         if isinstance(frame, BrokenFrame):
             broken.append(frame)
         elif frame.number in choice:
-            size = size or frame.picture.size
-            if frame.picture.size == size:
+            size = size or frame.image.size
+            if frame.image.size == size:
                 yield frame
             else:
                 broken.append(BrokenFrame(frame.number, "it has another size than the frames before it"))

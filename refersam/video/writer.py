@@ -1,4 +1,4 @@
-"""Writing a video one picture at a time."""
+"""Writing a video one image at a time."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class VideoWriter:
         finally:
             self._container.close()
 
-    def add(self, picture: Image.Image, time: float) -> None:
+    def add(self, image: Image.Image, time: float) -> None:
         """Append an RGB image, shown from `time` on, in seconds from the start; times ascend."""
-        canvas = picture
-        if picture.size != self._size:
+        canvas = image
+        if image.size != self._size:
             canvas = Image.new("RGB", self._size)
-            canvas.paste(picture)
+            canvas.paste(image)
         frame = self._av.VideoFrame.from_image(canvas)
         self._last = max(self._last + 1, round(time * _TICKS))
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)

@@ -1,1 +1,1 @@
-"""A page in the browser: picture and phrases in, coloured answers out."""
+"""A page in the browser: image and phrases in, coloured answers out."""

@@ -1,4 +1,4 @@
-"""What the page shows of answers, and what it offers to take home."""
+"""What the page shows of answers, and what it offers to download."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from PIL import Image
 
 from refersam.bulk.coco import coco_annotation
 from refersam.domain import domain_warning
-from refersam.drawing import draw_overlays, mask_picture
+from refersam.drawing import draw_overlays, mask_image
 from refersam.errors import PhraseError
 from refersam.files import write_atomically
 from refersam.inference.answers import Answer
-from refersam.inference.labels import label_picture
+from refersam.inference.labels import label_image
 from refersam.inference.predictor import ReferSamPredictor
 
 COLOURS = (
@@ -64,9 +64,9 @@ def colour_of(index: int) -> tuple[int, int, int]:
     return COLOURS[index % len(COLOURS)]
 
 
-def overlay(picture: Image.Image, masks: Sequence[np.ndarray], shown: Sequence[int]) -> Image.Image:
+def overlay(image: Image.Image, masks: Sequence[np.ndarray], shown: Sequence[int]) -> Image.Image:
     """Lay the (H, W) bool masks with the indices `shown` over an RGB image, each in its colour, later ones on top."""
-    return draw_overlays(picture, ((masks[index], colour_of(index)) for index in shown))
+    return draw_overlays(image, ((masks[index], colour_of(index)) for index in shown))
 
 
 def legend(answers: Sequence[Answer]) -> str:
@@ -82,7 +82,7 @@ def legend(answers: Sequence[Answer]) -> str:
             share = 100 * answer.area / answer.mask.size
             verdict = (
                 f'<span class="verdict">score {answer.score:.2f}</span>'
-                f'<span class="share">{share:.1f} % of the picture</span>'
+                f'<span class="share">{share:.1f} % of the image</span>'
             )
         if answer.left_out:
             verdict += f'<span class="share">too long, not read: {html.escape(answer.left_out)}</span>'
@@ -131,12 +131,12 @@ def write_files(
         The files by their names.
     """
     mask = np.logical_or.reduce([answer.mask for answer in answers])
-    alpha = mask_picture(mask)
+    alpha = mask_image(mask)
     cutout = image.convert("RGBA")
     cutout.putalpha(alpha)
     contents = {
         MASK_FILE: _png(alpha),
-        LABELS_FILE: _png(label_picture(answers)),
+        LABELS_FILE: _png(label_image(answers)),
         CUTOUT_FILE: _png(cutout),
         COCO_FILE: json.dumps(coco_document(image, answers, domain), indent=1).encode(),
         OWN_DATA_FILE: own_data(image, answers),
@@ -144,7 +144,7 @@ def write_files(
     return {name: _write(folder / name, content) for name, content in contents.items()}
 
 
-def coco_document(picture: Image.Image, answers: Sequence[Answer], domain: str | None = None) -> dict[str, Any]:
+def coco_document(image: Image.Image, answers: Sequence[Answer], domain: str | None = None) -> dict[str, Any]:
     """The answers in COCO's format: categories are phrases, masks run-length encoded, boxes (x, y, width, height).
 
     `info` holds the domain of the model, if it has one.
@@ -154,7 +154,7 @@ def coco_document(picture: Image.Image, answers: Sequence[Answer], domain: str |
         if answer.area:
             annotations.append(coco_annotation(answer.as_dict(), len(annotations) + 1, 1, number))
     return {
-        "images": [{"id": 1, "file_name": "picture.png", "width": picture.width, "height": picture.height}],
+        "images": [{"id": 1, "file_name": "image.png", "width": image.width, "height": image.height}],
         "categories": [{"id": number, "name": answer.phrase} for number, answer in enumerate(answers, 1)],
         "annotations": annotations,
         "no_target": [answer.phrase for answer in answers if answer.no_target],

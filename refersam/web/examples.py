@@ -1,4 +1,4 @@
-"""Pictures to click on: scenes of SceneRef, drawn when the page is made, with phrases about them."""
+"""Images to click on: scenes of SceneRef, drawn when the page is made, with phrases about them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_BYTES = 1_000_000
-"""Of a question in JSON; pictures are uploaded by themselves, as files."""
+"""Of a question in JSON; images are uploaded by themselves, as files."""
 
 
 class RefuseLinks:
@@ -37,7 +37,7 @@ class RefuseLinks:
                 await _refuse(send, 413, b"The question is too long.")
                 return
         if _has_link(body):
-            await _refuse(send, 400, b"A picture must be uploaded: links are not fetched.")
+            await _refuse(send, 400, b"An image must be uploaded: links are not fetched.")
             return
         handed_on = False
 

@@ -1,4 +1,4 @@
-"""Which pictures are asked for which phrases."""
+"""Which images are asked for which phrases."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def make(root: Path, *names: str) -> None:
 
 
 def names(items: list[Item]) -> list[str]:
-    """Of their pictures."""
+    """Of their images."""
     return [item.image for item in items]
 
 
-def test_a_folder_gives_its_pictures_in_order_and_nothing_else(tmp_path: Path) -> None:
+def test_a_folder_gives_its_images_in_order_and_nothing_else(tmp_path: Path) -> None:
     """With those in its folders; not hidden files, other files, nor what was written before."""
     make(tmp_path, "b.jpg", "a.PNG", "notes.txt", ".hidden.png", "in/c.webp", ".git/d.png", "out/masks/e.png")
     items = list(open_items(str(tmp_path), ["the dog ", "a cat", "the dog"], tmp_path / "out")())
@@ -83,8 +83,8 @@ def test_what_is_skipped_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert str(source.skipped) == f"{expected} ({tmp_path / 'secret'})"
 
 
-def test_masks_beside_the_pictures_are_no_pictures(tmp_path: Path) -> None:
-    """Where the results go into the folder of the pictures."""
+def test_masks_beside_the_images_are_no_images(tmp_path: Path) -> None:
+    """Where the results go into the folder of the images."""
     for name in ("a.png", "masks/a.png/0_x.png", "deeper/masks/b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -100,8 +100,8 @@ def test_a_pattern_gives_what_it_matches(tmp_path: Path) -> None:
     assert names(items) == [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "x/c.jpg")]
 
 
-def test_where_the_results_go_into_the_pictures_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pattern and a file find the pictures, and never the masks; however the folder is written, by a link as well."""
+def test_where_the_results_go_into_the_images_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern and a file find the images, and never the masks; however the folder is written, by a link as well."""
     make(tmp_path, "a.png", "x/b.png", "masks/a.png/0_x.png", "out/masks/c.png")
     (tmp_path / "link").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -121,7 +121,7 @@ def test_a_text_file_has_a_phrase_a_line(tmp_path: Path) -> None:
 
 
 def test_csv(tmp_path: Path) -> None:
-    """Rows of one picture are one item; other columns are passed over; names start from the file, or from --images."""
+    """Rows of one image are one item; other columns are passed over; names start from the file, or from --images."""
     path = tmp_path / "list.csv"
     path.write_text('image,phrase,note\na.jpg,the dog,x\na.jpg,"the cat, left",\nb.jpg,the dog,\n')
     items = list(open_items(None, [str(path)], OUT)())
@@ -129,8 +129,8 @@ def test_csv(tmp_path: Path) -> None:
         Item("a.jpg", str(tmp_path / "a.jpg"), ("the dog", "the cat, left")),
         Item("b.jpg", str(tmp_path / "b.jpg"), ("the dog",)),
     ]
-    (tmp_path / "pictures").mkdir()
-    assert next(open_items(str(tmp_path / "pictures"), [str(path)], OUT)()).path == str(tmp_path / "pictures/a.jpg")
+    (tmp_path / "images").mkdir()
+    assert next(open_items(str(tmp_path / "images"), [str(path)], OUT)()).path == str(tmp_path / "images/a.jpg")
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_coco_captions_or_categories(tmp_path: Path) -> None:
-    """Captions are the phrases of their pictures; without any, each picture is asked for each category."""
+    """Captions are the phrases of their images; without any, each image is asked for each category."""
     path = tmp_path / "coco.json"
     images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}]
     captions = [{"image_id": 8, "caption": "a dog"}, {"image_id": 8, "caption": "a cat"}]
@@ -159,7 +159,7 @@ def test_coco_captions_or_categories(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "picture,phrase\n", "head line with the columns image and phrase"),
+        ("a.csv", "image,phrase\n", "head line with the columns image and phrase"),
         ("a.csv", "image;phrase\na.jpg;x\n", "but has 'image;phrase'"),
         ("a.csv", "image,phrase\na.jpg,the big, red star\n", "line 2 has more cells .* between quotes"),
         ("a.csv", 'image,phrase\na.jpg,"the star\nb.jpg,x\n', "is not a CSV file"),

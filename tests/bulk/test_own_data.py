@@ -116,7 +116,7 @@ def test_the_three_commands(run: Run, tiny_model_folder: Path, tmp_path: Path) -
     assert {sample.image.load().size for sample in samples} == {(60, 40), (40, 60)}
     assert all(sample.load_mask().shape == np.asarray(sample.image.load()).shape[:2] for sample in samples)
     Image.new("RGB", (50, 50)).save(photos / "6.jpg")
-    assert "(6 pictures done before)" in run(*label, "--out", "my_data", "--min-score", 0).out
+    assert "(6 images done before)" in run(*label, "--out", "my_data", "--min-score", 0).out
     checked = run("data", "check", "--data-root", "my_data", "--dataset", "jsonl", "--workers", 1)
     assert (checked.code, "Nothing wrong was found" in checked.out) == (0, True), checked.out
     shown = run(

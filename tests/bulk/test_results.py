@@ -22,7 +22,7 @@ MASK = np.array([[0, 1, 1], [0, 0, 1]], dtype=bool)
 
 
 def line(image: str, *phrases: str, mask: np.ndarray = MASK) -> dict[str, Any]:
-    """One picture's results."""
+    """One image's results."""
     answers = [Answer(phrase, mask, mask.astype(np.float32), 0.25, not mask.any()) for phrase in phrases]
     return {"image": image, "width": 3, "height": 2, "results": [answer.as_dict() for answer in answers]}
 
@@ -72,7 +72,7 @@ def test_each_item_once(tmp_path: Path) -> None:
         assert len(list(folder.missing(items))) == 2
 
 
-def test_failed_pictures_are_tried_again(tmp_path: Path) -> None:
+def test_failed_images_are_tried_again(tmp_path: Path) -> None:
     """And are no longer listed when they succeed."""
     with ResultFolder(tmp_path, {}, masks=False) as folder:
         folder.add({"image": "b.jpg", "phrases": ["x"], "error": "broken"})
@@ -88,7 +88,7 @@ def test_where_nothing_is_added_the_folder_stays_as_it_was(tmp_path: Path) -> No
     """A mistyped second call does not unmake what is finished; a first one leaves nothing."""
     for _ in range(2):
         with pytest.raises(DataError), ResultFolder(tmp_path / "new", {}, masks=False):
-            raise DataError("no picture")
+            raise DataError("no image")
         assert not (tmp_path / "new").exists()
     out = tmp_path / "done"
     with ResultFolder(out, {}, masks=False) as folder:
@@ -98,7 +98,7 @@ def test_where_nothing_is_added_the_folder_stays_as_it_was(tmp_path: Path) -> No
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert "failures.jsonl" in before
     with pytest.raises(DataError), ResultFolder(out, {}, masks=False):
-        raise DataError("no picture")
+        raise DataError("no image")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with ResultFolder(out, {}, masks=False) as folder:  # stopped on the way
         folder.add({"image": "b.jpg", "phrases": ["x"], "error": "broken"})
@@ -204,7 +204,7 @@ def test_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image", ["../../etc/x.png", "/etc/x.png", "a/../../../x.png", "a/b.png", "..", "ü" * 80])
 def test_masks_stay_in_their_folder(tmp_path: Path, image: str) -> None:
-    """Whatever a list names; and different pictures and phrases have different files."""
+    """Whatever a list names; and different images and phrases have different files."""
     path = (tmp_path / mask_path(image, "../../the dog\x00/..", 0)).resolve()
     assert path.is_relative_to(tmp_path / "masks")
     assert len({mask_path(image, "a b", 0), mask_path(image, "a b", 1), mask_path("x" + image, "a b", 0)}) == 3
@@ -227,7 +227,7 @@ def test_coco_file_loads_and_gives_the_same_masks(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "empty.json").read_text()) == {"annotations": [], "images": [], "categories": []}
 
 
-def test_coco_has_each_picture_once(tmp_path: Path) -> None:
+def test_coco_has_each_image_once(tmp_path: Path) -> None:
     """Even where it was asked about at several times."""
     write_coco([line("a.jpg", "x"), line("b.jpg", "x"), line("a.jpg", "y")], tmp_path / "instances.json")
     document = json.loads((tmp_path / "instances.json").read_text())

@@ -31,9 +31,9 @@ def predictor(tiny_model_folder: Path) -> ReferSamPredictor:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Seven pictures of different sizes, one of them broken."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """Seven images of different sizes, one of them broken."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for index in range(7):
         pixels = np.random.default_rng(index).integers(0, 256, (30 + index, 50 - index, 3), dtype=np.uint8)
@@ -48,23 +48,23 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_results_are_those_of_single_pictures(
-    run: Run, pictures: Path, tiny_model_folder: Path, predictor: ReferSamPredictor, tmp_path: Path
+def test_results_are_those_of_single_images(
+    run: Run, images: Path, tiny_model_folder: Path, predictor: ReferSamPredictor, tmp_path: Path
 ) -> None:
-    """In order; a broken picture is told at the end, with exit code 1, and stops nothing."""
+    """In order; a broken image is told at the end, with exit code 1, and stops nothing."""
     out = tmp_path / "out"
-    arguments = ("--images", pictures, *ASKED, "--out", out, "--model", tiny_model_folder, "--format", "coco")
-    (pictures / "notes.txt").touch()
+    arguments = ("--images", images, *ASKED, "--out", out, "--model", tiny_model_folder, "--format", "coco")
+    (images / "notes.txt").touch()
     done = run("segment-many", *arguments)
     assert done.code == 1
     assert "Skipped: 1 file of other types (.txt: 1)" in done.out
-    assert "1 picture failed" in done.out
+    assert "1 image failed" in done.out
     assert "3.png is broken or cut off" in done.out
     results = rows(out / "results.jsonl")
     assert [row["image"] for row in results] == [f"{index}.png" for index in (0, 1, 2, 4, 5, 6)]
     assert [row["image"] for row in rows(out / "failures.jsonl")] == ["3.png"]
     for row in results:
-        singles = predictor.predict(pictures / row["image"], ["the red circle", "star"], no_target_threshold=0)
+        singles = predictor.predict(images / row["image"], ["the red circle", "star"], no_target_threshold=0)
         for result, single in zip(row["results"], singles, strict=True):
             assert result["phrase"] == single.phrase
             assert result["score"] == pytest.approx(single.score, abs=2e-4)
@@ -73,23 +73,23 @@ def test_results_are_those_of_single_pictures(
     assert len(json.loads((out / "instances.json").read_text())["images"]) == 6
 
     before = (out / "results.jsonl").read_bytes()
-    Image.new("RGB", (40, 30)).save(pictures / "3.png")
+    Image.new("RGB", (40, 30)).save(images / "3.png")
     again = run("segment-many", *arguments)
-    assert (again.code, "6 pictures done before" in again.out) == (0, True)
+    assert (again.code, "6 images done before" in again.out) == (0, True)
     assert (out / "results.jsonl").read_bytes().startswith(before)
     assert rows(out / "results.jsonl")[-1]["image"] == "3.png"
     assert not (out / "failures.jsonl").exists()
     nothing_to_do = run("segment-many", *arguments)
-    assert (nothing_to_do.code, "7 pictures done before" in nothing_to_do.out) == (0, True)
+    assert (nothing_to_do.code, "7 images done before" in nothing_to_do.out) == (0, True)
 
 
 def test_a_kill_loses_nothing_and_repeats_nothing(
-    run: Run, pictures: Path, tiny_model_folder: Path, tmp_path: Path
+    run: Run, images: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     """Killed while it works, then started again: the file that an undisturbed run writes, to the byte."""
     for index in range(7, 60):
-        Image.new("RGB", (30, 30), (4 * index, 90, 200)).save(pictures / f"{index}.png")
-    arguments = ["--images", pictures, *ASKED, "--model", tiny_model_folder, "--device", "cpu", "--batch-size", 2]
+        Image.new("RGB", (30, 30), (4 * index, 90, 200)).save(images / f"{index}.png")
+    arguments = ["--images", images, *ASKED, "--model", tiny_model_folder, "--device", "cpu", "--batch-size", 2]
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     assert run("segment-many", *arguments, "--out", undisturbed).code == 1
     command = [sys.executable, "-m", "refersam", "segment-many", *arguments, "--out", out, "--format", "png"]
@@ -106,7 +106,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(
     assert 3 <= done_before < 59
     masks = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     finished = run("segment-many", *arguments, "--out", out, "--format", "png")
-    assert f"({done_before} pictures done before)" in finished.out
+    assert f"({done_before} images done before)" in finished.out
     results, expected = rows(out / "results.jsonl"), rows(undisturbed / "results.jsonl")
     assert [row["image"] for row in results] == [row["image"] for row in expected]
     for row in results:
@@ -117,7 +117,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(
     assert len(kept) >= 2 * done_before
 
 
-def test_memory_holds_a_few_pictures(predictor: ReferSamPredictor, tmp_path: Path) -> None:
+def test_memory_holds_a_few_images(predictor: ReferSamPredictor, tmp_path: Path) -> None:
     """The source is read only as far ahead as the next batch needs."""
     Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
     taken = 0
@@ -152,7 +152,7 @@ def test_usage_errors_write_nothing(run: Run, tmp_path: Path) -> None:
     """Nothing to do, and what was done with other settings."""
     (tmp_path / "empty").mkdir()
     done = run("segment-many", "--images", "empty", "--phrases", "star", "--out", "out")
-    assert (done.code, "No picture was found in empty" in done.err) == (1, True)
+    assert (done.code, "No image was found in empty" in done.err) == (1, True)
     assert run("segment-many", "--images", "missing", "--phrases", "star", "--out", "out2").code == 1
     assert not (tmp_path / "out2").exists()
     listed = tmp_path / "instances.json"
@@ -163,7 +163,7 @@ def test_usage_errors_write_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(
-    run: Run, pictures: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, images: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No traceback."""
 
@@ -171,23 +171,23 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("refersam.bulk.run.run_queries", stop)
-    done = run("segment-many", "--images", pictures, *ASKED, "--out", "out", "--model", tiny_model_folder)
+    done = run("segment-many", "--images", images, *ASKED, "--out", "out", "--model", tiny_model_folder)
     assert (done.code, "goes on with what is missing" in done.out, "Traceback" in done.err) == (130, True, False)
 
 
-def test_without_ray_the_extra_is_named(run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = run("segment-many", "--images", pictures, *ASKED, "--out", "out", "--engine", "ray")
+    done = run("segment-many", "--images", images, *ASKED, "--out", "out", "--engine", "ray")
     assert done.code == 1
     assert "--engine ray needs the package ray: run pip install '.[ray]' in a clone of the repository." in done.err
 
 
 @pytest.mark.slow
-def test_ray_writes_the_same_file(run: Run, pictures: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_ray_writes_the_same_file(run: Run, images: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     """On a cluster of this machine's processes; to the byte, failures too."""
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install '.[ray]'")
-    arguments = ("--images", pictures, *ASKED, "--model", tiny_model_folder, "--device", "cpu", "--batch-size", 2)
+    arguments = ("--images", images, *ASKED, "--model", tiny_model_folder, "--device", "cpu", "--batch-size", 2)
     for engine in ("local", "ray"):
         done = run("segment-many", *arguments, "--out", engine, "--engine", engine, "--workers", 1)
         assert (done.code, "3.png is broken" in done.out) == (1, True)

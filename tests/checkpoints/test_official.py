@@ -280,7 +280,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
         "empty.pth": b"",
         "empty.safetensors": b"",
         "text.pth": b"<html>404 Not Found</html>",
-        "picture.pth": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "image.pth": b"\x89PNG\r\n\x1a\n" + bytes(100),
         "pointer.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     }
     for name, content in contents.items():
@@ -296,7 +296,7 @@ BROKEN = (
     "empty.pth",
     "empty.safetensors",
     "text.pth",
-    "picture.pth",
+    "image.pth",
     "pointer.safetensors",
     "archive.pth",
 )

@@ -30,9 +30,9 @@ Run = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     """40 wide, 30 high, with a space in its name."""
-    path = tmp_path / "my picture.png"
+    path = tmp_path / "my image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
     return path
 
@@ -107,51 +107,51 @@ def test_no_command_shows_the_help(run: Run) -> None:
 # ------------------------------------------------------------------------------------------------------------ segment
 
 
-def test_segment_prints_a_table_and_writes_files(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_segment_prints_a_table_and_writes_files(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """A row for each phrase; mask and overlay for each, nothing else."""
-    result = run("segment", picture, "the red circle", "star", "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, "the red circle", "star", "--model", tiny_model_folder, "--device", "cpu")
     assert (result.code, result.err) == (0, "")
-    for word in ("picture", "phrase", "score", "box", "area", "ms", "my picture.png", "the red circle", "star"):
+    for word in ("image", "phrase", "score", "box", "area", "ms", "my image.png", "the red circle", "star"):
         assert word in result.out
     assert "Masks and overlays are in out/" in result.out
-    assert "photographs" not in result.out  # which is about the model in the box
-    names = [answer_name(picture, [phrase]) for phrase in ("star", "the red circle")]
-    assert [name[:-9] for name in names] == ["my picture_star", "my picture_the-red-circle"]
+    assert "photographs" not in result.out  # which is about the bundled model
+    names = [answer_name(image, [phrase]) for phrase in ("star", "the red circle")]
+    assert [name[:-9] for name in names] == ["my image_star", "my image_the-red-circle"]
     assert sorted(path.name for path in Path("out").iterdir()) == [
         f"{name}_{what}.png" for name in names for what in ("mask", "overlay")
     ]
 
 
-def test_segment_json(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_segment_json(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Valid JSON and nothing else; its masks are those of the files and of the predictor."""
     phrases = ["the red circle", "star"]
     options = ["--threshold", "0.45", "--no-target-threshold", "0", "--model", tiny_model_folder, "--device", "cpu"]
-    result = run("segment", picture, *phrases, "--json", "--out", "a/b", *options)
+    result = run("segment", image, *phrases, "--json", "--out", "a/b", *options)
     assert (result.code, result.err) == (0, "")
     rows = json.loads(result.out)
-    expected = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu").predict(picture, phrases, 0.45, 0.0)
+    expected = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu").predict(image, phrases, 0.45, 0.0)
     assert [row["phrase"] for row in rows] == phrases
     for row, twin in zip(rows, expected, strict=True):
         assert set(row) == {"phrase", "score", "no_target", "box", "area", "rle", "mask", "overlay"}
-        with Image.open(row["mask"]) as image:
-            np.testing.assert_array_equal(np.asarray(image) == 255, twin.mask)
+        with Image.open(row["mask"]) as opened:
+            np.testing.assert_array_equal(np.asarray(opened) == 255, twin.mask)
         np.testing.assert_array_equal(coco_mask.decode(row["rle"]).astype(bool), twin.mask)
-        with Image.open(row["overlay"]) as image:
-            np.testing.assert_array_equal(np.asarray(image), np.asarray(twin.overlay()))
+        with Image.open(row["overlay"]) as opened:
+            np.testing.assert_array_equal(np.asarray(opened), np.asarray(twin.overlay()))
         assert row["score"] == pytest.approx(twin.score, abs=1e-3)
         assert row["box"] == (None if twin.box is None else list(twin.box))
         assert (row["area"], row["no_target"]) == (twin.area, False)
 
 
-def test_segment_clicks(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_segment_clicks(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Points and a box are the predictor's; what cannot be read is one sentence, and nothing is written."""
     options = ["--threshold", "0.45", "--no-target-threshold", "0", "--model", tiny_model_folder, "--device", "cpu"]
     clicks = ["--point", "3,4", "--point", "10,12.5", "--exclude-point", "20,5", "--box", "2,2,30,25"]
-    result = run("segment", picture, "star", *clicks, "--json", *options)
+    result = run("segment", image, "star", *clicks, "--json", *options)
     (row,) = json.loads(result.out)
     predictor = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu")
     points = [(3, 4), (10, 12.5), (20, 5)]
-    twin = predictor.predict(picture, "star", 0.45, 0.0, points=points, point_labels=[1, 1, 0], box=(2, 2, 30, 25))
+    twin = predictor.predict(image, "star", 0.45, 0.0, points=points, point_labels=[1, 1, 0], box=(2, 2, 30, 25))
     assert row["rle"] == twin.to_rle()
     for wrong, sentence in (
         (["--point", "3;4"], "'3;4' is not X,Y"),
@@ -161,43 +161,43 @@ def test_segment_clicks(run: Run, tiny_model_folder: Path, picture: Path) -> Non
         (["--box", "5,5,5,9"], "A box"),
         (["ring", "--point", "3,4"], "phrase"),
     ):
-        result = run("segment", picture, "star", *wrong, "--out", "other", *options)
+        result = run("segment", image, "star", *wrong, "--out", "other", *options)
         assert (result.code, result.out) == (2, "")
         assert sentence in " ".join(result.err.split())
         assert not Path("other").exists()
 
 
-def test_segment_says_that_nothing_matches(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_segment_says_that_nothing_matches(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Forced: black masks, and words instead of a box."""
-    arguments = ["segment", picture, "star", "--no-target-threshold", "1", "--threshold", "0"]
+    arguments = ["segment", image, "star", "--no-target-threshold", "1", "--threshold", "0"]
     result = run(*arguments, "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0
     assert "nothing matches" in result.out
-    with Image.open(f"out/{answer_name(picture, ['star'])}_mask.png") as image:
-        assert not np.asarray(image).any()
+    with Image.open(f"out/{answer_name(image, ['star'])}_mask.png") as opened:
+        assert not np.asarray(opened).any()
 
 
-def test_what_is_read_is_never_written_over(run: Run, tiny_model_folder: Path, picture: Path) -> None:
-    """A picture by its label map; a folder is no file."""
-    before = Path(picture).read_bytes()
-    for target, told in ((picture, "is what is read, and would be lost"), ("folder.png", "")):
+def test_what_is_read_is_never_written_over(run: Run, tiny_model_folder: Path, image: Path) -> None:
+    """An image by its label map; a folder is no file."""
+    before = Path(image).read_bytes()
+    for target, told in ((image, "is what is read, and would be lost"), ("folder.png", "")):
         Path("folder.png").mkdir(exist_ok=True)
-        result = run("segment", picture, "star", "--label-map", target, "--model", tiny_model_folder)
+        result = run("segment", image, "star", "--label-map", target, "--model", tiny_model_folder)
         assert result.code != 0
         assert told in result.err
-    assert Path(picture).read_bytes() == before
+    assert Path(image).read_bytes() == before
 
 
-def test_signs_that_the_model_does_not_know(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_signs_that_the_model_does_not_know(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """No mask is made up for them."""
-    result = run("segment", picture, "\N{DOG FACE}", "--model", tiny_model_folder)
+    result = run("segment", image, "\N{DOG FACE}", "--model", tiny_model_folder)
     assert (result.code, "knows no sign of the phrase" in result.err) == (2, True)
 
 
-def test_unknown_parts_are_named(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_unknown_parts_are_named(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """A warning, and the results; `segment-many` counts them."""
     phrases = ["the star \u2b50\ufe0f", "a \u8d64 star \u00bd", "star"]
-    result = run("segment", picture, *phrases, "--json", "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, *phrases, "--json", "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0
     assert result.err.splitlines() == [
         "Warning: the tokenizer does not know '\u2b50\ufe0f' in the phrase 'the star \u2b50\ufe0f'",
@@ -205,60 +205,58 @@ def test_unknown_parts_are_named(run: Run, tiny_model_folder: Path, picture: Pat
     ]
     assert [row.get("unknown") for row in json.loads(result.out)] == [["\u2b50\ufe0f"], ["\u8d64", "\u00bd"], None]
     asked = [word for phrase in phrases for word in ("--phrases", phrase)]
-    many = run("segment-many", "--images", picture, *asked, "--out", "many", "--model", tiny_model_folder)
+    many = run("segment-many", "--images", image, *asked, "--out", "many", "--model", tiny_model_folder)
     assert "With parts that the tokenizer does not know: 2 phrases; the results name them." in many.out
     (row,) = map(json.loads, Path("many/results.jsonl").read_text().splitlines())
     assert [result.get("unknown") for result in row["results"]] == [["\u2b50\ufe0f"], ["\u8d64", "\u00bd"], None]
 
 
-def test_a_long_phrase_is_short_in_the_table(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_a_long_phrase_is_short_in_the_table(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Five thousand words, a word of as many letters, and as many lines."""
     phrases = ["red " * 5000, "star " + "x" * 5000, "red\n" * 5000]
-    result = run("segment", picture, *phrases, "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, *phrases, "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0
     assert len(result.out.splitlines()) < 15
     assert len(result.err) < 1000
 
 
-def test_a_long_phrase_is_cut_with_a_warning(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_a_long_phrase_is_cut_with_a_warning(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """18 words fit beside two special tokens; what was left out is shown as it was written."""
     phrase = " ".join(["red"] * 18) + " Circle, [not] blue"
-    result = run("segment", picture, phrase, "star", "--json", "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, phrase, "star", "--json", "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0
     assert result.err.strip() == "Warning: the phrase is longer than 20 tokens; left out: 'Circle, [not] blue'"
     first, second = json.loads(result.out)
     assert (first["left_out"], "left_out" in second) == ("Circle, [not] blue", False)
 
 
-def test_phrases_with_one_file_name_do_not_overwrite_each_other(
-    run: Run, tiny_model_folder: Path, picture: Path
-) -> None:
+def test_phrases_with_one_file_name_do_not_overwrite_each_other(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Equal, equal but for signs, equal in their first forty characters, nothing but signs, already numbered."""
     start = "the very long red thing on the table that I mean"
     phrases = ["red!", "red?", "red", "red 2", f"{start} a", f"{start} b", "?!", "..."]
     arguments = ["--json", "--model", tiny_model_folder, "--device", "cpu"]
-    rows = json.loads(run("segment", picture, *phrases, *arguments).out)
+    rows = json.loads(run("segment", image, *phrases, *arguments).out)
     names = [row[kind] for row in rows for kind in ("mask", "overlay")]
     assert len({name.lower() for name in names}) == 2 * len(phrases)
     assert all(Path(name).is_file() for name in names)
 
 
-def test_segment_label_map(run: Run, tiny_model_folder: Path, picture: Path) -> None:
-    """One picture of all phrases, as `label_map` makes it; only a PNG, told before the model is loaded."""
+def test_segment_label_map(run: Run, tiny_model_folder: Path, image: Path) -> None:
+    """One image of all phrases, as `label_map` makes it; only a PNG, told before the model is loaded."""
     from refersam.inference.labels import label_map
 
     phrases = ["the red circle", "star"]
     options = ["--no-target-threshold", "0", "--model", tiny_model_folder, "--device", "cpu"]
-    result = run("segment", picture, *phrases, "--label-map", "maps/all.png", *options)
+    result = run("segment", image, *phrases, "--label-map", "maps/all.png", *options)
     assert result.code == 0, result.err
     assert "the label map is maps/all.png" in result.out
     answers = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu").predict(
-        picture, phrases, no_target_threshold=0
+        image, phrases, no_target_threshold=0
     )
-    with Image.open("maps/all.png") as image:
-        assert image.mode == "L"
-        np.testing.assert_array_equal(np.asarray(image), label_map(answers))
-    assert_usage(run("segment", picture, "star", "--label-map", "all.jpg", "--model", "nowhere"), "a PNG file")
+    with Image.open("maps/all.png") as opened:
+        assert opened.mode == "L"
+        np.testing.assert_array_equal(np.asarray(opened), label_map(answers))
+    assert_usage(run("segment", image, "star", "--label-map", "all.jpg", "--model", "nowhere"), "a PNG file")
 
 
 @pytest.mark.parametrize(
@@ -276,29 +274,29 @@ def test_segment_label_map(run: Run, tiny_model_folder: Path, picture: Path) -> 
         "[/red] [bold]",
     ],
 )
-def test_no_phrase_leads_out_of_the_folder(run: Run, tiny_model_folder: Path, picture: Path, phrase: str) -> None:
+def test_no_phrase_leads_out_of_the_folder(run: Run, tiny_model_folder: Path, image: Path, phrase: str) -> None:
     """Slashes, dots, line ends, other scripts, rich's markup, names longer than the file system takes."""
-    result = run("segment", picture, phrase, "--out", "deep/out", "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, phrase, "--out", "deep/out", "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0, result.err
-    made = {path for path in Path.cwd().rglob("*") if path.is_file()} - {picture}
+    made = {path for path in Path.cwd().rglob("*") if path.is_file()} - {image}
     assert len(made) == 2
     assert {path.parent for path in made} == {Path.cwd() / "deep" / "out"}
-    assert all(re.fullmatch(r"my picture_[\w-]+_(mask|overlay)\.png", path.name) for path in made)
+    assert all(re.fullmatch(r"my image_[\w-]+_(mask|overlay)\.png", path.name) for path in made)
 
 
-def test_a_long_picture_name(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_a_long_image_name(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """255 bytes, the most there is: the masks' names are shortened, not refused."""
-    long = picture.with_name("é" * 125 + ".png")
-    picture.rename(long)
+    long = image.with_name("é" * 125 + ".png")
+    image.rename(long)
     result = run("segment", long, "star " * 30, "--model", tiny_model_folder, "--device", "cpu", "--json")
     assert result.code == 0, result.err
     assert all(Path(row["mask"]).is_file() for row in json.loads(result.out))
 
 
-def test_a_picture_name_in_no_encoding(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_a_image_name_in_no_encoding(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Bytes that are not UTF-8, as old archives hold them: shown as an escape, left out of the masks' names."""
     odd = Path(os.fsdecode(b"caf\xe9.png"))
-    picture.rename(odd)
+    image.rename(odd)
     result = run("segment", odd, "star", "--model", tiny_model_folder, "--device", "cpu")
     assert result.code == 0, result.err
     assert r"caf\udce9.png" in result.out
@@ -306,19 +304,19 @@ def test_a_picture_name_in_no_encoding(run: Run, tiny_model_folder: Path, pictur
     assert re.fullmatch(r"caf_star_\w{8}_mask\.png caf_star_\w{8}_overlay\.png", " ".join(made))
 
 
-def test_answers_never_replace_others(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_answers_never_replace_others(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Phrases that begin alike and images of one name, in a call and across calls; the same question does."""
     long = "the large red circle above the small blue square"
     other = f"{long} on the left"
     images = [Path(name) for name in ("1/a.png", "2/a.png", "2/a.jpg")]
-    for image in images:
-        image.parent.mkdir(exist_ok=True)
-        Image.open(picture).save(image)
+    for opened in images:
+        opened.parent.mkdir(exist_ok=True)
+        Image.open(image).save(opened)
     options = ["--model", tiny_model_folder, "--device", "cpu", "--json"]
     files: set[str] = set()
     for asked in ([long, other], [f"{other}!"], ["star"], ["Star"]):
-        for image in images:
-            rows = json.loads(run("segment", image, *asked, *options).out)
+        for opened in images:
+            rows = json.loads(run("segment", opened, *asked, *options).out)
             new = {row[kind] for row in rows for kind in ("mask", "overlay")}
             assert len(new) == 2 * len(asked)
             assert not files & new
@@ -333,7 +331,7 @@ def test_answers_never_replace_others(run: Run, tiny_model_folder: Path, picture
 
 
 def broken_png(path: Path) -> None:
-    """Half of a picture."""
+    """Half of an image."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8))
     noise.save(path)
     path.write_bytes(path.read_bytes()[:3000])
@@ -344,14 +342,14 @@ def broken_png(path: Path) -> None:
     [
         (lambda path: None, r"No such file: .*x\.png"),
         (lambda path: path.mkdir(), r"x\.png is not a file"),
-        (lambda path: path.write_text("hello"), r"x\.png is not a picture that can be read"),
-        (lambda path: path.write_bytes(b""), r"x\.png is not a picture that can be read"),
+        (lambda path: path.write_text("hello"), r"x\.png is not an image that can be read"),
+        (lambda path: path.write_bytes(b""), r"x\.png is not an image that can be read"),
         (broken_png, r"x\.png is broken or cut off"),
         (lambda path: Image.new("1", (20_001, 5_000)).save(path), "20001 x 5000 pixels, more than the limit"),
         (lambda path: Image.new("1", (20_001, 10_000)).save(path), "too large to be decoded safely"),
     ],
 )
-def test_pictures_that_cannot_be_read(
+def test_images_that_cannot_be_read(
     run: Run, tiny_model_folder: Path, tmp_path: Path, make: Callable[[Path], object], told: str
 ) -> None:
     """Code 1, and no folder is made."""
@@ -361,16 +359,16 @@ def test_pictures_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("phrase", ["", "  ", "\u200b", "\t\n"])
-def test_phrases_without_a_word(run: Run, tiny_model_folder: Path, picture: Path, phrase: str) -> None:
+def test_phrases_without_a_word(run: Run, tiny_model_folder: Path, image: Path, phrase: str) -> None:
     """Code 2: the command was used wrongly."""
-    result = run("segment", picture, "star", phrase, "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, "star", phrase, "--model", tiny_model_folder, "--device", "cpu")
     assert_one_sentence(result, 2, "at least one word")
     assert not Path("out").exists()
 
 
-def test_a_phrase_in_no_encoding(run: Run, tiny_model_folder: Path, picture: Path) -> None:
+def test_a_phrase_in_no_encoding(run: Run, tiny_model_folder: Path, image: Path) -> None:
     """Bytes that are not UTF-8, as the shell may pass them on."""
-    result = run("segment", picture, os.fsdecode(b"caf\xe9"), "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, os.fsdecode(b"caf\xe9"), "--model", tiny_model_folder, "--device", "cpu")
     assert_one_sentence(result, 2, "not valid Unicode")
 
 
@@ -382,10 +380,10 @@ def test_a_phrase_in_no_encoding(run: Run, tiny_model_folder: Path, picture: Pat
     ],
 )
 def test_devices_that_are_not_there(
-    run: Run, tiny_model_folder: Path, picture: Path, option: str, value: str, told: str
+    run: Run, tiny_model_folder: Path, image: Path, option: str, value: str, told: str
 ) -> None:
     """Code 2, with what there is."""
-    assert_one_sentence(run("segment", picture, "star", "--model", tiny_model_folder, option, value), 2, told)
+    assert_one_sentence(run("segment", image, "star", "--model", tiny_model_folder, option, value), 2, told)
 
 
 @pytest.mark.parametrize(
@@ -401,9 +399,9 @@ def test_devices_that_are_not_there(
         (["star", "--treshold", "0.5"], "No such option: --treshold"),
     ],
 )
-def test_segment_used_wrongly(run: Run, picture: Path, arguments: list[str], told: str) -> None:
+def test_segment_used_wrongly(run: Run, image: Path, arguments: list[str], told: str) -> None:
     """Told before anything is loaded."""
-    assert_usage(run("segment", picture, *arguments), told)
+    assert_usage(run("segment", image, *arguments), told)
 
 
 def test_an_unknown_command(run: Run) -> None:
@@ -425,7 +423,7 @@ def test_an_unknown_command(run: Run) -> None:
     ],
 )
 def test_models_that_cannot_be_loaded(
-    run: Run, tiny_model_folder: Path, picture: Path, tmp_path: Path, name: str, told: str
+    run: Run, tiny_model_folder: Path, image: Path, tmp_path: Path, name: str, told: str
 ) -> None:
     """Code 1, one sentence, nothing written."""
     (tmp_path / "empty").mkdir()
@@ -441,46 +439,46 @@ def test_models_that_cannot_be_loaded(
         (tmp_path / "missing" / "model.safetensors").unlink()
     elif name == "mute":
         (tmp_path / "mute" / "processor_config.json").unlink()
-    assert_one_sentence(run("segment", picture, "star", "--model", name, "--device", "cpu"), 1, told)
+    assert_one_sentence(run("segment", image, "star", "--model", name, "--device", "cpu"), 1, told)
     assert not Path("out").exists()
 
 
 def test_weights_that_do_not_fit_are_told_in_one_sentence(
-    run: Run, tiny_model_folder: Path, picture: Path, tmp_path: Path
+    run: Run, tiny_model_folder: Path, image: Path, tmp_path: Path
 ) -> None:
     """transformers' own reports of loading are not printed beside it."""
     shutil.copytree(tiny_model_folder, tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"num_context_tokens": 3}))
     transformers.utils.logging.set_verbosity_warning()
-    result = run("segment", picture, "star", "--model", "other", "--device", "cpu")
+    result = run("segment", image, "star", "--model", "other", "--device", "cpu")
     assert_one_sentence(result, 1, "other could not be read: some have another shape than its configuration says")
 
 
-@pytest.mark.parametrize("out", ["my picture.png", "my picture.png/deeper/still"])
-def test_out_is_a_file(run: Run, tiny_model_folder: Path, picture: Path, out: str) -> None:
+@pytest.mark.parametrize("out", ["my image.png", "my image.png/deeper/still"])
+def test_out_is_a_file(run: Run, tiny_model_folder: Path, image: Path, out: str) -> None:
     """Told before the model is loaded; the file stays as it is."""
-    before = picture.read_bytes()
-    result = run("segment", picture, "star", "--model", "nowhere", "--out", out)
-    assert_one_sentence(result, 1, r"my picture\.png is a file: --out names a folder")
-    assert picture.read_bytes() == before
+    before = image.read_bytes()
+    result = run("segment", image, "star", "--model", "nowhere", "--out", out)
+    assert_one_sentence(result, 1, r"my image\.png is a file: --out names a folder")
+    assert image.read_bytes() == before
 
 
-def test_out_may_not_be_written_to(run: Run, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_may_not_be_written_to(run: Run, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told before the model is loaded."""
     monkeypatch.setattr(os, "access", lambda path, mode, **_options: not mode & os.W_OK)
-    result = run("segment", picture, "star", "--model", "nowhere", "--out", "new")
+    result = run("segment", image, "star", "--model", "nowhere", "--out", "new")
     assert_one_sentence(result, 1, "may not be written to: name another folder with --out")
 
 
-def test_a_full_disk(run: Run, tiny_model_folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(run: Run, tiny_model_folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, and no half file."""
 
     def full(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    result = run("segment", picture, "star", "--model", tiny_model_folder, "--device", "cpu")
+    result = run("segment", image, "star", "--model", tiny_model_folder, "--device", "cpu")
     assert_one_sentence(result, 1, "No space left on device")
     assert list(Path("out").iterdir()) == []
 
@@ -493,9 +491,9 @@ def test_data_scenes(run: Run, tmp_path: Path) -> None:
     size = ["--width", "64", "--height", "48", "--phrases", "3"]
     result = run("data", "scenes", "--out", "root", "--count", "3", "--seed", "5", "--split", "test", *size)
     assert result.code == 0, result.err
-    pictures = sorted((tmp_path / "root" / "images" / "scenes").iterdir())
-    assert len(pictures) == 3
-    with Image.open(pictures[0]) as image:
+    images = sorted((tmp_path / "root" / "images" / "scenes").iterdir())
+    assert len(images) == 3
+    with Image.open(images[0]) as image:
         assert image.size == (64, 48)
     assert len(json.loads((tmp_path / "root" / "sceneref" / "instances.json").read_text())["images"]) == 3
     refs = json.loads((tmp_path / "root" / "sceneref" / "grefs(unc).json").read_text())
@@ -568,7 +566,7 @@ def test_convert_what_is_no_checkpoint(run: Run, tmp_path: Path) -> None:
     assert not Path("model").exists()
 
 
-def test_convert_and_segment(run: Run, parity_folder: Path, picture: Path) -> None:
+def test_convert_and_segment(run: Run, parity_folder: Path, image: Path) -> None:
     """The authors' layout, through the command, into a folder that segments."""
     source = parity_folder / "bert_tiny"
     tokenizer = Path("tokenizer")
@@ -580,7 +578,7 @@ def test_convert_and_segment(run: Run, parity_folder: Path, picture: Path) -> No
     result = run(*arguments, "--out", "model", "--tokenizer", tokenizer)
     assert result.code == 0, result.err
     assert re.search(r"\d+ weights converted into model/", result.out)
-    result = run("segment", picture, "red", "--model", "model", "--device", "cpu", "--json")
+    result = run("segment", image, "red", "--model", "model", "--device", "cpu", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)[0]["no_target"] is False  # the authors' models always answer with a mask
     assert_one_sentence(run(*arguments, "--out", "model"), 1, "model already exists: name a new folder")
@@ -601,7 +599,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_train_and_segment(run: Run, recipe: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_and_segment(run: Run, recipe: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a recipe to masks; a second run into the folder is refused and changes nothing."""
     from sceneref.training.source import SceneSource
     from sceneref.training.validation import SceneValidation
@@ -612,7 +610,7 @@ def test_train_and_segment(run: Run, recipe: Path, picture: Path, monkeypatch: p
     assert result.code == 0, result.err
     assert "The model is in run/model/" in result.out
     assert "mIoU" in result.out
-    result = run("segment", picture, "the red star", "--model", "run/model", "--device", "cpu", "--json")
+    result = run("segment", image, "the red star", "--model", "run/model", "--device", "cpu", "--json")
     assert result.code == 0, result.err
     assert len(json.loads(result.out)) == 1
 

@@ -109,12 +109,12 @@ def test_serve(predictor: ReferSamPredictor, images: list[Path]) -> None:
         reply = client.post(
             "/v1/segment", files={"image": images[0].read_bytes()}, data={"phrases": list(PHRASES)}
         ).json()
-        picture = client.post(
+        image = client.post(
             "/v1/segment", files={"image": images[0].read_bytes()}, data={"phrases": PHRASES[0], "format": "png"}
         )
     for row, answer in zip(reply["results"], predictor.predict(images[0], PHRASES), strict=True):
         np.testing.assert_array_equal(decode_mask(row["rle"]), answer.mask)
-    assert Image.open(io.BytesIO(picture.content)).size == (96, 64)
+    assert Image.open(io.BytesIO(image.content)).size == (96, 64)
 
 
 def test_demo(predictor: ReferSamPredictor, images: list[Path], tmp_path: Path) -> None:

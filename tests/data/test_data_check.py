@@ -30,7 +30,7 @@ def test_a_good_data_set_has_notes_only(miniature: Any) -> None:
     assert report.counts[0].published == (42404, 16994, 120624)
     assert {finding.kind for finding in report.findings} == {"counts"}
     assert report.findings[0].message == (
-        "Split train has 2 refs (published: 42404), 1 pictures (published: 16994), 3 expressions (published: 120624)."
+        "Split train has 2 refs (published: 42404), 1 images (published: 16994), 3 expressions (published: 120624)."
     )
 
 
@@ -72,11 +72,11 @@ def test_images_that_are_trained_and_tested_on(miniature: Any) -> None:
     """A warning with their names; known for the google partition."""
     miniature.refs.append(miniature.ref(3, 10, 1, "val", "a dog"))
     root = miniature.write()
-    (finding,) = [f for f in check_dataset(root, "refcoco").findings if f.kind == "shared pictures"]
+    (finding,) = [f for f in check_dataset(root, "refcoco").findings if f.kind == "shared images"]
     assert finding.severity is Severity.WARNING
-    assert finding.message == f"Pictures of train that are in val, too: 1 ({image_path(root)})."
+    assert finding.message == f"Images of train that are in val, too: 1 ({image_path(root)})."
     miniature.write("refcocog", "refs(google).p")
-    assert found(root, "refcocog", split_by="google") == [("NOTE", "shared pictures")]
+    assert found(root, "refcocog", split_by="google") == [("NOTE", "shared images")]
 
 
 def test_everything_at_once_worst_first(miniature: Any) -> None:

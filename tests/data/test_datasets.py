@@ -204,8 +204,8 @@ def test_mixed_leaves_out_images_of_other_splits(miniature: Any) -> None:
     assert [s.sample_id for s in samples] == ["refcoco:0", "refcoco:1", "refcoco:10", "refcoco+:20", "refcocog:10"]
     assert len(samples.images()) == 1
     assert len({id(s.image) for s in samples}) == 1
-    assert [f.message for f in samples.findings if f.kind == "pictures held out"] == [
-        "Left out of the training splits: 2 pictures of a val or test split of the three."
+    assert [f.message for f in samples.findings if f.kind == "images held out"] == [
+        "Left out of the training splits: 2 images of a val or test split of the three."
     ]
     with pytest.raises(DataError, match="mixed has the split train only, not val"):
         open_dataset(miniature.root, "mixed", "val")
@@ -280,7 +280,7 @@ def test_a_missing_image_is_reported_before_work_starts(miniature: Any) -> None:
 def test_without_any_image_there_is_one_sentence(miniature: Any) -> None:
     """One sentence for all images."""
     root = miniature.write(images="elsewhere")
-    with pytest.raises(DataError, match=r"1 error.*no folder with pictures: .*images/train2014 or .*train2014 is exp"):
+    with pytest.raises(DataError, match=r"1 error.*no folder with images: .*images/train2014 or .*train2014 is exp"):
         open_dataset(root, "refcoco", "train")
 
 
@@ -340,7 +340,7 @@ def annotation_id_twice(mini: Any) -> None:
         (annotation_of_another_image, "ref 0 .* is about image 1, but its annotation 20 about image 2"),
         (no_usable_polygon, "ref 0 .*annotation 10, whose mask cannot be drawn: none of its 1 polygons"),
         (no_segmentation, "ref 0 .*annotation 10, whose mask cannot be drawn: .*came nothing"),
-        (rle_of_another_size, "annotation 10, which has a mask of 30 x 40 pixels, but its picture 40 x 30"),
+        (rle_of_another_size, "annotation 10, which has a mask of 30 x 40 pixels, but its image 40 x 30"),
         (no_target_with_annotation, "ref 0 .* says that it has no target, but names annotations"),
         (target_without_annotation, "ref 0 .* names no annotation, and does not say that it has no target"),
         (refcoco_without_target, "ref 0 .* names no annotation, and does not say that it has no target"),
@@ -398,7 +398,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(miniature: Any) -> None:
         root = miniature.write()
         text = (root / "refcoco/instances.json").read_text().replace("COCO_train2014_000000000001.jpg", name)
         (root / "refcoco/instances.json").write_text(text)
-        with pytest.raises(DataError, match="is not a picture's name: it leads out of the folder"):
+        with pytest.raises(DataError, match="is not an image's name: it leads out of the folder"):
             open_dataset(root, "refcoco", "train")
 
 

@@ -138,11 +138,11 @@ def test_results_are_no_splits(folder: Path) -> None:
         ({"image": "a.jpg", "phrase": 3, "mask": "m.png"}, "phrase should be a valid string, but is 3"),
         ({"phrase": "x", "mask": "m.png"}, '"image" is missing'),
         ({"image": "b.jpg", "phrase": "x", "mask": "m.png"}, r"No such file: .*b\.jpg"),
-        ({"image": "train.jsonl", "phrase": "x", "mask": "m.png"}, r"train\.jsonl is not a picture that can be read"),
+        ({"image": "train.jsonl", "phrase": "x", "mask": "m.png"}, r"train\.jsonl is not an image that can be read"),
         ({"image": "a.jpg", "phrase": "x", "mask": "n.png"}, r"No such file: .*n\.png"),
         (
             {"image": "m.png", "phrase": "x", "mask": "small.png"},
-            r"small\.png has 4 x 3 pixels, but its picture 40 x 30",
+            r"small\.png has 4 x 3 pixels, but its image 40 x 30",
         ),
         (
             {"image": "a.jpg", "phrase": "x", "mask": "m.png", "mask_value": "1"},
@@ -180,7 +180,7 @@ def test_mistakes(folder: Path, line: object, message: str) -> None:
     ("line", "message"),
     [
         ({"phrase": "x", "ann_ids": [99]}, r"line 2: annotation 99 is not in .*instances\.json"),
-        ({"phrase": "x", "ann_ids": [10, 20]}, "line 2: the annotations are of different pictures"),
+        ({"phrase": "x", "ann_ids": [10, 20]}, "line 2: the annotations are of different images"),
         ({"phrase": "x", "ann_ids": [10], "image": "b.jpg"}, r"of COCO_train2014_000000000001\.jpg, not of b\.jpg"),
         ({"phrase": "x", "ann_ids": []}, "ann_ids should have at least 1 item"),
         ({"phrase": "x", "ann_ids": [11]}, "an annotation's mask cannot be drawn: "),

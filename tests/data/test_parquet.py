@@ -152,8 +152,8 @@ def test_large_masks(write: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        (b"no image", "row 0: The picture is not a picture that can be read"),
-        (png(1)[:60], "row 0: The picture is broken or cut off"),
+        (b"no image", "row 0: The image is not an image that can be read"),
+        (png(1)[:60], "row 0: The image is broken or cut off"),
         (png(1, (10, 10)), "row 0 has an image of 10 x 10 pixels, but masks of 30 x 20"),
         (b"", "row 0 has an image file of 0 bytes; expected are 1 to 67,108,864"),
     ],
@@ -171,7 +171,7 @@ def test_broken_images(write: Callable[..., Path], image: bytes, told: str) -> N
     [
         ([{"image": {"bytes": b"a"}}], "should have a column image .* but has image: struct"),
         ([{"samples": [target(1, "dog")]}], "should have a column image"),
-        ([{"picture": 1}], "but has neither"),
+        ([{"image": 1}], "but has neither"),
         ([row(0, target(1, "dog"), image="a.png")], "should have a column image .* image: string"),
         ([{"image": b"a", "samples": "dog"}], "should have a column image .* samples: string"),
         ([{"image": b"a", "samples": [1, 2]}], "row 0: samples, entry 0"),

@@ -159,7 +159,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files(tmp_path / "root") == []
     path.write_bytes(content)
     monkeypatch.setattr(prepare, "MAX_FILES", 1)
-    with pytest.raises(DataError, match="more than 1 pictures"):
+    with pytest.raises(DataError, match="more than 1 images"):
         find_items(folder)
 
 

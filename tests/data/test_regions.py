@@ -143,7 +143,7 @@ def test_invalid_regions(raw: Any, message: str) -> None:
 
 def test_another_size_is_an_error() -> None:
     """The error is raised before memory is allocated."""
-    with pytest.raises(DataError, match="A mask has 60000 x 65535 pixels, but its picture 40 x 30"):
+    with pytest.raises(DataError, match="A mask has 60000 x 65535 pixels, but its image 40 x 30"):
         decode_region({"size": [65535, 60000], "counts": [65535 * 60000]}, 30, 40)
 
 
@@ -172,7 +172,7 @@ def test_mask_images_that_are_wrong(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     Image.new("L", (40, 30)).save(path)
     assert not decode_region(path, 30, 40).any()
-    with pytest.raises(DataError, match="A mask has 40 x 30 pixels, but its picture 30 x 40"):
+    with pytest.raises(DataError, match="A mask has 40 x 30 pixels, but its image 30 x 40"):
         decode_region(path, 40, 30)
     with pytest.raises(ImageError, match=r"No such file: .*nowhere\.png"):
         decode_region(tmp_path / "nowhere.png", 40, 30)

@@ -1,4 +1,4 @@
-"""A small data set of drawn scenes, and the tiny model over it."""
+"""A small data set of rendered scenes, and the tiny model over it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sceneref import SceneRefSettings, write_sceneref
 
 @pytest.fixture(scope="session")
 def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data root with 5 pictures of SceneRef, not square, 3 to 4 phrases each."""
+    """Data root with 5 images of SceneRef, not square, 3 to 4 phrases each."""
     root = tmp_path_factory.mktemp("scenes")
     write_sceneref(root, "val", 5, 0, SceneRefSettings(width=80, height=72, phrases_per_scene=4))
     return root

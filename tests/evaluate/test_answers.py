@@ -58,7 +58,7 @@ class KnownProcessor:
 
 
 def evaluate(model: KnownModel, truth: list[np.ndarray], **options: Any) -> list[SampleResult]:
-    """Results for one picture."""
+    """Results for one image."""
     count = len(truth)
     item = ReferringImage(
         image=np.zeros((*truth[0].shape, 3), np.uint8),
@@ -128,7 +128,7 @@ LOGIT_OF_035 = math.log(0.35 / 0.65)
     ],
 )
 def test_positive_pixels(name: str, positive: str) -> None:
-    """At and beside each protocol's threshold; the mask at the picture's size is the same for all."""
+    """At and beside each protocol's threshold; the mask at the image's size is the same for all."""
     row = torch.tensor([-1.0, LOGIT_OF_035 - 1e-5, LOGIT_OF_035 + 1e-5, -1e-5, 0.0, 1e-5])
     side = PROTOCOLS[name].side
     sizes = [(1, 6)] if side is None else [(side, side)]

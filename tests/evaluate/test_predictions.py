@@ -97,7 +97,7 @@ def test_masks_for_a_protocol(path: Path) -> None:
         (GOOD | {"no_target": 1}, '"no_target" must be true or false'),
         (GOOD | {"score": "0.5"}, '"score" must be a number'),
         (GOOD | {"score": True}, '"score" must be a number'),
-        ('{"sample_id": "1", "score": NaN}', "NaN is no number"),
+        ('{"sample_id": "1", "score": NaN}', "NaN is not a number"),
         ('{"sample_id": "1", "mask": {"size": [2, 3], "counts": [6]}, "score": 1e999}', "must be a finite number"),
         (GOOD | {"score": 10**400}, "must be a finite number"),
         (GOOD | {"target_probability": 1.5}, '"target_probability" must be a number from 0 to 1'),

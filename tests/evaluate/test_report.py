@@ -19,8 +19,7 @@ from refersam.data.sample import ImageRecord, ReferringSample
 from refersam.evaluate import Evaluation, Prediction
 from refersam.evaluate.output import describe
 from refersam.evaluate.report import facts
-from refersam.evaluate.report.page import render_report
-from refersam.evaluate.report.pictures import (
+from refersam.evaluate.report.images import (
     MAX_BYTES,
     PREDICTION_COLOUR,
     SIDE,
@@ -29,6 +28,7 @@ from refersam.evaluate.report.pictures import (
     data_uri,
     outline,
 )
+from refersam.evaluate.report.page import render_report
 from refersam.metrics import PROTOCOLS, SampleResult
 from refersam.metrics.calibration import calibration
 from refersam.metrics.masks import encode_mask
@@ -40,13 +40,13 @@ SOURCE = {"model": HOSTILE, "predictions": None, "dataset": HOSTILE, "split": "v
 
 
 def build(rows: list[dict[str, Any]], folder: Path, protocol: str = "sceneref") -> Evaluation:
-    """An evaluation of given numbers; its pictures are 10 x 10."""
-    Image.new("RGB", (10, 10), "white").save(folder / "picture.png")
+    """An evaluation of given numbers; its images are 10 x 10."""
+    Image.new("RGB", (10, 10), "white").save(folder / "image.png")
     samples, predictions, results = [], [], []
     for place, row in enumerate(rows):
         truth = np.zeros(100, bool)
         truth[: row.get("truth", 0)] = True
-        record = ImageRecord(str(row.get("image", place)), folder / "picture.png", 10, 10)
+        record = ImageRecord(str(row.get("image", place)), folder / "image.png", 10, 10)
         regions = (encode_mask(truth.reshape(10, 10)),) if row.get("truth") else ()
         details = {name: row[name] for name in ("tags", "category", "distractors") if name in row}
         samples.append(ReferringSample(str(place), row.get("phrase", "red"), record, regions, **details))
@@ -97,7 +97,7 @@ def test_breakdowns(tmp_path: Path) -> None:
         facts.Group("relative", 1, 0.0, 0.0),
     )
     assert made["Words in the phrase"] == (facts.Group("1", 2, 50.0, 100 * 50 / 70), facts.Group("2", 1, 50.0, 50.0))
-    assert [(g.label, g.count) for g in made["Target's share of the picture"]] == [
+    assert [(g.label, g.count) for g in made["Target's share of the image"]] == [
         ("4 to 16 %", 1),
         ("16 % or more", 2),
     ]
@@ -148,7 +148,7 @@ def test_verdicts(tmp_path: Path) -> None:
 
 
 def test_cases(tmp_path: Path) -> None:
-    """Best, median and worst; the surest of the equally bad first; no phrase twice, no picture twice if avoidable."""
+    """Best, median and worst; the surest of the equally bad first; no phrase twice, no image twice if avoidable."""
     rows = [found(place / 20, image=place) for place in range(1, 20)]
     rows += [found(0, score=0.1, image=98), found(0, score=0.9, image=99), {"predicted": 3, "score": 0.5}]
     cases = choose_cases(build(rows, tmp_path), count=3)
@@ -158,8 +158,8 @@ def test_cases(tmp_path: Path) -> None:
         "Worst": ["20", "19", "0"],
         "No target, but one was found": ["21"],
     }
-    same_picture = [found(1, image=1), found(1, image=1), found(0.5, image=2)]
-    chosen = choose_cases(build(same_picture, tmp_path), count=2)["Best"]
+    same_image = [found(1, image=1), found(1, image=1), found(0.5, image=2)]
+    chosen = choose_cases(build(same_image, tmp_path), count=2)["Best"]
     assert [case.sample_id for case in chosen] == ["1", "2"]
 
 
@@ -177,12 +177,12 @@ def test_outlines() -> None:
     assert len(data_uri(noise)) < 2 * MAX_BYTES
 
 
-def test_a_picture_that_is_gone(tmp_path: Path) -> None:
+def test_a_image_that_is_gone(tmp_path: Path) -> None:
     """The report is made without it."""
     evaluation = build([found(1)], tmp_path)
-    (tmp_path / "picture.png").unlink()
+    (tmp_path / "image.png").unlink()
     page = render_report(evaluation, describe(evaluation, SOURCE))
-    assert "The picture cannot be read." in page
+    assert "The image cannot be read." in page
 
 
 class Page(HTMLParser):
@@ -239,7 +239,7 @@ def test_hostile_texts_stay_texts(hostile_page: str) -> None:
 
 
 def test_nothing_from_outside(hostile_page: str) -> None:
-    """No address, no file; the policy allows the page's own script and embedded pictures alone."""
+    """No address, no file; the policy allows the page's own script and embedded images alone."""
     page = Page(hostile_page)
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
@@ -256,7 +256,7 @@ def test_nothing_from_outside(hostile_page: str) -> None:
 
 
 def test_it_can_be_used_without_eyes_or_mouse(hostile_page: str) -> None:
-    """Language, headings, labels, pictures with a text, charts with a name."""
+    """Language, headings, labels, images with a text, charts with a name."""
     page = Page(hostile_page)
     assert ("html", {"lang": "en"}) in page.elements
     for tag, attributes in page.elements:

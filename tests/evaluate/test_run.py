@@ -26,28 +26,28 @@ from refersam.metrics import PROTOCOLS, sum_pixels
 from refersam.metrics.masks import encode_mask
 
 
-def make_samples(picture_ids: list[int]) -> list[ReferringSample]:
+def make_samples(image_ids: list[int]) -> list[ReferringSample]:
     """One phrase for each."""
-    images = {number: ImageRecord(str(number), Path("none.png"), 3, 2) for number in picture_ids}
-    return [ReferringSample(str(place), "red", images[number], ()) for place, number in enumerate(picture_ids)]
+    images = {number: ImageRecord(str(number), Path("none.png"), 3, 2) for number in image_ids}
+    return [ReferringSample(str(place), "red", images[number], ()) for place, number in enumerate(image_ids)]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(pictures=st.lists(st.integers(0, 9), max_size=40), batch_size=st.integers(1, 9), processes=st.integers(1, 5))
-def test_batches(pictures: list[int], batch_size: int, processes: int) -> None:
-    """Each sample once over all processes; each picture's phrases together; every picture of a batch with as many."""
-    samples = make_samples(pictures)
+@given(images=st.lists(st.integers(0, 9), max_size=40), batch_size=st.integers(1, 9), processes=st.integers(1, 5))
+def test_batches(images: list[int], batch_size: int, processes: int) -> None:
+    """Each sample once over all processes; each image's phrases together; every image of a batch with as many."""
+    samples = make_samples(images)
     plans = plan_batches(samples, batch_size)
     shares = [Processes(index, processes).share(plans) for index in range(processes)]
-    seen = [place for share in shares for plan in share for picture in plan for place in picture]
+    seen = [place for share in shares for plan in share for image in plan for place in image]
     assert sorted(seen) == list(range(len(samples)))
     for plan in plans:
         assert sum(map(len, plan)) <= batch_size
         assert len(set(map(len, plan))) == 1
-        for picture in plan:
-            assert len({pictures[place] for place in picture}) == 1
-    full = [number for number in set(pictures) if pictures.count(number) <= batch_size]
-    assert all(sum(pictures[picture[0]] == number for plan in plans for picture in plan) == 1 for number in full)
+        for image in plan:
+            assert len({images[place] for place in image}) == 1
+    full = [number for number in set(images) if images.count(number) <= batch_size]
+    assert all(sum(images[image[0]] == number for plan in plans for image in plan) == 1 for number in full)
 
 
 def test_packed_masks() -> None:
@@ -120,7 +120,7 @@ def test_long_phrases_are_counted(tiny_predictor: ReferSamPredictor, scenes: Ref
 
 
 def test_stored_pixels_are_not_rotated(tiny_predictor: ReferSamPredictor, tmp_path: Path) -> None:
-    """A camera's mark that the picture is turned: masks match the pixels as they are stored."""
+    """A camera's mark that the image is turned: masks match the pixels as they are stored."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -135,7 +135,7 @@ def test_stored_pixels_are_not_rotated(tiny_predictor: ReferSamPredictor, tmp_pa
     assert torch.equal(plain.queries[0].pixel_values, turned.queries[0].pixel_values)  # type: ignore[union-attr]
 
 
-def test_all_broken_pictures_are_told_before_the_model_runs(
+def test_all_broken_images_are_told_before_the_model_runs(
     tiny_predictor: ReferSamPredictor, scenes: ReferringDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off, of another size, and a mask that does not fit."""
@@ -151,7 +151,7 @@ def test_all_broken_pictures_are_told_before_the_model_runs(
     monkeypatch.setattr(tiny_predictor.model, "forward", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(DataError) as error:
         evaluate_model(tiny_predictor, samples, PROTOCOLS["sceneref"], workers=1)
-    for told in ("3 pictures or masks", "cut.png", "size.png has 9 x 9 pixels", "2 x 2 pixels, but its picture 80 x"):
+    for told in ("3 images or masks", "cut.png", "size.png has 9 x 9 pixels", "2 x 2 pixels, but its image 80 x"):
         assert told in str(error.value)
     assert "Traceback" not in str(error.value)
 

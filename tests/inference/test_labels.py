@@ -32,7 +32,7 @@ def test_label_map() -> None:
     assert labels.tolist() == [[1, 3, 3], [1, 1, 3]]
     with pytest.raises(ValueError, match="at least one answer"):
         label_map([])
-    with pytest.raises(ValueError, match="about one picture"):
+    with pytest.raises(ValueError, match="about one image"):
         label_map([LEFT, answer("x", [[0.9]])])
 
 

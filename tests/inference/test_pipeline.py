@@ -24,7 +24,7 @@ PHRASES = ["the orange star", "every red object", "the purple elephant"]
 
 @pytest.fixture(scope="module")
 def segmenter() -> Any:
-    """The model in the box, by name."""
+    """The bundled model, by name."""
     return pipeline(TASK, model=str(BUNDLED_CHECKPOINT), device="cpu")
 
 
@@ -49,12 +49,12 @@ def assert_same(found: list[dict[str, Any]], expected: list[Any], most_different
             assert entry["box"] == answer.box
 
 
-def test_one_picture(segmenter: Any, predictor: ReferSamPredictor) -> None:
+def test_one_image(segmenter: Any, predictor: ReferSamPredictor) -> None:
     """As path, PIL image, array and bytes; one phrase or several; one of them found, one absent."""
     expected = predictor.predict(SCENES[0], PHRASES)
     assert {answer.no_target for answer in expected} == {True, False}
-    picture = Image.open(SCENES[0])
-    for source in (SCENES[0], Path(SCENES[0]), picture, np.asarray(picture.convert("RGB"))):
+    image = Image.open(SCENES[0])
+    for source in (SCENES[0], Path(SCENES[0]), image, np.asarray(image.convert("RGB"))):
         assert_same(segmenter(source, phrases=PHRASES), expected)
     assert_same(segmenter(SCENES[0], PHRASES[0]), [predictor.predict(SCENES[0], PHRASES[0])])
     single = segmenter({"image": SCENES[0], "phrases": PHRASES[0]}, threshold=0.3, no_target_threshold=0)
@@ -62,7 +62,7 @@ def test_one_picture(segmenter: Any, predictor: ReferSamPredictor) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_several_pictures(segmenter: Any, predictor: ReferSamPredictor, batch_size: int) -> None:
+def test_several_images(segmenter: Any, predictor: ReferSamPredictor, batch_size: int) -> None:
     """A list of lists, in order, also where the numbers of phrases and words differ within a batch."""
     asked = [{"image": scene, "phrases": PHRASES[: 1 + place % 2]} for place, scene in enumerate(SCENES)]
     found = segmenter(asked, batch_size=batch_size)
@@ -79,12 +79,12 @@ def test_a_generator_is_read_as_it_is_asked_for(segmenter: Any) -> None:
     """Not all at once."""
     opened = []
 
-    def pictures() -> Iterator[str]:
+    def images() -> Iterator[str]:
         for scene in SCENES:
             opened.append(scene)
             yield scene
 
-    answers = iter(segmenter(pictures(), phrases="a circle"))
+    answers = iter(segmenter(images(), phrases="a circle"))
     next(answers)
     assert len(opened) <= 2
     assert len(list(answers)) == 2
@@ -101,7 +101,7 @@ def test_what_is_refused(segmenter: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(socket.socket, "connect", forbidden)
     with pytest.raises(ImageError, match=r"http://127\.0\.0\.1:9/x\.png is a web address"):
         segmenter("http://127.0.0.1:9/x.png", phrases="a star")
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         segmenter(b"data", phrases="a star")
     with pytest.raises(PhraseError, match="What to find is missing"):
         segmenter(SCENES[0])
@@ -109,8 +109,8 @@ def test_what_is_refused(segmenter: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         segmenter(SCENES[0], phrases=["a star", " "])
     with pytest.raises(ValueError, match="threshold must be a number from 0 to 1"):
         segmenter(SCENES[0], phrases="a star", threshold=2)
-    with pytest.raises(ValueError, match="A picture with phrases must be"):
-        segmenter({"picture": SCENES[0]}, phrases="a star")
+    with pytest.raises(ValueError, match="An image with phrases must be"):
+        segmenter({"image": SCENES[0]}, phrases="a star")
     with pytest.raises(TypeError, match="top_k"):
         segmenter(SCENES[0], phrases="a star", top_k=3)
 

@@ -35,13 +35,13 @@ def predictor(tiny_model_folder: Path) -> ReferSamPredictor:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """53 wide, 37 high."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
 
 
 def result_of(*rows: str, **changes: Any) -> Segmentation:
-    """A result whose mask is '#' in `rows`, over a grey picture."""
+    """A result whose mask is '#' in `rows`, over a grey image."""
     mask = np.array([[character == "#" for character in row] for row in rows])
     image = Image.new("RGB", (mask.shape[1], mask.shape[0]), (100, 100, 100))
     result = Segmentation("red", mask, mask.astype(np.float32), 0.5, no_target=False, image=image)
@@ -51,9 +51,9 @@ def result_of(*rows: str, **changes: Any) -> Segmentation:
 # ------------------------------------------------------------------------------------------------------- predictions
 
 
-def test_a_result_has_the_pictures_own_size(predictor: ReferSamPredictor, picture: Image.Image) -> None:
+def test_a_result_has_the_images_own_size(predictor: ReferSamPredictor, image: Image.Image) -> None:
     """Types, shapes and ranges."""
-    result = predictor.predict(picture, "the red circle", no_target_threshold=0.0)
+    result = predictor.predict(image, "the red circle", no_target_threshold=0.0)
     assert isinstance(result, Segmentation)
     assert (result.mask.shape, result.mask.dtype) == ((37, 53), np.bool_)
     assert (result.probability.shape, result.probability.dtype) == ((37, 53), np.float32)
@@ -65,21 +65,21 @@ def test_a_result_has_the_pictures_own_size(predictor: ReferSamPredictor, pictur
     assert result.area == result.mask.sum()
 
 
-def test_one_phrase_equals_the_same_phrase_in_a_list(predictor: ReferSamPredictor, picture: Image.Image) -> None:
+def test_one_phrase_equals_the_same_phrase_in_a_list(predictor: ReferSamPredictor, image: Image.Image) -> None:
     """Neither the company nor the padding changes an answer."""
-    together = predictor.predict(picture, PHRASES)
+    together = predictor.predict(image, PHRASES)
     assert [result.phrase for result in together] == PHRASES
     for phrase, result in zip(PHRASES, together, strict=True):
-        alone = predictor.predict(picture, phrase)
+        alone = predictor.predict(image, phrase)
         np.testing.assert_allclose(result.probability, alone.probability, atol=1e-5)
         assert result.score == pytest.approx(alone.score, abs=1e-5)
     assert not np.allclose(together[0].probability, together[1].probability, atol=1e-5)  # the phrase does matter
-    assert isinstance(predictor.predict(picture, ("star",)), list)
+    assert isinstance(predictor.predict(image, ("star",)), list)
 
 
-def test_unknown_parts_of_a_phrase(predictor: ReferSamPredictor, picture: Image.Image) -> None:
+def test_unknown_parts_of_a_phrase(predictor: ReferSamPredictor, image: Image.Image) -> None:
     """A symbol changes no answer and is named; in JSON only where there is one."""
-    plain, starred, foreign = predictor.predict(picture, ["the star", "the star \u2b50", "the \u8d64 star"])
+    plain, starred, foreign = predictor.predict(image, ["the star", "the star \u2b50", "the \u8d64 star"])
     np.testing.assert_array_equal(plain.probability, starred.probability)
     assert plain.score == starred.score
     assert (plain.unknown, starred.unknown, foreign.unknown) == ((), ("\u2b50",), ("\u8d64",))
@@ -89,9 +89,9 @@ def test_unknown_parts_of_a_phrase(predictor: ReferSamPredictor, picture: Image.
 
 
 def test_a_list_is_one_batch_over_one_image(
-    predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+    predictor: ReferSamPredictor, image: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One forward pass, one picture, as many phrases as asked."""
+    """One forward pass, one image, as many phrases as asked."""
     calls = []
     encode = predictor.model.encode_phrases
 
@@ -100,17 +100,17 @@ def test_a_list_is_one_batch_over_one_image(
         return encode(**inputs)
 
     monkeypatch.setattr(predictor.model, "encode_phrases", recorded)
-    predictor.predict(picture, PHRASES)
+    predictor.predict(image, PHRASES)
     assert calls == [(1, 3)]
 
 
-def test_a_picture_looked_at_before_gives_the_same_answers(
-    predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+def test_a_image_looked_at_before_gives_the_same_answers(
+    predictor: ReferSamPredictor, image: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is asked afterwards, and without looking at it again."""
     asked = ["the red star", "a large circle on the left", "nothing"]
-    expected = predictor.predict(picture, asked)
-    encoded = predictor.set_image(picture)
+    expected = predictor.predict(image, asked)
+    encoded = predictor.set_image(image)
     monkeypatch.setattr(predictor.model, "encode_image", lambda *_: pytest.fail("looked again"))
     together = predictor.predict(encoded, asked)
     one_by_one = [predictor.predict(encoded, phrase) for phrase in asked]
@@ -120,15 +120,15 @@ def test_a_picture_looked_at_before_gives_the_same_answers(
             assert ours.score == pytest.approx(theirs.score, abs=1e-4)
             assert (ours.no_target, ours.image.size) == (theirs.no_target, theirs.image.size)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="Another predictor looked at this picture: call set_image"):
+    with pytest.raises(ValueError, match="Another predictor looked at this image: call set_image"):
         ReferSamPredictor.from_pretrained(device="cpu").predict(encoded, "the star")
 
 
 def test_clicks_refine_a_result(
-    predictor: ReferSamPredictor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+    predictor: ReferSamPredictor, image: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the decoder runs; earlier clicks and the earlier mask count; earlier results stay as they are."""
-    results = predictor.predict(picture, PHRASES)
+    results = predictor.predict(image, PHRASES)
     monkeypatch.setattr(predictor.model, "encode_phrases", lambda **_: pytest.fail("encoded again"))
     decode, seen = predictor.model.decode, []
     monkeypatch.setattr(predictor.model, "decode", lambda *a, **prompts: seen.append(prompts) or decode(*a, **prompts))
@@ -137,7 +137,7 @@ def test_clicks_refine_a_result(
     predictor.refine(results[1], points=[(3, 3)])
     assert first.prompts == Prompts(((52, 0),), (1,))
     assert second.prompts == Prompts(((52, 0), (10, 20)), (1, 0), (0, 0, 26.5, 37))
-    assert (first.phrase, second.phrase, first.image) == (PHRASES[1], PHRASES[1], picture)
+    assert (first.phrase, second.phrase, first.image) == (PHRASES[1], PHRASES[1], image)
     assert not np.allclose(first.probability, results[1].probability, atol=1e-6)
     one, two, undone = seen
     scale_x, scale_y = 64 / 53, 64 / 37
@@ -155,55 +155,55 @@ def test_clicks_refine_a_result(
 
 
 def test_clicks_with_the_phrase(
-    predictor: ReferSamPredictor, picture: Image.Image, caplog: pytest.LogCaptureFixture
+    predictor: ReferSamPredictor, image: Image.Image, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the first pass, for a picture or an encoded one; an object that the user shows is a target."""
+    """In the first pass, for an image or an encoded one; an object that the user shows is a target."""
     warn_untrained.cache_clear()
     results = [
-        predictor.predict(image, "star", points=[(5, 6)], box=(1, 2, 30, 31), no_target_threshold=1.0)
-        for image in (picture, predictor.set_image(picture))
+        predictor.predict(source, "star", points=[(5, 6)], box=(1, 2, 30, 31), no_target_threshold=1.0)
+        for source in (image, predictor.set_image(image))
     ]
     np.testing.assert_allclose(results[0].probability, results[1].probability, atol=1e-5)
     assert not results[0].no_target
-    assert predictor.predict(picture, "star", points=[(5, 6)], point_labels=[0], no_target_threshold=1.0).no_target
-    assert not np.allclose(predictor.predict(picture, "star").probability, results[0].probability, atol=1e-6)
+    assert predictor.predict(image, "star", points=[(5, 6)], point_labels=[0], no_target_threshold=1.0).no_target
+    assert not np.allclose(predictor.predict(image, "star").probability, results[0].probability, atol=1e-6)
     assert caplog.text.count("was not trained with clicks") == 1
     with pytest.raises(PromptError, match="need one phrase, but there are 3"):
-        predictor.predict(picture, PHRASES, points=[(5, 6)])
+        predictor.predict(image, PHRASES, points=[(5, 6)])
 
 
-def test_every_source_of_a_picture(predictor: ReferSamPredictor, picture: Image.Image, tmp_path: Path) -> None:
+def test_every_source_of_a_image(predictor: ReferSamPredictor, image: Image.Image, tmp_path: Path) -> None:
     """Path, str, bytes, array and PIL image give the same."""
-    path = tmp_path / "a picture.png"
-    picture.save(path)
-    expected = predictor.predict(picture, "star").probability
-    for source in (path, str(path), path.read_bytes(), np.asarray(picture)):
+    path = tmp_path / "an image.png"
+    image.save(path)
+    expected = predictor.predict(image, "star").probability
+    for source in (path, str(path), path.read_bytes(), np.asarray(image)):
         np.testing.assert_array_equal(predictor.predict(source, "star").probability, expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 1000), (1000, 3)])
-def test_extreme_pictures(predictor: ReferSamPredictor, size: tuple[int, int]) -> None:
+def test_extreme_images(predictor: ReferSamPredictor, size: tuple[int, int]) -> None:
     """One pixel, and aspect ratios of 333."""
     result = predictor.predict(Image.new("RGB", size, "red"), "star")
     assert result.mask.shape == size[::-1]
 
 
 def test_the_mask_is_where_the_probability_reaches_the_threshold(
-    predictor: ReferSamPredictor, picture: Image.Image
+    predictor: ReferSamPredictor, image: Image.Image
 ) -> None:
     """Inclusive: at a probability that occurs, its own pixel is in."""
-    probability = predictor.predict(picture, "star").probability
+    probability = predictor.predict(image, "star").probability
     for threshold in (0.0, 0.5, float(np.median(probability)), float(probability.max())):
-        result = predictor.predict(picture, "star", threshold, 0.0, min_component_fraction=0.0)
+        result = predictor.predict(image, "star", threshold, 0.0, min_component_fraction=0.0)
         np.testing.assert_array_equal(result.mask, probability >= threshold)
         assert result.mask.any() or threshold == 0.5
-    assert predictor.predict(picture, "star", threshold=0.0, no_target_threshold=0.0).mask.all()
+    assert predictor.predict(image, "star", threshold=0.0, no_target_threshold=0.0).mask.all()
 
 
-def test_no_target_empties_the_mask_and_nothing_else(predictor: ReferSamPredictor, picture: Image.Image) -> None:
+def test_no_target_empties_the_mask_and_nothing_else(predictor: ReferSamPredictor, image: Image.Image) -> None:
     """Forced by the threshold; the probability is that of before the decision."""
-    found = predictor.predict(picture, "star", threshold=0.0, no_target_threshold=0.0)
-    absent = predictor.predict(picture, "star", threshold=0.0, no_target_threshold=1.0)
+    found = predictor.predict(image, "star", threshold=0.0, no_target_threshold=0.0)
+    absent = predictor.predict(image, "star", threshold=0.0, no_target_threshold=1.0)
     assert (found.no_target, absent.no_target) == (False, True)
     assert found.mask.all()
     assert not absent.mask.any()
@@ -214,18 +214,18 @@ def test_no_target_empties_the_mask_and_nothing_else(predictor: ReferSamPredicto
 
 @pytest.mark.parametrize("name", ["threshold", "no_target_threshold", "min_component_fraction"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
-def test_thresholds_out_of_range(predictor: ReferSamPredictor, picture: Image.Image, name: str, value: float) -> None:
+def test_thresholds_out_of_range(predictor: ReferSamPredictor, image: Image.Image, name: str, value: float) -> None:
     """The sentence names the one that is wrong."""
     with pytest.raises(ValueError, match=rf"^{name} must be a number from 0 to 1, but is {value}"):
-        predictor.predict(picture, "star", **{name: value})
+        predictor.predict(image, "star", **{name: value})
 
 
-def test_wrong_inputs(predictor: ReferSamPredictor, picture: Image.Image) -> None:
-    """No phrase, an empty one, no picture."""
+def test_wrong_inputs(predictor: ReferSamPredictor, image: Image.Image) -> None:
+    """No phrase, an empty one, no image."""
     with pytest.raises(PhraseError, match="list is empty"):
-        predictor.predict(picture, [])
+        predictor.predict(image, [])
     with pytest.raises(PhraseError, match="at least one word"):
-        predictor.predict(picture, ["star", " "])
+        predictor.predict(image, ["star", " "])
     with pytest.raises(ImageError, match="No such file"):
         predictor.predict("nowhere.png", "star")
     with pytest.raises(ImageError, match="path, bytes, a PIL image or a numpy array"):
@@ -234,14 +234,14 @@ def test_wrong_inputs(predictor: ReferSamPredictor, picture: Image.Image) -> Non
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_other_number_formats(
-    tiny_model_folder: Path, predictor: ReferSamPredictor, picture: Image.Image, dtype: str
+    tiny_model_folder: Path, predictor: ReferSamPredictor, image: Image.Image, dtype: str
 ) -> None:
     """Half the memory, nearly the same answer, results in float32."""
     half = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu", dtype=dtype)
     assert {parameter.dtype for parameter in half.model.parameters()} == {resolve_dtype(dtype)}
-    result = half.predict(picture, "star")
+    result = half.predict(image, "star")
     assert result.probability.dtype == np.float32
-    np.testing.assert_allclose(result.probability, predictor.predict(picture, "star").probability, atol=0.1)
+    np.testing.assert_allclose(result.probability, predictor.predict(image, "star").probability, atol=0.1)
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
@@ -290,7 +290,7 @@ def test_box_and_area_by_hand() -> None:
 
 
 def test_overlay_leaves_pixels_outside_the_mask_untouched() -> None:
-    """Tinted inside, outlined at the edge, the picture's size."""
+    """Tinted inside, outlined at the edge, the image's size."""
     result = result_of(".....", ".###.", ".###.", ".###.", ".....")
     overlay = result.overlay(colour=(200, 0, 100), opacity=0.25)
     assert (overlay.size, overlay.mode) == ((5, 5), "RGB")
@@ -304,7 +304,7 @@ def test_overlay_leaves_pixels_outside_the_mask_untouched() -> None:
 
 
 def test_overlay_of_an_empty_and_of_a_full_mask() -> None:
-    """Nothing changes; everything does, with the picture's border as the outline."""
+    """Nothing changes; everything does, with the image's border as the outline."""
     empty = result_of("...", "...")
     np.testing.assert_array_equal(np.asarray(empty.overlay()), np.asarray(empty.image))
     assert (np.asarray(result_of("##", "##").overlay(colour=(1, 2, 3))) == [1, 2, 3]).all()
@@ -326,7 +326,7 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     old = path.read_bytes()
 
     def half(self: Image.Image, file: Any, **_options: Any) -> None:
-        file.write(b"half of a picture")
+        file.write(b"half of an image")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", half)

@@ -28,8 +28,8 @@ def mask(rows: list[str]) -> np.ndarray:
 
 
 def make_sample(name: str, truth: np.ndarray | None, shape: tuple[int, int]) -> ReferringSample:
-    """One phrase about a picture that is never read."""
-    image = ImageRecord(name, Path("no such picture.png"), shape[1], shape[0])
+    """One phrase about an image that is never read."""
+    image = ImageRecord(name, Path("no such image.png"), shape[1], shape[0])
     return ReferringSample(name, "a phrase", image, () if truth is None else (encode_mask(truth),))
 
 
@@ -98,7 +98,7 @@ def test_a_dropped_mask_stays_in_the_union(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ the slow twin
 
 Row = tuple[list[int], list[int] | None, bool | None]
-"""Predicted pixels, true pixels (None: no target), the decision; pictures of 2 x 3 pixels."""
+"""Predicted pixels, true pixels (None: no target), the decision; images of 2 x 3 pixels."""
 
 
 def slow_metrics(name: str, rows: list[Row]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from refersam.metrics.masks import encode_mask, resize_nearest, target_mask
 
 
 def make_sample(regions: tuple, height: int, width: int) -> ReferringSample:
-    """About a picture that is never read."""
+    """About an image that is never read."""
     return ReferringSample("1", "a phrase", ImageRecord("1", Path("none.png"), width, height), regions)
 
 
@@ -59,7 +59,7 @@ def test_own_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lavt", "caris", "ref-zom"])
 def test_fixed_size_by_nearest_neighbour(name: str) -> None:
-    """Polygons too: rasterised at the picture's size first, where a thin one fills its pixels or none."""
+    """Polygons too: rasterised at the image's size first, where a thin one fills its pixels or none."""
     side = PROTOCOLS[name].side
     sample = make_sample(([rectangle(0.9, 0, 2.2, 4)],), 4, 4)
     own = sample.load_mask()
@@ -69,14 +69,14 @@ def test_fixed_size_by_nearest_neighbour(name: str) -> None:
 
 
 def test_gres_scales_polygons_before_it_rasterises() -> None:
-    """A quarter of a pixel of a 4 x 4 picture is 30 of 480 columns."""
+    """A quarter of a pixel of a 4 x 4 image is 30 of 480 columns."""
     seen = target_mask(make_sample(([rectangle(1, 0, 1.25, 4)],), 4, 4), PROTOCOLS["gres"])
     assert np.flatnonzero(seen.any(axis=0)).tolist() == list(range(120, 150))
     assert seen[:, 120:150].all()
 
 
 def test_gres_scales_width_and_height_apart() -> None:
-    """A picture of 2 wide and 8 high: the lower half of the left half."""
+    """An image of 2 wide and 8 high: the lower half of the left half."""
     seen = target_mask(make_sample(([rectangle(0, 4, 1, 8)],), 8, 2), PROTOCOLS["gres"])
     expected = np.zeros((480, 480), bool)
     expected[240:, :240] = True
@@ -103,7 +103,7 @@ def test_gres_leaves_crowds_out_and_the_others_do_not() -> None:
     assert target_mask(make_sample((everything | {"iscrowd": 0},), 2, 2), PROTOCOLS["gres"]).sum() == 480 * 480
 
 
-def test_mask_pictures(tmp_path: Path) -> None:
+def test_mask_images(tmp_path: Path) -> None:
     """By nearest neighbour for every fixed size."""
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([[255, 0], [0, 0]], np.uint8)).save(path)
@@ -114,10 +114,10 @@ def test_mask_pictures(tmp_path: Path) -> None:
 
 
 def test_no_target_and_wrong_sizes() -> None:
-    """Empty at the protocol's size; a mask of another size than its picture's is an error."""
+    """Empty at the protocol's size; a mask of another size than its image's is an error."""
     assert target_mask(make_sample((), 2, 3), PROTOCOLS["original"]).tolist() == [[False] * 3] * 2
     assert target_mask(make_sample((), 2, 3), PROTOCOLS["gres"]).shape == (480, 480)
-    with pytest.raises(DataError, match="3 x 2 pixels, but its picture 2 x 2"):
+    with pytest.raises(DataError, match="3 x 2 pixels, but its image 2 x 2"):
         target_mask(make_sample((encode_mask(np.ones((2, 3), bool)),), 2, 2), PROTOCOLS["gres"])
 
 

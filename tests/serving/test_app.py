@@ -55,7 +55,7 @@ def serve(predictor: ReferSamPredictor) -> Iterator[Callable[..., TestClient]]:
 
 
 def png(width: int = 53, height: int = 37, seed: int = 0) -> bytes:
-    """A picture file."""
+    """An image file."""
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, format="PNG")
@@ -63,15 +63,15 @@ def png(width: int = 53, height: int = 37, seed: int = 0) -> bytes:
 
 
 def ask(
-    client: TestClient, picture: bytes, phrases: list[str], headers: dict[str, str] | None = None, **fields: Any
+    client: TestClient, image: bytes, phrases: list[str], headers: dict[str, str] | None = None, **fields: Any
 ) -> Any:
     """POST."""
     data = {"phrases": phrases, "no_target_threshold": 0, **fields}
-    return client.post("/v1/segment", files={"image": ("x.png", picture)}, data=data, headers=headers)
+    return client.post("/v1/segment", files={"image": ("x.png", image)}, data=data, headers=headers)
 
 
 def test_answers_are_the_predictors(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> None:
-    """In order, at the picture's own size."""
+    """In order, at the image's own size."""
     reply = ask(serve(), png(), PHRASES)
     assert reply.status_code == 200
     body = reply.json()
@@ -145,26 +145,26 @@ def test_png(serve: Callable[..., TestClient], predictor: ReferSamPredictor) -> 
 def test_many_clients_at_once_get_their_own_answers(
     serve: Callable[..., TestClient], predictor: ReferSamPredictor
 ) -> None:
-    """Pictures of different sizes and numbers of phrases; some run together."""
+    """Images of different sizes and numbers of phrases; some run together."""
     client = serve()
     cases = [(png(40 + n, 30 + n, n), PHRASES[: 1 + n % 3]) for n in range(24)]
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(lambda case: ask(client, *case).json(), cases))
-    for number, (reply, (picture, phrases)) in enumerate(zip(replies, cases, strict=True)):
+    for number, (reply, (image, phrases)) in enumerate(zip(replies, cases, strict=True)):
         assert (reply["width"], reply["height"]) == (40 + number, 30 + number)
         assert [result["phrase"] for result in reply["results"]] == phrases
         for result, answer in zip(
-            reply["results"], predictor.predict(picture, phrases, no_target_threshold=0), strict=True
+            reply["results"], predictor.predict(image, phrases, no_target_threshold=0), strict=True
         ):
             different = coco_mask.decode(result["rle"]).astype(bool) ^ answer.mask
             assert np.count_nonzero(different) <= 2  # a batch may round in another way
 
 
 @pytest.mark.parametrize(
-    ("picture", "phrases", "fields", "status", "message"),
+    ("image", "phrases", "fields", "status", "message"),
     [
-        (b"no picture", ["x"], {}, 415, "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ["x"], {}, 415, "not a picture"),
+        (b"no image", ["x"], {}, 415, "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ["x"], {}, 415, "not an image"),
         (png()[:-40], ["x"], {}, 422, "broken or cut off"),
         (png(200, 200), ["x"], {}, 413, "more than the limit of 10,000"),
         (b"x" * 200_000, ["x"], {}, 413, "150,000 bytes"),
@@ -191,7 +191,7 @@ def test_many_clients_at_once_get_their_own_answers(
 )
 def test_refused(
     serve: Callable[..., TestClient],
-    picture: bytes,
+    image: bytes,
     phrases: list[str],
     fields: dict[str, Any],
     status: int,
@@ -199,7 +199,7 @@ def test_refused(
 ) -> None:
     """With the right code and one sentence; the next request is answered."""
     client = serve(max_pixels=10_000, max_bytes=150_000, max_phrases=4)
-    reply = ask(client, picture, phrases, **fields)
+    reply = ask(client, image, phrases, **fields)
     assert (reply.status_code, message in reply.json()["detail"]) == (status, True), reply.text
     assert ask(client, png(), ["x"]).status_code == 200
 
@@ -211,7 +211,7 @@ def test_names_and_addresses_are_only_text(serve: Callable[..., TestClient], tmp
     secret.write_bytes(png())
     for named in (str(secret), f"file://{secret}", "http://127.0.0.1:9/x.png"):
         assert client.post("/v1/segment", data={"image": named, "phrases": "x"}).status_code in (415, 422)
-        upload = {"image": (named, b"no picture")}
+        upload = {"image": (named, b"no image")}
         assert client.post("/v1/segment", files=upload, data={"phrases": "x"}).status_code == 415
 
 
@@ -244,7 +244,7 @@ def test_two_content_types(serve: Callable[..., TestClient]) -> None:
         assert serve().post("/v1/segment", content=b"--x--", headers=headers).status_code == 415
 
 
-def test_a_picture_that_takes_hours_is_refused(serve: Callable[..., TestClient]) -> None:
+def test_a_image_that_takes_hours_is_refused(serve: Callable[..., TestClient]) -> None:
     """A JPEG of endless scans."""
     file = io.BytesIO()
     Image.new("L", (64, 64)).save(file, format="JPEG", progressive=True)
@@ -257,7 +257,7 @@ def test_a_picture_that_takes_hours_is_refused(serve: Callable[..., TestClient])
 
 
 def test_who_goes_away_is_not_worked_for(predictor: ReferSamPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six clients that leave while another's picture is at work: the model sees none of theirs."""
+    """Six clients that leave while another's image is at work: the model sees none of theirs."""
     seen: list[int] = []
     free = threading.Event()
     real, service = app_module.run_queries, app_module._Service
@@ -309,14 +309,14 @@ def test_who_goes_away_is_not_worked_for(predictor: ReferSamPredictor, monkeypat
             free.set()
             return [kept, await first, *statuses]
 
-    assert asyncio.run(visit()) == [0, 200] + [499] * 6  # nor are their pictures kept
+    assert asyncio.run(visit()) == [0, 200] + [499] * 6  # nor are their images kept
     assert seen == [1]
 
 
-def test_a_reader_that_is_busy_keeps_no_pictures_of_those_who_left(predictor: ReferSamPredictor) -> None:
+def test_a_reader_that_is_busy_keeps_no_images_of_those_who_left(predictor: ReferSamPredictor) -> None:
     """Its queue holds what is still to be done, not what nobody waits for."""
 
-    class Picture:
+    class Image:
         pass
 
     async def visit() -> None:
@@ -324,13 +324,13 @@ def test_a_reader_that_is_busy_keeps_no_pictures_of_those_who_left(predictor: Re
         free = threading.Event()
         busy = asyncio.create_task(service._in_reader(free.wait))
         await asyncio.sleep(0.05)
-        picture = Picture()
-        kept = weakref.ref(picture)
-        leaves = asyncio.create_task(service._in_reader(lambda picture=picture: picture))
+        image = Image()
+        kept = weakref.ref(image)
+        leaves = asyncio.create_task(service._in_reader(lambda image=image: image))
         await asyncio.sleep(0.05)
         leaves.cancel()
         await asyncio.gather(leaves, return_exceptions=True)
-        del picture, leaves
+        del image, leaves
         gc.collect()
         is_kept = kept() is not None
         free.set()

@@ -16,7 +16,7 @@ from refersam.serving.batcher import Batcher
 
 
 def query(number: int, phrases: int = 1) -> Query:
-    """One that can be told from others by its picture."""
+    """One that can be told from others by its image."""
     ids = torch.ones(phrases, 3, dtype=torch.long)
     return Query(
         ("x",) * phrases, 4, 4, torch.full((1, 3, 2, 2), float(number)), ids, ids, 0, ("",) * phrases, ((),) * phrases
@@ -24,7 +24,7 @@ def query(number: int, phrases: int = 1) -> Query:
 
 
 class Model:
-    """Answers with the picture's number; waits until it is let go on."""
+    """Answers with the image's number; waits until it is let go on."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

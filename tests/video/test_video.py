@@ -82,8 +82,8 @@ def test_frames_in_order(clip: Path) -> None:
         frames = list(reader)
     assert [frame.number for frame in frames] == list(range(FRAMES))
     assert [frame.time for frame in frames] == pytest.approx([n / 10 for n in range(FRAMES)])
-    means = [np.asarray(frame.picture).mean() for frame in frames]
-    assert {frame.picture.size for frame in frames} == {(64, 48)}
+    means = [np.asarray(frame.image).mean() for frame in frames]
+    assert {frame.image.size for frame in frames} == {(64, 48)}
     assert np.allclose(np.diff(means), 20, atol=4)
 
 
@@ -96,8 +96,8 @@ def test_a_trimmed_video_is_not_broken(codec: str, gop: int, tmp_path: Path) -> 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options={"bf": "0"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", gop
-        pictures = [np.full((48, 64, 3), 20 * number, dtype=np.uint8) for number in range(FRAMES)]
-        packets = [stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")) for picture in pictures]
+        images = [np.full((48, 64, 3), 20 * number, dtype=np.uint8) for number in range(FRAMES)]
+        packets = [stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")) for image in images]
         for packet in itertools.chain(*packets, stream.encode(None)):
             shift = int(Fraction(3, 10) / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
@@ -128,13 +128,13 @@ def test_one_frame_at_a_time(clip: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_turned_upright(clip: Path) -> None:
     """The file contains a rotation for display."""
     with VideoReader(clip) as reader:
-        plain = next(iter(reader)).picture
+        plain = next(iter(reader)).image
     data = bytearray(clip.read_bytes())
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
     clip.write_bytes(data)
     with VideoReader(clip) as reader:
-        turned = next(iter(reader)).picture
+        turned = next(iter(reader)).image
     assert turned.size == (48, 64)
     np.testing.assert_array_equal(np.asarray(turned), np.rot90(np.asarray(plain), -1))
 
@@ -203,17 +203,17 @@ def test_only_regular_files(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_written_and_read_again(tmp_path: Path) -> None:
     """Sizes become even; each frame keeps its time."""
-    pictures = [Image.new("RGB", (33, 21), (20 * n, 90, 90)) for n in range(5)]
+    images = [Image.new("RGB", (33, 21), (20 * n, 90, 90)) for n in range(5)]
     times = [0, 0.1, 0.4, 0.5, 0.9]
     with VideoWriter(tmp_path / "x.mp4", 10, (33, 21)) as writer:
-        for picture, time in zip(pictures, times, strict=True):
-            writer.add(picture, time)
+        for image, time in zip(images, times, strict=True):
+            writer.add(image, time)
     with VideoReader(tmp_path / "x.mp4") as reader:
         frames = list(reader)
     assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
-    for frame, picture in zip(frames, pictures, strict=True):
-        assert frame.picture.size == (34, 22)
-        assert np.abs(np.asarray(frame.picture, int)[:18, :30] - np.asarray(picture, int)[:18, :30]).mean() < 12
+    for frame, image in zip(frames, images, strict=True):
+        assert frame.image.size == (34, 22)
+        assert np.abs(np.asarray(frame.image, int)[:18, :30] - np.asarray(image, int)[:18, :30]).mean() < 12
 
 
 # ------------------------------------------------------------------------------------------------------------- choosing
@@ -249,9 +249,9 @@ def test_video(run: Run, clip: Path, tiny_model_folder: Path, predictor: ReferSa
     lines = [json.loads(line) for line in Path(f"a/b/{name}.jsonl").read_text().splitlines()]
     assert [(line["frame"], line["time"]) for line in lines] == [(0, 0), (3, 0.3), (6, 0.6)]
     with VideoReader(clip) as reader:
-        pictures = {frame.number: frame.picture for frame in reader}
+        images = {frame.number: frame.image for frame in reader}
     for line in lines:
-        expected = predictor.predict(pictures[line["frame"]], PHRASES, 0.4, 0)
+        expected = predictor.predict(images[line["frame"]], PHRASES, 0.4, 0)
         assert [result["phrase"] for result in line["results"]] == PHRASES
         for result, answer in zip(line["results"], expected, strict=True):
             np.testing.assert_array_equal(coco_mask.decode(result["rle"]).astype(bool), answer.mask)
@@ -260,7 +260,7 @@ def test_video(run: Run, clip: Path, tiny_model_folder: Path, predictor: ReferSa
     with VideoReader(Path(f"a/b/{name}_overlay.mp4")) as reader:
         overlays = list(reader)
     assert [frame.time for frame in overlays] == pytest.approx([0, 0.3, 0.6], abs=1e-3)
-    assert overlays[0].picture.size == (64, 48)
+    assert overlays[0].image.size == (64, 48)
     assert "H.264" in done.out or "MPEG-4" in done.out
 
 

@@ -179,7 +179,7 @@ def test_a_click_needs_one_phrase(address: str, browser: Any) -> None:
 
 
 def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
-    """Nothing wider than the screen of a phone; a question without a picture is told what is missing."""
+    """Nothing wider than the screen of a phone; a question without an image is told what is missing."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(address)
     page.click("#ask textarea")
@@ -195,8 +195,8 @@ def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("photo.heic", struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100), "picture"),
-        ("text.png", b"no image", "not a picture"),
+        ("photo.heic", struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100), "image"),
+        ("text.png", b"no image", "not an image"),
         ("text.txt", b"no image", "Invalid file type"),
         ("cut.png", SCENE.read_bytes()[:9000], "cut off"),
         ("large.png", SCENE.read_bytes() + bytes(21_000_000), "maximum allowed size"),

@@ -28,7 +28,7 @@ from refersam.web.visits import ALL
 
 @pytest.fixture(scope="module")
 def predictor() -> ReferSamPredictor:
-    """The model in the box."""
+    """The bundled model."""
     return ReferSamPredictor.from_pretrained(device="cpu")
 
 
@@ -69,7 +69,7 @@ def test_all_phrases_or_one_are_shown(page: Page, tmp_path: Path) -> None:
 def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
     """Each says what to do."""
     path = str(page.examples[0][0])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "large.png").write_bytes(b"x" * 100_001)
     Image.new("RGB", (600, 400)).save(tmp_path / "wide.png")
     for arguments, message in (
@@ -78,7 +78,7 @@ def test_wrong_questions_are_a_sentence(page: Page, tmp_path: Path) -> None:
         ((path, "", "box"), "Type what to look for"),
         ((path, "a;b;c;d", "box"), "at most 3"),
         ((path, "a star", "../box"), "no model"),
-        ((str(tmp_path / "text.png"), "a star", "box"), "picture"),
+        ((str(tmp_path / "text.png"), "a star", "box"), "image"),
         ((str(tmp_path / "large.png"), "a star", "box"), "larger than"),
         ((str(tmp_path / "wide.png"), "a star", "box"), "600 x 400 pixels, more than the limit"),
     ):
@@ -169,10 +169,10 @@ def test_a_refused_file_leaves_its_sentence(page: Page, tmp_path: Path) -> None:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
     contents = {
-        "text.txt": (b"no image", "not a picture"),
-        "photo.heic": (struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic", "picture"),
+        "text.txt": (b"no image", "not an image"),
+        "photo.heic": (struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic", "image"),
         "wide.png": (b"\x89PNG\r\n\x1a\n" + wide, "too large"),
-        "<b>.png": (b"", "not a picture"),
+        "<b>.png": (b"", "not an image"),
     }
     for name, (content, sentence) in contents.items():
         (tmp_path / name).write_bytes(content)

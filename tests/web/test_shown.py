@@ -1,4 +1,4 @@
-"""What the page shows and offers to take home, without a browser."""
+"""What the page shows and offers to download, without a browser."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_legend_says_what_was_found_and_what_not() -> None:
     assert text.count("<li>") == 3
     assert text.count("nothing matches") == 1
     assert text.count("score 0.75") == 2
-    assert "16.7 % of the picture" in text
+    assert "16.7 % of the image" in text
     assert "&lt;b&gt;dog&lt;/b&gt;" in text
     assert "<b>" not in text
     text = legend([replace(ANSWERS[0], unknown=("\u2b50", "<i>"))])
@@ -65,7 +65,7 @@ def test_legend_says_what_was_found_and_what_not() -> None:
 
 
 def test_files_to_take_home(tmp_path: Path) -> None:
-    """The mask of all, the picture cut out by it, and an annotation for each mask."""
+    """The mask of all, the image cut out by it, and an annotation for each mask."""
     files = write_files(PICTURE, ANSWERS, tmp_path)
     union = ANSWERS[0].mask | ANSWERS[2].mask
     np.testing.assert_array_equal(np.asarray(Image.open(files["mask.png"])) > 0, union)

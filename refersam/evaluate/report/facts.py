@@ -77,7 +77,7 @@ def breakdowns(evaluation: Evaluation) -> list[Breakdown]:
     made = [
         _break_down(evaluation, "Phenomenon", lambda sample, _result, _area: sample.tags, ()),
         _break_down(evaluation, "Words in the phrase", _by_length, tuple(label for _, label in _LENGTHS)),
-        _break_down(evaluation, "Target's share of the picture", _by_size, tuple(label for _, label in _SIZES)),
+        _break_down(evaluation, "Target's share of the image", _by_size, tuple(label for _, label in _SIZES)),
         _break_down(evaluation, "Other objects of its category", _by_distractors, ("0", "1", "2", "3", "4 or more")),
         _break_down(evaluation, "Category", by_category, (*several, "all others")),
     ]

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from refersam.evaluate.report import facts
-from refersam.evaluate.report.pictures import choose_cases
+from refersam.evaluate.report.images import choose_cases
 from refersam.evaluate.run import Evaluation
 from refersam.metrics.calibration import calibration
 from refersam.metrics.summary import MEANINGS

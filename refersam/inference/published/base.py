@@ -185,7 +185,7 @@ def check_size(image_processor: BaseImageProcessor, folder: Path) -> BaseImagePr
     """Refuse an input size that would exhaust the machine.
 
     Raises:
-        CheckpointError: a side that is none, or longer than `MAX_SIDE`.
+        CheckpointError: an invalid side, or one longer than `MAX_SIDE`.
     """
     sizes = {**dict(image_processor.size), **dict(getattr(image_processor, "pad_size", None) or {})}
     for name, side in sizes.items():

@@ -1,4 +1,4 @@
-"""The cases that a report shows as pictures, with truth and prediction outlined."""
+"""The cases that a report shows as images, with truth and prediction outlined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from refersam.data.regions import decode_region
-from refersam.drawing import mask_picture
+from refersam.drawing import mask_image
 from refersam.errors import ReferSamError
 from refersam.evaluate.report.facts import sample_ious, verdict
 from refersam.evaluate.run import Evaluation
@@ -19,9 +19,9 @@ from refersam.metrics.masks import resize_nearest
 
 CASES_PER_GROUP = 6
 SIDE = 480
-"""Longest side of a picture in the report, in pixels."""
+"""Longest side of an image in the report, in pixels."""
 MAX_BYTES = 120_000
-"""Of one picture as JPEG."""
+"""Of one image as JPEG."""
 TRUTH_COLOUR, PREDICTION_COLOUR = (0, 114, 178), (230, 159, 0)  # blue and orange: told apart by everyone
 _DASH = 9
 
@@ -63,15 +63,15 @@ def choose_cases(evaluation: Evaluation, count: int = CASES_PER_GROUP) -> dict[s
     shown: set[int] = set()
     cases: dict[str, list[Case]] = {}
     for title, ranked in groups.items():
-        chosen = _different_pictures(evaluation, (p for p in ranked if p not in shown), count)
+        chosen = _different_images(evaluation, (p for p in ranked if p not in shown), count)
         shown.update(chosen)
         if chosen:
             cases[title] = [_make_case(evaluation, position, ious[position], verdicts[position]) for position in chosen]
     return cases
 
 
-def _different_pictures(evaluation: Evaluation, ranked: Iterable[int], count: int) -> list[int]:
-    """The first ones, no two of the same picture as long as there are others."""
+def _different_images(evaluation: Evaluation, ranked: Iterable[int], count: int) -> list[int]:
+    """The first ones, no two of the same image as long as there are others."""
     first: list[int] = []
     rest: list[int] = []
     seen: set[str] = set()
@@ -88,36 +88,36 @@ def _make_case(evaluation: Evaluation, position: int, iou: float | None, judged:
     sample, prediction = evaluation.samples[position], evaluation.predictions[position]
     uri, size = "", (0, 0)
     try:
-        picture = sample.image.load()
+        image = sample.image.load()
         predicted = decode_region(prediction.mask, sample.image.height, sample.image.width)
-        drawn = outline(picture, sample.load_mask(), predicted)
+        drawn = outline(image, sample.load_mask(), predicted)
         uri, size = data_uri(drawn), drawn.size
-    except ReferSamError:  # predictions are scored without the pictures, and may be shown without
+    except ReferSamError:  # predictions are scored without the images, and may be shown without
         pass
     return Case(sample.phrase, sample.sample_id, iou, prediction.score, judged, uri, *size)
 
 
-def outline(picture: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
+def outline(image: Image.Image, truth: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """Shrink an RGB image and outline (H, W) bool masks: truth in blue, prediction in orange dashes."""
-    scale = SIDE / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).copy()
+    scale = SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).copy()
     rows, columns = np.indices((height, width))
     dashes = (rows + columns) // _DASH % 2 == 0
     for mask, colour, where in (truth, TRUTH_COLOUR, np.True_), (predicted, PREDICTION_COLOUR, dashes):
-        padded = mask_picture(np.pad(resize_nearest(mask, height, width), 2))  # nothing is set beyond the border
+        padded = mask_image(np.pad(resize_nearest(mask, height, width), 2))  # nothing is set beyond the border
         for side, line_colour in (5, (255, 255, 255)), (3, colour):
             grown, shrunk = padded.filter(ImageFilter.MaxFilter(side)), padded.filter(ImageFilter.MinFilter(side))
             pixels[(np.asarray(grown) != np.asarray(shrunk))[2:-2, 2:-2] & where] = line_colour
     return Image.fromarray(pixels)
 
 
-def data_uri(picture: Image.Image, qualities: Sequence[int] = (82, 65, 45, 25)) -> str:
+def data_uri(image: Image.Image, qualities: Sequence[int] = (82, 65, 45, 25)) -> str:
     """As JPEG, at the best quality that stays below `MAX_BYTES`."""
     content = b""
     for quality in qualities:
         file = io.BytesIO()
-        picture.save(file, format="JPEG", quality=quality, subsampling=0)
+        image.save(file, format="JPEG", quality=quality, subsampling=0)
         content = file.getvalue()
         if len(content) <= MAX_BYTES:
             break
