@@ -48,6 +48,7 @@ check: setup  ## run ruff, mypy and import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python tools/check_terms.py
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
 
 format: setup  ## format the code and apply ruff's automatic fixes
@@ -86,7 +87,7 @@ SCORES := out/score
 score: setup  ## score the bundled model (SceneRef, rephrasings, another renderer, attributes), and update the tables of the docs
 	@$(BENCH)/accuracy.py --table $(SCORES)/scores.md
 	@$(BENCH)/robustness.py --out $(SCORES)/robustness --table $(SCORES)/wordings.md
-	@$(BENCH)/other_renderer.py --table $(SCORES)/drawings.md
+	@$(BENCH)/other_renderer.py --table $(SCORES)/other_renderer.md
 	@$(BENCH)/attributes.py --table $(SCORES)/attributes.md
 	@$(BENCH)/specks.py --table $(SCORES)/specks.md
 	@$(BENCH)/report.py $(SCORES) README.md docs/models.md docs/concepts.md

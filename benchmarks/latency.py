@@ -52,7 +52,7 @@ def count_flop(model: torch.nn.Module, *inputs: torch.Tensor) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
     """The device's own rate of matrix products in GFLOP/s, the best of several."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device).to(dtype)
@@ -101,7 +101,7 @@ def measure(case: Case) -> tuple[str, ...]:
     with torch.inference_mode():
         for _ in range(3 if case.compiled else 1):
             call(pixels, ids)
-        rate = matrix_rate(device, dtype)
+        rate = matmul_rate(device, dtype)
         times = [seconds(lambda: call(pixels, ids), device) for _ in range(case.repeats)]
     peak = 1024 * peak_memory(device)
     median = statistics.median(times)

@@ -5,7 +5,7 @@
     python benchmarks/onnx_export.py --files exports               # keeps the exported files there for the next time
 
 One image, one phrase. The three are interleaved within one process, so that a noisy machine disturbs all alike, and the
-median of the repeats counts; then each runs alone in a process of its own, whose peak memory is its own. The model in
+median of the repeats counts; then each runs alone in a process of its own, whose peak memory is its own. The bundled
 the box has its weights and its size of image; base has random weights, on which neither time nor memory depends.
 """
 
@@ -79,7 +79,7 @@ def inputs_of(predictor: ReferSamPredictor, tokens: int) -> tuple[torch.Tensor, 
 
 
 def measure_times(files: dict[str, Path], tokens: int, repeats: int, threads: int) -> dict[str, float]:
-    """Median seconds of each form, taking turns, and of a unit."""
+    """Median seconds of each form, interleaved, and of a unit."""
     torch.set_num_threads(threads)
 
     def form(path: Path, fusions: list[str] | None) -> Callable[[], Any]:

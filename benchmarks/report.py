@@ -34,7 +34,7 @@ def machine(device: str = "cpu", threads: int | None = None) -> str:
     return f"{where}, torch {torch.__version__}"
 
 
-def number_formats(device: str = "cpu") -> list[str]:
+def dtypes(device: str = "cpu") -> list[str]:
     """float32, and bfloat16 where the machine has instructions for it."""
     return ["float32", *([] if is_emulated(torch.device(device), torch.bfloat16) else ["bfloat16"])]
 

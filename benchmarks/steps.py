@@ -25,8 +25,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from latency import count_flop, matrix_rate, seconds
-from report import add_option, machine, number_formats, report
+from latency import count_flop, matmul_rate, seconds
+from report import add_option, dtypes, machine, report
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
 from refersam.config import ReferSamConfig
@@ -88,7 +88,7 @@ def measure_interleaved(forms: dict[str, Callable[[], Any]], repeats: int, devic
         call()
     order = list(forms)
     for _ in range(repeats):
-        rates.append(matrix_rate(device, torch.float32, repeats=4))
+        rates.append(matmul_rate(device, torch.float32, repeats=4))
         for name in order:
             times[name].append(seconds(forms[name], device))
         order = order[1:] + order[:1]  # rotated, since the matrix products fill the caches before the first variant
@@ -221,7 +221,7 @@ def main() -> None:
         header += () if several else ("GFLOP", "difference")
         rows = [
             row
-            for dtype in args.dtypes or number_formats(args.device)
+            for dtype in args.dtypes or dtypes(args.device)
             for tokens in args.tokens
             for row in measured(args, getattr(torch, dtype), tokens)
         ]

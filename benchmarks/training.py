@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from report import add_option, machine, number_formats, report
+from report import add_option, dtypes, machine, report
 
 NUM_TOKENS = 20
 
@@ -83,7 +83,7 @@ def main() -> None:
     add_option(parser)
     args = parser.parse_args()
     on_gpu = torch.cuda.is_available()
-    known = ["no", *(["bf16"] if "bfloat16" in number_formats("cuda" if on_gpu else "cpu") else [])]
+    known = ["no", *(["bf16"] if "bfloat16" in dtypes("cuda" if on_gpu else "cpu") else [])]
     known += ["fp16"] if on_gpu else []
     precisions = args.precisions or known
 

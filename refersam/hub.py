@@ -118,7 +118,7 @@ def _answers(endpoint: str, _period: int) -> bool:
             get_session().head(endpoint, timeout=PATIENCE)
             answered.set()
 
-    # A thread, since looking up the name and trying each of its addresses may take far longer than the timeout.
+    # A thread, since name resolution and connection attempts may take far longer than the timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)

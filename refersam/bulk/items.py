@@ -22,7 +22,7 @@ from refersam.image import image_suffixes
 from refersam.names import key_of
 from refersam.phrases import is_phrase
 
-PICTURE_SUFFIXES = image_suffixes()
+IMAGE_SUFFIXES = image_suffixes()
 """What is taken from a folder; a pattern or a list may name any file."""
 MASKS = "masks"
 """Folder of the mask files, in that of the results."""
@@ -202,7 +202,7 @@ def _images(folder: Path, results: Path, skipped: Skipped) -> Iterator[str]:
                 suffix = Path(name).suffix.lower()
                 if name.startswith("."):
                     continue
-                if suffix in PICTURE_SUFFIXES:
+                if suffix in IMAGE_SUFFIXES:
                     yield str(here / name)
                 else:
                     skipped.files[suffix] += 1

@@ -99,7 +99,7 @@ def segment_many(
     ] = EngineName.local,
 ) -> None:
     """Segment many images; resume where it stopped, and report what failed at the end."""
-    from refersam.bulk.items import PICTURE_SUFFIXES, open_items
+    from refersam.bulk.items import IMAGE_SUFFIXES, open_items
     from refersam.bulk.results import COCO, OWN_DATA, SETTINGS, ResultFolder
     from refersam.bulk.run import BulkSettings
 
@@ -130,7 +130,7 @@ def segment_many(
             where = images or phrases[0]
             skipped = f" Skipped: {source.skipped}." if str(source.skipped) else ""
             raise DataError(
-                f"No image was found in {where}: folders are searched for {', '.join(PICTURE_SUFFIXES)}.{skipped}"
+                f"No image was found in {where}: folders are searched for {', '.join(IMAGE_SUFFIXES)}.{skipped}"
             )
         if str(source.skipped):
             console.say(f"Skipped: {source.skipped}", style="dim")

@@ -1,4 +1,4 @@
-"""What is wrong or odd about a data set: collected while it is read, so that all of it can be told at once."""
+"""Findings about a data set: problems and oddities, collected while it is read and reported at once."""
 
 from __future__ import annotations
 

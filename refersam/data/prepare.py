@@ -21,8 +21,8 @@ _ARCHIVE = "https://web.archive.org/web/{}/https://bvisionweb1.cs.unc.edu/lichen
 _TRAIN_IMAGES = "http://images.cocodataset.org/zips/train2014.zip (13 GB)"
 _VAL_IMAGES = "http://images.cocodataset.org/zips/val2014.zip (6 GB)"
 
-_PICTURE = re.compile(r"COCO_(train|val)2014_\d{12}\.jpg")
-MAX_INDEX_BYTES, MAX_PICTURE_BYTES, MAX_FILES = 2**32, 2**26, 500_000
+_IMAGE = re.compile(r"COCO_(train|val)2014_\d{12}\.jpg")
+MAX_INDEX_BYTES, MAX_IMAGE_BYTES, MAX_FILES = 2**32, 2**26, 500_000
 """More than any benchmark has, and less than an archive made to fill a disk."""
 
 
@@ -166,7 +166,7 @@ def _dataset_of(name: str, parent: str, beside: set[str], dataset: str | None) -
 
 
 def _target(name: str, parent: str, beside: set[str], dataset: str | None) -> PurePosixPath | None:
-    image = _PICTURE.fullmatch(name)
+    image = _IMAGE.fullmatch(name)
     if image:
         return PurePosixPath("images", f"{image[1]}2014", name)
     owner = _dataset_of(name, parent, beside, dataset)
@@ -210,7 +210,7 @@ def _zip_items(path: Path, dataset: str | None) -> Iterator[Item]:
 
 
 def _checked(item: Item) -> Item:
-    limit = MAX_PICTURE_BYTES if item.target.suffix == ".jpg" else MAX_INDEX_BYTES
+    limit = MAX_IMAGE_BYTES if item.target.suffix == ".jpg" else MAX_INDEX_BYTES
     if item.size > limit:
         raise DataError(f"{item.label} has {item.size:,} bytes, more than the {limit:,} that such a file may have.")
     return item

@@ -48,7 +48,7 @@ class Description:
         upsampling: how masks come to the size of the input: "bilinear", or "guided filter" along the image's edges.
         heads: "no_target", "iou": whether it says that nothing matches, and how good its mask is.
         parameters: by part, and "total"; of an exported model the total alone.
-        number_formats: parameters stored in each; of an exported model with the constants of its graph.
+        dtypes: parameters stored in each; of an exported model with the constants of its graph.
         file_bytes: of the weights.
         input_size: (height, width) in pixels; None without a processor.
         max_text_tokens: of a phrase; None without a processor.
@@ -65,7 +65,7 @@ class Description:
     upsampling: str
     heads: dict[str, bool]
     parameters: dict[str, int]
-    number_formats: dict[str, int]
+    dtypes: dict[str, int]
     file_bytes: int
     input_size: tuple[int, int] | None
     max_text_tokens: int | None
@@ -119,12 +119,12 @@ def describe_model(name: str) -> Description | PublishedDescription:
         processor = ReferSamProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception:  # of any kind, in a foreign folder; a converted model may have none
         processor = None
-    parameters, number_formats = _count(entry for file in files for entry in _read_header(file))
+    parameters, dtypes = _count(entry for file in files for entry in _read_header(file))
     return Description(
         model=name,
         **_describe_config(config),
         parameters=parameters,
-        number_formats=number_formats,
+        dtypes=dtypes,
         file_bytes=sum(file.stat().st_size for file in files),
         **_describe_processor(processor),
         licence=_licence(folder / "README.md"),
@@ -154,7 +154,7 @@ def _of_exported(path: Path) -> Description:
         model=str(path),
         **_describe_config(settings.config) | {"supports_clicks": False},
         parameters={"total": settings.num_parameters},
-        number_formats=contents.number_formats,
+        dtypes=contents.dtypes,
         file_bytes=sum(file.stat().st_size for file in contents.files),
         **_describe_processor(settings.processor),
         licence=None,
@@ -184,14 +184,14 @@ def _of_checkpoint(path: Path) -> Description:
             "heads": {"no_target": False, "iou": False},
         }
     )
-    parameters, number_formats = _count(
+    parameters, dtypes = _count(
         (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items()
     )
     return Description(
         model=str(path),
         **described,
         parameters=parameters,
-        number_formats=number_formats,
+        dtypes=dtypes,
         file_bytes=path.stat().st_size,
         **_describe_processor(None),
         licence=None,
@@ -234,10 +234,10 @@ def _describe_processor(processor: ReferSamProcessor | None) -> dict[str, Any]:
 def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[dict[str, int], dict[str, int]]:
     """Parameters by part and by dtype, of (name, shape, format)."""
     parts, formats = dict.fromkeys(_PARTS, 0), dict[str, int]()
-    for name, shape, number_format in entries:
+    for name, shape, precision in entries:
         part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), "other")
         parts[part] = parts.get(part, 0) + math.prod(shape)
-        formats[number_format] = formats.get(number_format, 0) + math.prod(shape)
+        formats[precision] = formats.get(precision, 0) + math.prod(shape)
     return {**parts, "total": sum(parts.values())}, formats
 
 

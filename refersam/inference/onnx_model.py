@@ -221,11 +221,11 @@ class Contents:
     """What an exported file holds.
 
     Attributes:
-        number_formats: values stored in each.
+        dtypes: values stored in each.
         files: the file itself, and those beside it that hold weights.
     """
 
-    number_formats: dict[str, int]
+    dtypes: dict[str, int]
     files: tuple[Path, ...]
 
 

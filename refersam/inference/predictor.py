@@ -104,9 +104,9 @@ class ReferSamPredictor:
 
     def __repr__(self) -> str:
         model = self.model
-        number_format = str(model.dtype).removeprefix("torch.")
+        precision = str(model.dtype).removeprefix("torch.")
         kind = type(model).__name__
-        return f"{type(self).__name__}({kind}, {model.num_parameters():,} parameters, {model.device}, {number_format})"
+        return f"{type(self).__name__}({kind}, {model.num_parameters():,} parameters, {model.device}, {precision})"
 
     @classmethod
     def from_pretrained(
@@ -138,15 +138,15 @@ class ReferSamPredictor:
             predictor = cls(*load_onnx(Path(name), device, dtype))
             log_domain(predictor.domain, name)
             return predictor
-        place, number_format = resolve_device(device), resolve_dtype(dtype)
-        warn_if_emulated(place, number_format)
+        place, precision = resolve_device(device), resolve_dtype(dtype)
+        warn_if_emulated(place, precision)
         if (published := recognise_published(name)) is not None:
             from refersam.inference.published import load_published
 
-            return cls(*load_published(published, place, number_format))
+            return cls(*load_published(published, place, precision))
         loaded, processor = load_model(name)
         log_domain(loaded.config.domain, name)
-        return cls(loaded.to(device=place, dtype=number_format), processor)
+        return cls(loaded.to(device=place, dtype=precision), processor)
 
     @property
     def domain(self) -> str | None:
@@ -157,8 +157,8 @@ class ReferSamPredictor:
     def set_image(self, image: ImageSource) -> EncodedImage:
         """Look at an image before any phrase is known: `predict` takes the result in place of the image.
 
-        For interactive use, where phrases about one image come one after the other: what does not depend on the
-        phrase is computed here, once. The answers are those about the image itself.
+        For several phrases about one image: the text-independent features are computed once. The answers are equal to
+        those of `predict` with the image itself.
 
         Args:
             image: path, PIL image, array or the bytes of a file.

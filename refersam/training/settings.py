@@ -191,7 +191,9 @@ class TrainSettings(Section):
     sharding: Literal["none", "full"] = Field(
         "none", description="full: shard the model over processes (FSDP); none: one full model per process."
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute layers in the backward pass, to save memory.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass, not store them."
+    )
     max_skipped: int = Field(5, ge=0, description="Maximum skipped steps (NaN or exploding loss) in 100 steps.")
     log_every: int = Field(50, ge=1, description="Steps between log lines.")
     validate_every: int = Field(1000, ge=1, description="Steps between validations.")

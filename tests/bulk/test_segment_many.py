@@ -51,7 +51,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_results_are_those_of_single_images(
     run: Run, images: Path, tiny_model_folder: Path, predictor: ReferSamPredictor, tmp_path: Path
 ) -> None:
-    """In order; a broken image is told at the end, with exit code 1, and stops nothing."""
+    """In order; a broken image is reported at the end, with exit code 1, and stops nothing."""
     out = tmp_path / "out"
     arguments = ("--images", images, *ASKED, "--out", out, "--model", tiny_model_folder, "--format", "coco")
     (images / "notes.txt").touch()

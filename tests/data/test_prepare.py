@@ -15,7 +15,7 @@ from refersam.data import open_dataset, prepare
 from refersam.data.prepare import SOURCES, find_items, lay_out, missing_files, verify_index
 from refersam.errors import DataError
 
-PICTURES = [f"COCO_train2014_{number:012d}.jpg" for number in (1, 2)]
+IMAGES = [f"COCO_train2014_{number:012d}.jpg" for number in (1, 2)]
 
 
 def make_zip(path: Path, source: Path, names: dict[str, Path] | None = None, prefix: str = "") -> Path:
@@ -51,7 +51,7 @@ def test_published_archives(downloads: Path, tmp_path: Path) -> None:
     assert lay_out(find_items(downloads), root, steps.append) == (4, 0)
     assert steps == [1, 2, 3, 4]
     assert files(root) == [
-        *(f"images/train2014/{name}" for name in PICTURES),
+        *(f"images/train2014/{name}" for name in IMAGES),
         "refcoco/instances.json",
         "refcoco/refs(unc).p",
     ]
@@ -82,7 +82,7 @@ def test_loose_files(miniature: Any, tmp_path: Path) -> None:
     assert targets == [
         "grefcoco/grefs(unc).json",
         "grefcoco/instances.json",
-        *(f"images/train2014/{name}" for name in PICTURES),
+        *(f"images/train2014/{name}" for name in IMAGES),
         "refzom/Ref-ZOM(final).p",
         "refzom/instances.json",
     ]
@@ -109,7 +109,7 @@ def test_no_path_in_an_archive_leads_out(miniature: Any, tmp_path: Path) -> None
         "/etc/refcoco/refs(unc).p": refs,
         "..\\..\\evil.json": instances,
         "../../.bashrc": instances,
-        f"../../images/{PICTURES[0]}": root / "images/train2014" / PICTURES[0],
+        f"../../images/{IMAGES[0]}": root / "images/train2014" / IMAGES[0],
     }
     make_zip(tmp_path / "downloads/refcoco.zip", root, names)
     link = zipfile.ZipInfo("refcoco/refs(google).p")
@@ -120,7 +120,7 @@ def test_no_path_in_an_archive_leads_out(miniature: Any, tmp_path: Path) -> None
     before = files(tmp_path)
     lay_out(find_items(tmp_path / "downloads"), target)
     assert files(target) == [
-        f"images/train2014/{PICTURES[0]}",
+        f"images/train2014/{IMAGES[0]}",
         "refcoco/instances.json",
         "refcoco/refs(google).p",
         "refcoco/refs(unc).p",
@@ -146,11 +146,11 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     path = folder / "train2014.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(f"train2014/{PICTURES[0]}", bytes(prepare.MAX_PICTURE_BYTES + 1))
+        archive.writestr(f"train2014/{IMAGES[0]}", bytes(prepare.MAX_IMAGE_BYTES + 1))
     with pytest.raises(DataError, match=r"train2014\.zip .* more than the 67,108,864 that such a file may have"):
         find_items(folder)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in PICTURES:
+        for name in IMAGES:
             archive.writestr(f"train2014/{name}", bytes(1000))
     content = path.read_bytes()
     path.write_bytes(content.replace(struct.pack("<I", 1000), struct.pack("<I", 10)))  # of 1000 bytes it says 10

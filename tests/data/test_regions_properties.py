@@ -53,7 +53,7 @@ def slow_compress(runs: Sequence[int]) -> str:
 
 
 def slow_decompress(text: bytes) -> list[int] | None:
-    """The inverse; None for a string that is none."""
+    """The inverse; None for an invalid string."""
     runs: list[int] = []
     number = shift = 0
     for character in text:

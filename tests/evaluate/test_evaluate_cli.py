@@ -55,7 +55,7 @@ def test_three_files_and_a_table(run: Run, arguments: list[object], tiny_model_f
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         (["--protocol", "lavt"], "lavt has no rule for phrases without a target"),
         (["--predictions", "none.jsonl"], r"No such file: none\.jsonl"),
@@ -64,19 +64,19 @@ def test_three_files_and_a_table(run: Run, arguments: list[object], tiny_model_f
         (["--max-text-tokens", "100000"], "--max-text-tokens is 100000, but the model has room for"),
     ],
 )
-def test_one_sentence(run: Run, arguments: list[object], options: list[str], told: str) -> None:
+def test_one_sentence(run: Run, arguments: list[object], options: list[str], sentence: str) -> None:
     """Code 1, no traceback, nothing written."""
     Path("a file").write_text("")
     result = run(*arguments, "--out", "out", *options)
     assert result.code == 1, result
     assert result.err.startswith("Error: ")
     assert "Traceback" not in result.err
-    assert re.search(told, result.err)
+    assert re.search(sentence, result.err)
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         (["--predictions", "x", "--model", "y"], "--model is about a model, and --predictions is given"),
         (["--predictions", "x", "--no-target-threshold", "0.5"], "--no-target-threshold is about a model"),
@@ -89,11 +89,11 @@ def test_one_sentence(run: Run, arguments: list[object], options: list[str], tol
         (["--batch-size", "0"], "'--batch-size'"),
     ],
 )
-def test_usage(run: Run, arguments: list[object], options: list[str], told: str) -> None:
-    """Code 2: options without effect are told, not passed over."""
+def test_usage(run: Run, arguments: list[object], options: list[str], sentence: str) -> None:
+    """Code 2: options without effect are reported, not ignored."""
     result = run(*arguments, *options)
     assert result.code == 2, result
-    assert told in " ".join(result.err.replace("│", " ").split())
+    assert sentence in " ".join(result.err.replace("│", " ").split())
     assert not Path("out").exists()
 
 

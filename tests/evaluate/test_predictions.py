@@ -73,7 +73,7 @@ def test_masks_for_a_protocol(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "sentence"),
     [
         ("{", "line 1: not JSON"),
         ("[" * 100_000, "line 1: not JSON"),
@@ -107,32 +107,32 @@ def test_masks_for_a_protocol(path: Path) -> None:
         (GOOD | {"protocol": "lavt", "protocol_mask": MASK}, r'"protocol_mask" must have the size \[480, 480\]'),
     ],
 )
-def test_bad_lines(path: Path, line: Any, told: str) -> None:
-    """Each is told with its line, beside the sample that has no line for it."""
-    with pytest.raises(DataError, match=told) as error:
+def test_bad_lines(path: Path, line: Any, sentence: str) -> None:
+    """Each is reported with its line, beside the sample that has no line for it."""
+    with pytest.raises(DataError, match=sentence) as error:
         read_predictions(write(path, line, OTHER), SAMPLES)
     assert "1 of 2 samples have no usable line: 1" in str(error.value)
     assert len(str(error.value)) < 1000
 
 
-def test_everything_is_told_at_once(path: Path) -> None:
+def test_everything_is_reported_at_once(path: Path) -> None:
     """Wrong, twice, unknown and missing."""
     samples = [*SAMPLES, ReferringSample("4", "a phrase", IMAGE, ())]
     with pytest.raises(DataError) as error:
         read_predictions(write(path, GOOD, GOOD, "{", GOOD | {"sample_id": "9"}, OTHER), samples)
     message = str(error.value)
-    for told in (
+    for sentence in (
         "line 2: the sample id '1' was there before",
         "line 3: not JSON",
         "line 4: the data set has no sample",
     ):
-        assert told in message
+        assert sentence in message
     assert message.endswith("\n- 1 of 3 samples have no usable line: 4")
     assert len(message.splitlines()) == 5, "one line each, below the head"
 
 
 def test_a_file_full_of_rubbish_is_not_read_to_its_end(path: Path) -> None:
-    """A hundred problems are told, no more."""
+    """A hundred problems are reported, no more."""
     with pytest.raises(DataError, match=r"\n- line 100: .*\n- reading stopped here$") as error:
         read_predictions(write(path, *["{"] * 100_000), SAMPLES)
     assert "line 101" not in str(error.value)

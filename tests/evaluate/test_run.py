@@ -102,12 +102,12 @@ def test_workers_and_batch_sizes(
 
 def test_progress_counts_samples(tiny_predictor: ReferSamPredictor, scenes: ReferringDataset) -> None:
     """From the first to the last."""
-    told: list[tuple[str, int, int]] = []
+    sentence: list[tuple[str, int, int]] = []
     evaluate_model(
-        tiny_predictor, scenes[:5], PROTOCOLS["sceneref"], progress=lambda *what: told.append(what), batch_size=2
+        tiny_predictor, scenes[:5], PROTOCOLS["sceneref"], progress=lambda *what: sentence.append(what), batch_size=2
     )
-    assert told[-1] == ("segmenting", 5, 5)
-    assert {total for what, _, total in told if what == "segmenting"} == {5}
+    assert sentence[-1] == ("segmenting", 5, 5)
+    assert {total for what, _, total in sentence if what == "segmenting"} == {5}
 
 
 def test_long_phrases_are_counted(tiny_predictor: ReferSamPredictor, scenes: ReferringDataset) -> None:
@@ -135,7 +135,7 @@ def test_stored_pixels_are_not_rotated(tiny_predictor: ReferSamPredictor, tmp_pa
     assert torch.equal(plain.queries[0].pixel_values, turned.queries[0].pixel_values)  # type: ignore[union-attr]
 
 
-def test_all_broken_images_are_told_before_the_model_runs(
+def test_all_broken_images_are_reported_before_the_model_runs(
     tiny_predictor: ReferSamPredictor, scenes: ReferringDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off, of another size, and a mask that does not fit."""
@@ -151,8 +151,8 @@ def test_all_broken_images_are_told_before_the_model_runs(
     monkeypatch.setattr(tiny_predictor.model, "forward", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(DataError) as error:
         evaluate_model(tiny_predictor, samples, PROTOCOLS["sceneref"], workers=1)
-    for told in ("3 images or masks", "cut.png", "size.png has 9 x 9 pixels", "2 x 2 pixels, but its image 80 x"):
-        assert told in str(error.value)
+    for sentence in ("3 images or masks", "cut.png", "size.png has 9 x 9 pixels", "2 x 2 pixels, but its image 80 x"):
+        assert sentence in str(error.value)
     assert "Traceback" not in str(error.value)
 
 

@@ -92,7 +92,7 @@ def test_clicks_are_refused(predictor: ReferSamPredictor, image: np.ndarray) -> 
 
 
 def test_the_file_keeps_the_domain(exported: SimpleNamespace, predictor: ReferSamPredictor) -> None:
-    """For whoever loads it, and for whoever reads what it holds."""
+    """When it is loaded, and when its content is read."""
     assert predictor.domain == read_contents(exported.path)[0].config.domain == "chest X-rays"
 
 
@@ -151,7 +151,7 @@ def test_the_report_holds_every_comparison(exported: SimpleNamespace) -> None:
 
 
 def test_an_error_at_a_single_place_is_seen() -> None:
-    """Of a million places, by a little more than the tolerance; and what is no number."""
+    """Of a million places, by a little more than the tolerance; and NaN."""
     values = torch.randn(1, 1000, 1000)
 
     def error(share: float) -> float:
@@ -289,7 +289,7 @@ def test_int8_is_smaller_and_agrees(exported: SimpleNamespace, original: ReferSa
     assert path.stat().st_size < exported.path.stat().st_size
     metadata = [{entry.key: entry.value for entry in onnx.load(each).metadata_props} for each in (path, exported.path)]
     assert metadata[0].items() >= metadata[1].items()
-    before, after = (read_contents(each)[1].number_formats for each in (exported.path, path))
+    before, after = (read_contents(each)[1].dtypes for each in (exported.path, path))
     assert after["int8"] > 0.9 * (before["float32"] - after["float32"]) > 50_000
     model, processor = load_onnx(path)
     inputs = processor(images=np.zeros((8, 8, 3), np.uint8), text=PHRASES)
@@ -304,7 +304,7 @@ def test_int8_is_smaller_and_agrees(exported: SimpleNamespace, original: ReferSa
 def test_info_describes_the_file(
     exported: SimpleNamespace, folder: Path, tmp_path: Path, run: Callable[..., SimpleNamespace]
 ) -> None:
-    """As the model that was exported, but for what only the file has; a file that is none is a sentence."""
+    """As the model that was exported, but for what only the file has; an invalid file is a sentence."""
     found = run("info", exported.path, "--json")
     assert (found.code, found.err) == (0, "")
     told, model = json.loads(found.out), json.loads(run("info", folder, "--json").out)
@@ -320,7 +320,7 @@ def test_info_describes_the_file(
     )
     assert {key: told[key] for key in same} == {key: model[key] for key in same}
     assert told["parameters"] == {"total": model["parameters"]["total"]}
-    assert told["number_formats"]["float32"] > 0.9 * model["parameters"]["total"]
+    assert told["dtypes"]["float32"] > 0.9 * model["parameters"]["total"]
     assert told["file_bytes"] == exported.path.stat().st_size
     assert "64 px" in run("info", exported.path).out
 

@@ -18,7 +18,7 @@ from refersam.inference.description import describe_model
 Run = Callable[..., SimpleNamespace]
 
 
-def test_the_model_in_the_box(run: Run) -> None:
+def test_the_bundled_model(run: Run) -> None:
     """As JSON, checked against the files and the loaded model; as a table."""
     found = run("info", "--json")
     assert (found.code, found.err) == (0, "")
@@ -43,7 +43,7 @@ def test_the_model_in_the_box(run: Run) -> None:
         "decoder": count(*decoder),
         "total": count(model),
     }
-    assert told["number_formats"] == {"float16": count(model)}
+    assert told["dtypes"] == {"float16": count(model)}
     table = run("info")
     assert table.code == 0
     for line in (
@@ -57,9 +57,9 @@ def test_the_model_in_the_box(run: Run) -> None:
 
 
 def test_a_folder_without_card_and_processor(run: Run, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """What is not there is told as unknown; a model in several files is counted whole."""
+    """What is missing is reported as unknown; a model in several files is counted whole."""
     whole = describe_model(str(tiny_model_folder))
-    assert (whole.licence, whole.input_size, whole.number_formats.keys()) == (None, (64, 64), {"float32"})
+    assert (whole.licence, whole.input_size, whole.dtypes.keys()) == (None, (64, 64), {"float32"})
     ReferSamModel.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "parts", max_shard_size="4MB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     parts = describe_model(str(tmp_path / "parts"))

@@ -115,7 +115,7 @@ def test_what_is_refused(segmenter: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         segmenter(SCENES[0], phrases="a star", top_k=3)
 
 
-def test_number_formats(segmenter: Any, tiny_model_folder: Path) -> None:
+def test_dtypes(segmenter: Any, tiny_model_folder: Path) -> None:
     """float32, though the box stores half of the bytes; another one where it is asked for."""
     assert segmenter.model.dtype is torch.float32
     half = pipeline(TASK, model=str(tiny_model_folder), dtype=torch.bfloat16, device="cpu")
@@ -152,12 +152,12 @@ def test_saved_and_loaded_without_foreign_code(segmenter: Any, predictor: ReferS
     assert_same(given(SCENES[0], phrases=PHRASES), expected)
 
 
-def test_without_a_model_the_one_in_the_box_answers(segmenter: Any) -> None:
+def test_without_a_model_the_bundled_one_answers(segmenter: Any) -> None:
     """As everywhere in this package."""
     assert pipeline(TASK, device="cpu")(SCENES[0], phrases="a star") == segmenter(SCENES[0], phrases="a star")
 
 
-def test_weights_that_are_missing_are_told(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_are_missing_are_reported(tiny_model_folder: Path, tmp_path: Path) -> None:
     """In one sentence: they are not drawn at random."""
     from safetensors.torch import load_file, save_file
 

@@ -233,9 +233,7 @@ def test_wrong_inputs(predictor: ReferSamPredictor, image: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_other_number_formats(
-    tiny_model_folder: Path, predictor: ReferSamPredictor, image: Image.Image, dtype: str
-) -> None:
+def test_other_dtypes(tiny_model_folder: Path, predictor: ReferSamPredictor, image: Image.Image, dtype: str) -> None:
     """Half the memory, nearly the same answer, results in float32."""
     half = ReferSamPredictor.from_pretrained(tiny_model_folder, device="cpu", dtype=dtype)
     assert {parameter.dtype for parameter in half.model.parameters()} == {resolve_dtype(dtype)}
@@ -245,7 +243,7 @@ def test_other_number_formats(
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
-def test_number_formats_without_instructions(
+def test_dtypes_without_instructions(
     dtype: torch.dtype, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A CPU that has to compute them in software says so; one that need not, another device and float32 do not."""
@@ -385,7 +383,7 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_device_is_checked_before_the_model_is_read() -> None:
-    """A wrong device is told at once, whatever the model."""
+    """A wrong device is reported at once, whatever the model."""
     with pytest.raises(DeviceError, match="tpu"):
         ReferSamPredictor.from_pretrained("nowhere", device="tpu")
     with pytest.raises(DeviceError, match="int3"):
@@ -393,7 +391,7 @@ def test_the_device_is_checked_before_the_model_is_read() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int3", "int8", "", torch.int64])
-def test_unknown_number_formats(dtype: str | torch.dtype) -> None:
+def test_unknown_dtypes(dtype: str | torch.dtype) -> None:
     """The sentence lists the three."""
     with pytest.raises(DeviceError, match="choose one of float32, bfloat16, float16"):
         resolve_dtype(dtype)

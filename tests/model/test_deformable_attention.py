@@ -13,7 +13,7 @@ from refersam.model.pyramid import cell_centres
 
 
 @pytest.mark.parametrize("sizes", [((4, 6), (2, 3), (1, 2)), ((3, 5),)])
-@pytest.mark.parametrize("with_gradients", [True, False], ids=["samples maps", "looks up"])
+@pytest.mark.parametrize("with_gradients", [True, False], ids=["samples maps", "gathers"])
 @pytest.mark.parametrize("reach", [1.0, 20.0], ids=["near", "far outside"])
 def test_deformable_attention_equals_the_reference(
     sizes: tuple[tuple[int, int], ...], with_gradients: bool, reach: float

@@ -33,7 +33,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("fields", ABLATIONS.values(), ids=ABLATIONS)
 @pytest.mark.parametrize("text_encoder", ["bert", "clip"])
-def test_every_ablation_trains_and_hears_the_phrase(
+def test_every_ablation_trains_and_uses_the_phrase(
     small_config: Callable, text_encoder: str, fields: dict[str, Any]
 ) -> None:
     """Return a mask that depends on the phrase, a loss, and a gradient for the text encoder."""

@@ -105,13 +105,13 @@ def test_specks(serve: Callable[..., TestClient], predictor: ReferSamPredictor) 
     assert areas[0] != areas[1]
 
 
-def test_what_a_long_phrase_leaves_out_is_told(serve: Callable[..., TestClient]) -> None:
+def test_what_a_long_phrase_leaves_out_is_reported(serve: Callable[..., TestClient]) -> None:
     """With the answer to that phrase alone."""
     results = ask(serve(), png(), ["red " * 18 + "Circle, not blue", "star"]).json()["results"]
     assert [result.get("left_out") for result in results] == ["Circle, not blue", None]
 
 
-def test_unknown_parts_are_told(serve: Callable[..., TestClient]) -> None:
+def test_unknown_parts_are_reported(serve: Callable[..., TestClient]) -> None:
     """With the answer to that phrase alone."""
     results = ask(serve(), png(), ["star \u2b50", "star"]).json()["results"]
     assert [result.get("unknown") for result in results] == [["\u2b50"], None]
@@ -217,7 +217,7 @@ def test_names_and_addresses_are_only_text(serve: Callable[..., TestClient], tmp
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", ""])
 def test_only_multipart(serve: Callable[..., TestClient], content_type: str) -> None:
-    """415; and a form that is none is 422."""
+    """415; and an invalid form is 422."""
     client = serve()
     reply = client.post("/v1/segment", content=b"{}", headers={"content-type": content_type})
     assert reply.status_code == 415
@@ -388,7 +388,7 @@ def test_too_many_requests(serve: Callable[..., TestClient], monkeypatch: pytest
 
 
 def test_while_the_model_is_loaded(predictor: ReferSamPredictor) -> None:
-    """Alive, not ready; requests are told to come again. Then as usual."""
+    """Alive, not ready; requests get 503. Then as usual."""
     go_on = threading.Event()
 
     def load() -> ReferSamPredictor:

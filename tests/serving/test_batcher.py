@@ -16,7 +16,7 @@ from refersam.serving.batcher import Batcher
 
 
 def query(number: int, phrases: int = 1) -> Query:
-    """One that can be told from others by its image."""
+    """A query with a recognisable image."""
     ids = torch.ones(phrases, 3, dtype=torch.long)
     return Query(
         ("x",) * phrases, 4, 4, torch.full((1, 3, 2, 2), float(number)), ids, ids, 0, ("",) * phrases, ((),) * phrases

@@ -112,7 +112,7 @@ def test_wrong_fields_of_the_model_are_refused(tmp_path: Path, change: str, mess
     assert "\n" not in str(caught.value)
 
 
-def test_a_truth_value_is_no_number(tmp_path: Path) -> None:
+def test_a_truth_value_is_nan(tmp_path: Path) -> None:
     """pydantic would convert true to 1: one step, or a second moment of 1."""
     with pytest.raises(SettingsError) as caught:
         read_settings(recipe(tmp_path, "steps: true\noptimizer: {beta2: false}"))

@@ -167,7 +167,7 @@ def distance(one: Path, other: Path, part: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_two_processes_share_out_a_model(tmp_path: Path, miniature: Miniature) -> None:
+def test_two_processes_shard_a_model(tmp_path: Path, miniature: Miniature) -> None:
     """gloo on CPUs with dropout: curves and weights equal those of full models, also resumed and resharded."""
     base: dict[str, Any] = {"steps": 3, "checkpoint_every": 2, "validate_every": 3}
     full = {**base, "sharding": "full"}

@@ -179,7 +179,7 @@ def test_a_click_needs_one_phrase(address: str, browser: Any) -> None:
 
 
 def test_mistakes_and_a_phone(address: str, browser: Any) -> None:
-    """Nothing wider than the screen of a phone; a question without an image is told what is missing."""
+    """Nothing wider than the screen of a phone; a question without an image names what is missing."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(address)
     page.click("#ask textarea")

@@ -17,7 +17,7 @@ from refersam.inference.answers import Answer
 from refersam.inference.labels import label_map
 from refersam.web.answers import COLOURS, coco_document, legend, overlay, split_phrases, write_files
 
-PICTURE = Image.new("RGB", (6, 4), (10, 20, 30))
+IMAGE = Image.new("RGB", (6, 4), (10, 20, 30))
 
 
 def answer(phrase: str, box: tuple[int, int, int, int] | None, no_target: bool = False) -> Answer:
@@ -44,11 +44,11 @@ def test_phrases_of_a_text() -> None:
 
 def test_overlay_shows_what_was_chosen() -> None:
     """Each phrase in its colour, the others not at all."""
-    both, second = (np.asarray(overlay(PICTURE, MASKS, shown)) for shown in ([0, 1, 2], [2]))
+    both, second = (np.asarray(overlay(IMAGE, MASKS, shown)) for shown in ([0, 1, 2], [2]))
     assert tuple(both[0, 1]) == COLOURS[0]
     assert tuple(both[2, 4]) == tuple(second[2, 4]) == COLOURS[2]
     assert tuple(second[0, 1]) == (10, 20, 30)
-    assert overlay(PICTURE, MASKS, [1]) is PICTURE
+    assert overlay(IMAGE, MASKS, [1]) is IMAGE
 
 
 def test_legend_says_what_was_found_and_what_not() -> None:
@@ -64,9 +64,9 @@ def test_legend_says_what_was_found_and_what_not() -> None:
     assert "unknown, not read: \u2b50 &lt;i&gt;" in text
 
 
-def test_files_to_take_home(tmp_path: Path) -> None:
+def test_files_to_download(tmp_path: Path) -> None:
     """The mask of all, the image cut out by it, and an annotation for each mask."""
-    files = write_files(PICTURE, ANSWERS, tmp_path)
+    files = write_files(IMAGE, ANSWERS, tmp_path)
     union = ANSWERS[0].mask | ANSWERS[2].mask
     np.testing.assert_array_equal(np.asarray(Image.open(files["mask.png"])) > 0, union)
     labels = np.asarray(Image.open(files["labels.png"]))
@@ -76,7 +76,7 @@ def test_files_to_take_home(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cutout[..., 3] > 0, union)
     assert tuple(cutout[0, 1, :3]) == (10, 20, 30)
     document = json.loads(files["answers.json"].read_text())
-    assert document == json.loads(json.dumps(coco_document(PICTURE, ANSWERS)))
+    assert document == json.loads(json.dumps(coco_document(IMAGE, ANSWERS)))
     assert [(row["category_id"], row["bbox"]) for row in document["annotations"]] == [
         (1, [1, 0, 2, 2]),
         (3, [4, 2, 2, 2]),

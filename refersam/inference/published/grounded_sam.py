@@ -95,7 +95,7 @@ _maps: ContextVar[tuple[list[Any], list[Tensor]]] = ContextVar("maps")
 
 
 class EncodedBackbone(nn.Module):
-    """The detector's backbone, which returns what was encoded before: its images see no text.
+    """The detector's backbone, which returns what was encoded before: its images are text-independent.
 
     Args:
         backbone: of Grounding DINO.
