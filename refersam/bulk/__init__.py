@@ -1,1 +1,1 @@
-"""Many images: in from folders and lists, out as masks, JSON lines or COCO; stops and goes on."""
+"""Segmentation of many images from folders and lists into masks, JSON lines or COCO; resumable."""

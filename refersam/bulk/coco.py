@@ -12,13 +12,13 @@ from refersam.files import write_atomically
 
 
 def coco_annotation(result: Mapping[str, Any], number: int, image: int, category: int) -> dict[str, Any]:
-    """An annotation of COCO's instances: the mask run-length encoded, the box as (x, y, width, height).
+    """Return a COCO instance annotation with run-length encoded mask and box (x, y, width, height).
 
     Args:
-        result: of `Answer.as_dict`, with a mask that is not empty.
-        number: of the annotation.
-        image: its image's number.
-        category: its phrase's number.
+        result: `Answer.as_dict` of an answer with a mask that is not empty.
+        number: id of the annotation.
+        image: id of the image.
+        category: id of the phrase.
     """
     left, top, right, bottom = result["box"]
     return {
@@ -39,11 +39,11 @@ def write_coco(lines: Iterable[Line], path: Path) -> int:
     `info` holds the domain of the model, if it has one.
 
     Args:
-        lines: as `read_results` gives them; only one is held at a time, with the names of images and phrases.
-        path: JSON file, written at once or not at all.
+        lines: lines of `read_results`; one is in memory at a time, with the names of images and phrases.
+        path: JSON file, written atomically.
 
     Returns:
-        How many annotations it has.
+        The number of annotations.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}

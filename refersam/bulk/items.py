@@ -1,4 +1,4 @@
-"""Which images are asked for which phrases, read from folders, patterns, CSV, JSON lines and COCO files."""
+"""Work items, images with phrases, from folders, patterns, CSV, JSON lines and COCO files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LIST_SUFFIXES = (".txt", ".csv", ".jsonl", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image and what is asked about it.
+    """Image and its phrases.
 
     Attributes:
-        image: its name in the results.
-        path: where it is.
-        phrases: at least one.
+        image: name in the results.
+        path: file.
+        phrases: phrases, at least one.
     """
 
     image: str
@@ -45,22 +45,22 @@ class Item:
 
     @property
     def key(self) -> bytes:
-        """Tells whether the same was asked before: 16 bytes."""
+        """16 bytes that identify image and phrases."""
         return item_key(self.image, self.phrases)
 
 
 def item_key(image: str, phrases: Sequence[str]) -> bytes:
-    """16 bytes that stand for an image's name and its phrases."""
+    """Return 16 bytes that identify an image's name and its phrases."""
     return key_of(image, *phrases)
 
 
 @dataclass(slots=True)
 class Skipped:
-    """What a search of folders passed over; hidden files and folders are not counted.
+    """Files and folders that a search skipped, except hidden ones.
 
     Attributes:
-        files: number of files that are no images, by suffix.
-        folders: those that cannot be read.
+        files: number of files of other types, by suffix.
+        folders: folders that cannot be read.
     """
 
     files: Counter[str] = field(default_factory=Counter)
@@ -79,14 +79,14 @@ class Skipped:
 
 
 class Source:
-    """Gives the items anew each time it is called, in the same order, in little memory.
+    """Callable that lists the items again, in the same order and in little memory.
 
     Args:
-        items: lists them, and fills in what it skips.
+        items: function that lists the items, and fills in what is skipped.
         root: directory that the names of the images start from.
 
     Attributes:
-        skipped: by the last complete listing.
+        skipped: files and folders that the last complete listing skipped.
     """
 
     def __init__(self, items: Callable[[Skipped], Iterator[Item]], root: Path) -> None:
@@ -101,7 +101,7 @@ class Source:
 
 
 def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> Source:
-    """The items that the command line names.
+    """Open the items that the command line names.
 
     Args:
         images: a folder, which is searched with all folders in it, or a pattern (`photos/**/*.jpg`); where `phrases`
@@ -109,7 +109,7 @@ def open_items(images: str | None, phrases: Sequence[str], leave_out: Path) -> S
         phrases: texts, asked about every image; or one file: `.txt`, a phrase a line for every image; `.csv` with
             columns image and phrase; `.jsonl` with image and phrase or phrases; `.json`, a COCO file, whose captions
             are the phrases, or else the names of its categories, for every image.
-        leave_out: where the results go: not searched inside of another folder, and its masks never.
+        leave_out: folder of the results, which is excluded from searches.
 
     Raises:
         UsageError: `images` is missing, `phrases` are texts and a file, or a text has no word.
@@ -168,19 +168,19 @@ def _same_phrases(images: str | None, phrases: tuple[str, ...], leave_out: Path)
 
 
 def _left_out(start: Path, results: Path) -> Path:
-    """The folder that a search from `start` leaves out: where the results lie beside the images, their masks alone."""
+    """Return the folder that a search from `start` excludes; if results and images share a folder, only the masks."""
     return results / MASKS if start.resolve().is_relative_to(results) else results
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The folder that all matches of a pattern lie in."""
+    """Return the folder that contains all matches of a pattern."""
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _images(folder: Path, results: Path, skipped: Skipped) -> Iterator[str]:
-    """The images in a folder and all folders in it.
+    """Yield the images in a folder and all its subfolders.
 
-    Links to folders are followed after the folders themselves; each folder is searched once, so that loops end.
+    Links to folders are followed last, and each folder is searched once, so that cycles end.
     """
     left_out = _left_out(folder, results)
     searched: set[Path] = set()
@@ -238,7 +238,7 @@ def _csv_rows(path: Path) -> Rows:
 
 
 class _Line(BaseModel):
-    """Other fields, such as a mask, are passed over."""
+    """Line of a list; other fields, such as a mask, are ignored."""
 
     image: FileName = Field(min_length=1)
     phrases: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Bulk work on a Ray cluster, or on the processes of this machine."""
+"""Engine that runs on a Ray cluster, or on several processes of this machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _BLOCK = 64
 
 
 class RayEngine:
-    """Workers that each hold a model; lines come back in order, however many there are.
+    """Engine of Ray workers that each hold a model; lines are returned in order.
 
     Joins the cluster that RAY_ADDRESS names, where every machine must see the images under the same path, or else
     starts one of this machine's processes. The names of all images are held in memory, the images are not.
 
     Args:
-        settings: of the run; the model is loaded by each worker.
+        settings: settings of the run; each worker loads the model.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -73,7 +73,7 @@ class RayEngine:
 
 
 class _Worker:
-    """One process with a model."""
+    """Process with a model."""
 
     def __init__(self, settings: BulkSettings) -> None:
         from refersam.inference.predictor import ReferSamPredictor

@@ -1,4 +1,4 @@
-"""The results of bulk work on disk: one line an image, added as it is done; what is done is never done again."""
+"""Results on disk: one line per image, appended when it is done; images that are done are skipped by a resumed run."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Lines with results also carry the domain of the model that made them, if it has 
 
 
 class ResultFolder:
-    """A folder of results, open for adding. Use as a context manager.
+    """Folder of results, open for appending. Use it as a context manager.
 
-    `results.jsonl.part` grows a line at a time and becomes `results.jsonl` when all is done. A line that a kill or a
-    full disk cut off is removed when the folder is opened again, and its image is done again.
+    `results.jsonl.part` grows by a line per image and becomes `results.jsonl` at the end. A line that was truncated
+    by a kill or a full disk is removed when the folder is opened again, and its image is segmented again.
 
     Args:
-        out: the folder; made if missing.
-        settings: what the results depend on; a folder with other ones is refused.
-        masks: also write each mask as a PNG below masks/.
+        out: folder; created if missing.
+        settings: settings that the results depend on; a folder with different ones is refused.
+        masks: whether to write each mask as a PNG below masks/, too.
 
     Raises:
-        DataError: results of other settings, a file that is no result, or another process at work there.
+        DataError: results of other settings, a file that is not a result, or another process is writing there.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], masks: bool) -> None:
@@ -80,7 +80,7 @@ class ResultFolder:
         self._leave()
 
     def _leave(self) -> None:
-        """Close the files; where nothing was added, the folder is as it was."""
+        """Close the files; without a new line, the folder is unchanged."""
         self._files.close()  # Windows renames and removes no open file
         if not self._is_changed and self._part.exists():
             if self._was_finished:
@@ -108,7 +108,7 @@ class ResultFolder:
         self._file.flush()
 
     def _new_mask(self, image: str, phrase: str, index: int) -> Path:
-        """A name that no other mask has: phrases may differ in signs alone, names of images in a dot."""
+        """Return a unique file name; phrases may differ only in punctuation, and images only in a dot."""
         first = path = mask_path(image, phrase, index)
         numbers = count(2)
         while _file_key(path) in self._taken:
@@ -117,14 +117,14 @@ class ResultFolder:
         return path
 
     def missing(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Those that are not done; each once."""
+        """Yield the items that are not done, each once."""
         for item in items:
             if item.key not in self.done:
                 self.done.add(item.key)
                 yield item
 
     def finish(self) -> None:
-        """Give the files their final names: all is done."""
+        """Give the files their final names."""
         self._files.close()
         self._part.replace(self._final)
         if self._failed_file is not None:
@@ -171,14 +171,14 @@ class ResultFolder:
 
 
 def read_results(path: Path) -> Iterator[Line]:
-    """The lines of a `results.jsonl`, one at a time."""
+    """Yield the lines of a `results.jsonl`."""
     with path.open("rb") as file:
         for raw in file:
             yield json.loads(raw)
 
 
 def mask_path(image: str, phrase: str, index: int) -> Path:
-    """Where a mask goes, below the folder of results: masks/IMAGE/INDEX_PHRASE.png, never outside of it."""
+    """Return the path of a mask inside the folder of results: masks/IMAGE/INDEX_PHRASE.png."""
     parts = [part for part in PurePath(image).parts if part not in ("..", PurePath(image).anchor)]
     if len(parts) != len(PurePath(image).parts):  # it is outside of the folder of images
         parts.insert(0, "outside_" + item_key(image, ()).hex()[:8])
@@ -186,7 +186,7 @@ def mask_path(image: str, phrase: str, index: int) -> Path:
 
 
 def _file_key(path: str | Path) -> bytes:
-    """Equal for names that some file system takes for the same file: it may ignore case, or how accents are stored."""
+    """Return a key that is equal for names that a file system may not distinguish: by case, or by form of accents."""
     return key_of(unicodedata.normalize("NFC", str(path)).casefold())
 
 

@@ -1,4 +1,4 @@
-"""Bulk work: images are read ahead by threads, the model runs batches, lines of results come out in order."""
+"""Segmentation of many images: threads read ahead, the model runs batches, lines are returned in order."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from refersam.inference.queries import Query, run_queries
 
 @dataclass(frozen=True)
 class BulkSettings:
-    """What the results depend on, and how fast they come.
+    """Settings of a run.
 
     Attributes:
-        model: as `ReferSamPredictor.from_pretrained` takes it; None for the bundled model.
-        device: None for the best there is.
+        model: argument of `ReferSamPredictor.from_pretrained`; None for the bundled model.
+        device: device; None for the best one available.
         dtype: dtype of the weights.
-        threshold: a pixel belongs to the mask where its probability is at least this.
-        no_target_threshold: nothing matches where the probability of a target is below this; None for the model's own.
+        threshold: probability from which a pixel belongs to the mask.
+        no_target_threshold: probability of a target below which nothing matches; None for the model's default.
         min_component_fraction: a connected component of a mask with less than this fraction of the largest component's
-            area is dropped; 0 keeps all; None for the model's own.
-        batch_size: most (image, phrase) pairs in one run of the model.
+            area is dropped; 0 keeps all; None for the model's default.
+        batch_size: largest number of (image, phrase) pairs in a batch.
         workers: threads that read images ahead; with Ray, processes that each hold a model.
 
     Raises:
@@ -49,31 +49,31 @@ class BulkSettings:
         check_thresholds(self.threshold, self.no_target_threshold, self.min_component_fraction)
 
     def lasting(self) -> dict[str, Any]:
-        """Those that the results depend on."""
+        """Return the settings that the results depend on."""
         names = ("model", "dtype", "threshold", "no_target_threshold", "min_component_fraction")
         return {name: getattr(self, name) for name in names}
 
 
 class Engine(Protocol):
-    """Where the work is done."""
+    """Function from items to lines of results."""
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Line]:
-        """One line for each item, in order; never raises for an image that is broken."""
+        """Yield a line for each item, in order; a broken image becomes a line with an error."""
 
 
 class LocalEngine:
-    """In this process.
+    """Engine that runs in this process.
 
     Args:
-        predictor: the model.
-        settings: of the run; those that say where the model is are passed over.
+        predictor: predictor of the model.
+        settings: settings of the run; model, device and dtype are ignored.
     """
 
     def __init__(self, predictor: ReferSamPredictor, settings: BulkSettings) -> None:
         self.predictor, self.settings = predictor, settings
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Line]:
-        """See `Engine`; holds a few images at a time."""
+        """See `Engine`; a few images are in memory at a time."""
         pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix="read")
         try:
             for batch in self._batches(self._prepared(pool, items)):
@@ -82,7 +82,7 @@ class LocalEngine:
             pool.shutdown(cancel_futures=True)
 
     def _prepared(self, pool: ThreadPoolExecutor, items: Iterable[Item]) -> Iterator[tuple[Item, Query | str]]:
-        """In order; the threads are at most so many images ahead as fill the next batch."""
+        """Yield prepared items in order; threads read at most one batch ahead."""
         waiting: deque[tuple[Item, Future[Query | str]]] = deque()
         for item in items:
             waiting.append((item, pool.submit(self._prepare, item)))
@@ -94,7 +94,7 @@ class LocalEngine:
             yield first, future.result()
 
     def _prepare(self, item: Item) -> Query | str:
-        """The query, or why there is none."""
+        """Return the query, or the error message."""
         try:
             return Query.prepare(self.predictor.processor, load_image(item.path), item.phrases)
         except ReferSamError as error:
@@ -105,7 +105,7 @@ class LocalEngine:
             return f"{item.path} needs more memory than there is."
 
     def _batches(self, prepared: Iterable[tuple[Item, Query | str]]) -> Iterator[list[tuple[Item, Query | str]]]:
-        """Images that follow one another and have as many phrases, up to the size of a batch."""
+        """Group successive images with equal numbers of phrases, up to the batch size."""
         batch: list[tuple[Item, Query | str]] = []
         for item, query in prepared:
             full = (len(batch) + 1) * len(item.phrases) > self.settings.batch_size
@@ -143,6 +143,6 @@ class LocalEngine:
 
 
 def _parts(query: Query, most: int) -> Iterator[Query]:
-    """A query with at most so many phrases, or several of the same image."""
+    """Split a query into queries of at most `most` phrases."""
     for start in range(0, len(query.phrases), most):
         yield query.part(start, start + most)

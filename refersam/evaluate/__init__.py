@@ -1,4 +1,4 @@
-"""Evaluation: a model or a file of masks, a data set, a protocol; numbers, predictions and a report out."""
+"""Evaluation of a model, or of a file of masks, on a data set by a protocol."""
 
 from refersam.evaluate.answers import EvaluationError, evaluate_images
 from refersam.evaluate.predictions import Prediction, read_predictions, write_predictions

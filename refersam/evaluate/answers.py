@@ -1,4 +1,4 @@
-"""From a model's output to masks, decisions and scores, as a protocol wants them."""
+"""Masks, decisions and scores of a model's output, at the sizes that a protocol compares."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from refersam.model.refersam import ReferSamModel, ReferSamOutput
 
 
 class EvaluationError(ReferSamError, RuntimeError):
-    """An evaluation that cannot go on."""
+    """An evaluation that failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProtocolAnswer:
-    """What a model says of one phrase about an image of H x W pixels.
+    """Answer of a model to one phrase about an image of H x W pixels.
 
     Attributes:
         mask: (H, W) bool, where the logits are >= 0, whatever the no-target decision.
         protocol_mask: bool at the protocol's size: logits resized to it, then cut by its rule.
-        no_target: its decision; None for a model without one.
-        score: the IoU that it expects, in [0, 1].
-        target_probability: that the phrase has a target; None for a model without such a head.
+        no_target: the model's no-target decision; None for a model without one.
+        score: predicted IoU of the mask, in [0, 1].
+        target_probability: probability that the phrase has a target; None for a model without object-score head.
     """
 
     mask: np.ndarray
@@ -49,15 +49,15 @@ def protocol_answers(
     supervise_iou: bool,
     no_target_threshold: float,
 ) -> Iterator[ProtocolAnswer]:
-    """One answer for each of the output's B phrases.
+    """Yield an answer for each of the B phrases of an output.
 
     Args:
-        output: of the model.
+        output: output of the model for B phrases.
         sizes: B times (height, width) of the phrase's image, in pixels.
-        processor: of the model.
-        protocol: to score by.
-        supervise_iou: of the model's configuration.
-        no_target_threshold: below this probability of a target the decision is that there is none.
+        processor: processor of the model.
+        protocol: evaluation protocol.
+        supervise_iou: `config.supervise_iou` of the model.
+        no_target_threshold: probability of a target below which the phrase is judged to have none.
 
     Raises:
         EvaluationError: NaN or infinite outputs.
@@ -92,20 +92,20 @@ def evaluate_images(
     no_target_threshold: float = 0.5,
     protocol: Protocol = PROTOCOLS["sceneref"],
 ) -> Iterator[SampleResult]:
-    """Score images that are decoded already, as validation during training does.
+    """Score decoded images, for validation during training.
 
     Args:
-        model: in evaluation mode.
-        processor: of the model.
-        images: images with phrases; the phrases of one image are run together.
-        no_target_threshold: a phrase is judged to have no target where its probability of having one is below this.
-        protocol: one that compares at the images' own size: the masks are at that size.
+        model: model in evaluation mode.
+        processor: processor of the model.
+        images: images with phrases and masks; the phrases of an image form one batch.
+        no_target_threshold: probability of a target below which a phrase is judged to have none.
+        protocol: evaluation protocol without a fixed size.
 
     Yields:
-        One result per phrase, in order.
+        The counted result of each phrase, in order.
 
     Raises:
-        ValueError: a protocol with a size of its own.
+        ValueError: the protocol has a fixed size.
     """
     if protocol.side is not None:
         raise ValueError(f"Decoded masks are compared at the image's own size, but {protocol.name} resizes them.")

@@ -1,4 +1,4 @@
-"""What is evaluated together, and its decoding, which runs in worker processes."""
+"""Evaluation batches, and their decoding in worker processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PREDICTIONS_PER_BATCH = 64
 
 
 def plan_batches(samples: Sequence[ReferringSample], batch_size: int) -> list[Plan]:
-    """Batches for a model that shares work between the phrases of an image; each sample is in exactly one.
+    """Group samples into batches by image; each sample is in exactly one batch.
 
-    They depend on the samples and the size alone, never on how many processes share them: a batch of another make-up
-    may round in another way.
+    Batches depend on the samples and the size only, not on the number of processes: a different batch may round
+    differently.
 
     Args:
-        samples: of a data set.
-        batch_size: most phrases in a batch; an image with more is split.
+        samples: samples of a data set.
+        batch_size: largest number of phrases in a batch; an image with more phrases is split.
     """
     images: dict[str, list[int]] = {}
     for position, sample in enumerate(samples):
@@ -52,11 +52,11 @@ def plan_batches(samples: Sequence[ReferringSample], batch_size: int) -> list[Pl
 
 @dataclass
 class ModelBatch:
-    """Queries for the model, I images with n phrases each, B = I * n; and the truth.
+    """Queries of I images with n phrases each, B = I * n, and the target masks.
 
     Attributes:
-        positions: B positions in the data set.
-        queries: I.
+        positions: B indices into the data set.
+        queries: I queries.
         truths: B masks at the protocol's size, packed.
     """
 
@@ -67,14 +67,14 @@ class ModelBatch:
 
 @dataclass(frozen=True)
 class PackedMask:
-    """A mask at one bit a pixel, cheap to hand from process to process."""
+    """Mask at one bit per pixel, cheap to pass between processes."""
 
     bits: bytes
     shape: tuple[int, ...]
 
     @classmethod
     def pack(cls, mask: np.ndarray) -> PackedMask:
-        """(H, W) bool."""
+        """Pack an (H, W) bool mask."""
         return cls(np.packbits(mask).tobytes(), mask.shape)
 
     def unpack(self) -> np.ndarray:
@@ -84,13 +84,13 @@ class PackedMask:
 
 
 class ModelBatches(Dataset[ModelBatch | ReferSamError]):
-    """Decoded batches; an item is the error where its data are broken, since a worker's exceptions lose their kind.
+    """Decoded batches. Broken data yield the error itself, because an exception of a worker loses its type.
 
     Args:
-        samples: of the data set.
-        plans: one for each item.
-        processor: of the model.
-        protocol: to score by.
+        samples: samples of the data set.
+        plans: positions of the samples of each batch.
+        processor: processor of the model.
+        protocol: evaluation protocol.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class ModelBatches(Dataset[ModelBatch | ReferSamError]):
 
 
 class PredictionBatches(Dataset[list[SampleResult] | ReferSamError]):
-    """Counted results of predictions, in the order of the plan; an item is the error where its data are broken.
+    """Counted results of predictions in the order of the plan. Broken data yield the error itself.
 
     Args:
-        samples: of the data set.
-        plans: positions of samples, for each item.
-        predictions: by sample id.
-        protocol: to score by.
+        samples: samples of the data set.
+        plans: positions of the samples of each item.
+        predictions: predictions by sample id.
+        protocol: evaluation protocol.
         min_pixels: see `judge_target`.
-        boundary: also compare boundary regions.
+        boundary: whether to compare boundary regions, too.
     """
 
     def __init__(
@@ -174,15 +174,15 @@ def count_sample(
     min_pixels: int,
     boundary: bool = False,
 ) -> SampleResult:
-    """The integers of one sample.
+    """Count the pixels of one sample.
 
     Args:
-        sample: of the data set.
-        pixels: bool, predicted, at the protocol's size.
-        truth: bool, at the protocol's size.
-        prediction: for its decision and scores.
+        sample: sample of the data set.
+        pixels: bool, predicted mask at the protocol's size.
+        truth: bool, target mask at the protocol's size.
+        prediction: prediction with the no-target decision and the scores.
         min_pixels: see `judge_target`.
-        boundary: also compare boundary regions.
+        boundary: whether to compare boundary regions, too.
     """
     intersection, predicted, true = compare_masks(pixels, truth)
     return SampleResult(

@@ -28,17 +28,17 @@ def click_rounds(
     """Correct masks by clicks, each at the deepest point of the largest error region (`refersam.clicks`).
 
     Args:
-        predictor: with the model.
-        features: of B phrases.
-        output: of the model for these phrases, without clicks.
+        predictor: predictor of the model.
+        features: features of B phrases.
+        output: output of the model for these phrases, without clicks.
         sizes: B times (height, width) of the phrase's image in pixels.
         masks: B masks of `output` at the protocol's size, bool.
         truths: B targets at the protocol's size, bool.
-        protocol: to score by.
+        protocol: evaluation protocol.
         count: number of clicks.
 
     Yields:
-        After each click B masks at the protocol's size; a mask without any error gets no further click.
+        The B masks after each click at the protocol's size; a mask without any error gets no further click.
     """
     model, processor, current = predictor.model, predictor.processor, list(masks)
     input_size = (4 * output.low_res_mask_logits.shape[1], 4 * output.low_res_mask_logits.shape[2])

@@ -1,4 +1,4 @@
-"""Masks as any tool can hand them over: one JSON object a line, matched by sample id."""
+"""Masks of any tool: JSON lines, matched by sample id."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Rle = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A mask for a sample.
+    """Predicted mask of a sample.
 
     Attributes:
-        sample_id: of the data set.
-        mask: at the image's size; kept where `no_target` is true.
-        no_target: the tool's own decision; None for a tool without one.
-        score: the IoU that the tool expects; any number, but only 0 to 1 can be checked for calibration.
-        target_probability: that the phrase has a target, in [0, 1].
-        protocol: name of the protocol that `protocol_mask` is for.
+        sample_id: id of the sample in the data set.
+        mask: mask at the image's size, independent of `no_target`.
+        no_target: no-target decision of the tool; None for a tool without one.
+        score: predicted IoU; any number, but calibration needs 0 to 1.
+        target_probability: probability that the phrase has a target, in [0, 1].
+        protocol: name of the protocol of `protocol_mask`.
         protocol_mask: at that protocol's size: the positive pixels of logits that were resized before they were cut,
             where nearest neighbour would make other ones of `mask`.
     """
@@ -51,14 +51,14 @@ class Prediction:
     protocol_mask: Rle | None = None
 
     def has_protocol_mask(self, protocol: Protocol) -> bool:
-        """Whether it brings the very pixels that a protocol compares."""
+        """Return whether the prediction holds the mask that a protocol compares."""
         return self.protocol_mask is not None and self.protocol == protocol.name
 
     def pixels(self, protocol: Protocol, height: int, width: int) -> np.ndarray:
-        """Bool at the protocol's size, for an image of height x width pixels.
+        """Return the bool mask at the protocol's size, for an image of height x width pixels.
 
         Raises:
-            DataError: run lengths that do not fit.
+            DataError: run lengths that do not match the size.
         """
         size = protocol.size(height, width)
         if self.protocol_mask is not None and self.has_protocol_mask(protocol):
@@ -66,19 +66,19 @@ class Prediction:
         return resize_nearest(decode_region(self.mask, height, width), *size)
 
     def line(self) -> str:
-        """One line of JSON; what is unknown is left out."""
+        """Return one line of JSON without unknown fields."""
         values = {name: getattr(self, name) for name in KEYS}
         return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
 
 
 def make_prediction(base: Prediction, mask: np.ndarray, protocol_mask: np.ndarray, protocol: Protocol) -> Prediction:
-    """A prediction that scores the same when it is read again.
+    """Return a prediction that scores the same after it is written and read.
 
     Args:
-        base: with everything but the protocol's mask.
-        mask: (H, W) bool at the image's size, the one in `base`.
-        protocol_mask: bool at the protocol's size; kept only where it is not what `mask` gives there.
-        protocol: that it was made for.
+        base: prediction without the protocol's mask.
+        mask: (H, W) bool, the mask of `base` at the image's size.
+        protocol_mask: bool at the protocol's size; stored only if it differs from `mask` resized to that size.
+        protocol: protocol of `protocol_mask`.
     """
     if np.array_equal(resize_nearest(mask, *protocol_mask.shape), protocol_mask):
         return base
@@ -86,22 +86,22 @@ def make_prediction(base: Prediction, mask: np.ndarray, protocol_mask: np.ndarra
 
 
 def write_predictions(predictions: Iterable[Prediction]) -> bytes:
-    """The file's content."""
+    """Yield the lines of the file."""
     return "".join(prediction.line() for prediction in predictions).encode()
 
 
 def read_predictions(
     path: Path, samples: Sequence[ReferringSample], others: Iterable[str] = ()
 ) -> dict[str, Prediction]:
-    """Read and check a file; nothing in it is trusted.
+    """Read and validate an untrusted file.
 
     Args:
-        path: JSON lines.
-        samples: what must be there.
-        others: further ids that may be there; their lines are passed over.
+        path: JSON lines file.
+        samples: samples that need a prediction.
+        others: further valid ids, whose lines are ignored.
 
     Raises:
-        DataError: everything that is wrong with it, at once.
+        DataError: invalid lines, all reported at once.
     """
     wanted = {sample.sample_id: sample for sample in samples}
     skipped = set(others) - wanted.keys()
@@ -148,7 +148,7 @@ def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_line(raw: bytes, samples: Mapping[str, ReferringSample]) -> Prediction:
-    """One line, its mask checked against its image's size.
+    """Read one line, and check its mask against the image's size.
 
     Raises:
         DataError: as the end of a sentence.

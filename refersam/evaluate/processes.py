@@ -1,4 +1,4 @@
-"""Sharing an evaluation between processes that torchrun or accelerate started."""
+"""Evaluation distributed over the processes of torchrun or accelerate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process (from 0) of all that share an evaluation, and the device it should use; None for a free choice."""
+    """Index of this process (from 0), number of processes, and device of this process; None for any device."""
 
     index: int = 0
     count: int = 1
@@ -20,15 +20,15 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """The one that speaks and writes."""
+        """Return whether this is the process that prints and writes."""
         return self.index == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part: all parts together hold each item once."""
+        """Return this process's share; the shares together hold each item once."""
         return items[self.index :: self.count]
 
     def gather(self, items: list[Item]) -> list[Item]:
-        """The items of all processes, in all of them."""
+        """Return the items of all processes, in every process."""
         if self.count == 1:
             return items
         from accelerate.utils import gather_object
@@ -50,7 +50,7 @@ def join_processes(device: str | None) -> Processes:
 
 
 def leave_processes() -> None:
-    """Close the connections; without any, nothing."""
+    """Close the connections, if there are any."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():

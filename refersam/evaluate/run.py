@@ -46,7 +46,7 @@ DIGITS = 6
 
 
 class _Row(NamedTuple):
-    """A sample that a model was run on: its position in the data set, whether its phrase was cut, results of clicks."""
+    """Scored sample: index in the data set, prediction, result, whether the phrase was cut, results after clicks."""
 
     position: int
     prediction: Prediction
@@ -57,15 +57,15 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored data set.
+    """Result of an evaluation.
 
     Attributes:
-        protocol: it was scored by.
+        protocol: evaluation protocol.
         samples: n phrases, in the order of the data set.
-        predictions: n masks.
+        predictions: n predictions.
         results: n counted comparisons.
         cut: ids of the phrases that were longer than the model's limit, in order; None where that is unknown.
-        settings: whatever else the numbers depend on, as JSON takes it.
+        settings: further settings that the numbers depend on, in JSON types.
         clicks: scores after automatic clicks; None without them.
     """
 
@@ -79,7 +79,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """In percent."""
+        """Return the metrics in percent."""
         return summarise(self.protocol, self.results)
 
 
@@ -103,23 +103,23 @@ def evaluate_model(
     starts, every image and mask is decoded once, so that all broken ones are reported at once.
 
     Args:
-        predictor: the model, its processor and where they run.
-        samples: of a data set.
-        protocol: to score by.
-        batch_size: most phrases in one pass of the model.
-        workers: processes that decode; 0 for none.
-        no_target_threshold: a phrase is judged to have no target where its probability of having one is below this;
-            None for the model's own.
-        min_pixels: for a model that makes no such decision; see `judge_target`.
-        boundary: also compute the boundary IoU, "mBIoU".
-        clicks: automatic clicks on each mask, whose scores are added; the others do not change.
-        processes: that share the work; None for this one alone. Every one gets the whole result.
-        progress: told of samples done by this process.
+        predictor: predictor of the model.
+        samples: samples of a data set.
+        protocol: evaluation protocol.
+        batch_size: largest number of phrases in a batch.
+        workers: number of decoding processes; 0 decodes in this process.
+        no_target_threshold: probability of a target below which a phrase is judged to have none; None for the model's
+            default.
+        min_pixels: for a model without no-target decision; see `judge_target`.
+        boundary: whether to compute the boundary IoU, "mBIoU", too.
+        clicks: number of automatic clicks on each mask; their scores are added, the other scores do not change.
+        processes: processes that share the work; None for one process. Each process gets the whole result.
+        progress: called with the number of samples that this process has done.
 
     Raises:
-        DataError: phrases that the protocol cannot judge, or broken images or masks, all of them.
+        DataError: phrases that the protocol cannot judge, or broken images or masks, all reported at once.
         EvaluationError: NaN or infinite outputs.
-        PromptError: clicks for a model that was exported without.
+        PromptError: clicks for a model that takes none.
         ValueError: a threshold outside [0, 1].
     """
     if no_target_threshold is None:
@@ -169,18 +169,18 @@ def evaluate_predictions(
     """Score masks of any tool.
 
     Args:
-        path: JSON lines; docs/evaluation.md has the format.
-        samples: of a data set.
-        protocol: to score by.
-        others: ids of further samples, whose lines are passed over.
-        workers: processes that decode; 0 for none.
+        path: JSON lines file in the format of docs/evaluation.md.
+        samples: samples of a data set.
+        protocol: evaluation protocol.
+        others: ids of further samples, whose lines are ignored.
+        workers: number of decoding processes; 0 decodes in this process.
         min_pixels: for lines without "no_target"; see `judge_target`.
-        boundary: also compute the boundary IoU, "mBIoU".
-        processes: that share the work; None for this one alone. Every one gets the whole result.
-        progress: told of samples done by this process.
+        boundary: whether to compute the boundary IoU, "mBIoU", too.
+        processes: processes that share the work; None for one process. Each process gets the whole result.
+        progress: called with the number of samples that this process has done.
 
     Raises:
-        DataError: phrases that the protocol cannot judge, or whatever is wrong with the file, all of it.
+        DataError: phrases that the protocol cannot judge, or an invalid file; all problems are reported at once.
     """
     processes, tell = processes or Processes(), progress or _silent
     check_protocol(protocol, (sample.has_target for sample in samples))
@@ -257,10 +257,10 @@ def _run_batch(
 def _check_images(
     samples: Sequence[ReferringSample], workers: int, processes: Processes, tell: Progress, most: int = 50
 ) -> None:
-    """Decode everything once.
+    """Decode all images and masks once.
 
     Raises:
-        DataError: all that is broken.
+        DataError: broken images or masks.
     """
     groups = processes.share(group_by_image(samples))
     problems: list[str] = []
@@ -277,4 +277,4 @@ def _check_images(
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """No progress is wanted."""
+    """Ignore the progress."""

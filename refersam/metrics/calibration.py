@@ -1,4 +1,4 @@
-"""How well a score foretells the IoU of the mask that it comes with."""
+"""Calibration of scores: how well they predict the IoU of their masks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How well scores foretell the masks' IoU.
+    """Calibration of scores against the masks' IoU.
 
     Attributes:
-        bins: those with phrases, by rising score.
+        bins: bins with phrases, by rising score.
         error: the expected calibration error in [0, 1]: mean distance between score and IoU of the bins, each weighted
             by its phrases.
     """
@@ -34,9 +34,9 @@ class Calibration:
 
 
 def calibration(results: Sequence[SampleResult], bins: int = 10) -> Calibration | None:
-    """Scores against the IoU of the masks, which is 0 for a phrase without a target, whatever was judged.
+    """Compare scores with the IoU of the masks, which is 0 for a phrase without target.
 
-    None unless every score is there and in [0, 1].
+    Return None unless each score is given and in [0, 1].
     """
     scores = [result.score for result in results]
     if not scores or any(score is None or not 0 <= score <= 1 for score in scores):

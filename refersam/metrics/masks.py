@@ -1,4 +1,4 @@
-"""Targets as a protocol sees them, and masks between sizes and encodings."""
+"""Targets at the sizes of protocols; resizing and encoding of masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refersam.metrics.protocols import Protocol
 
 
 def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W) bool -> (height, width) bool: each pixel is the one under its centre, by Pillow as the published tools."""
+    """Resize (H, W) bool to (height, width) by nearest neighbour, with Pillow as the published tools."""
     if mask.shape == (height, width):
         return mask
     image = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
@@ -25,10 +25,10 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def target_mask(sample: ReferringSample, protocol: Protocol) -> np.ndarray:
-    """(height, width) bool, at the protocol's size.
+    """Return the (height, width) bool target at the protocol's size.
 
     Raises:
-        DataError: a region that cannot be decoded, or of another size than the image.
+        DataError: an invalid region, or one of another size than the image.
     """
     own = (sample.image.height, sample.image.width)
     size = protocol.size(*own)
@@ -45,12 +45,12 @@ def target_mask(sample: ReferringSample, protocol: Protocol) -> np.ndarray:
 
 
 def _is_crowd(region: Region) -> bool:
-    """COCO marks a crowd's annotation, and writes its mask as run lengths."""
+    """Return whether an annotation is a crowd's, which COCO stores as run lengths."""
     return isinstance(region, Mapping) and bool(region.get("iscrowd"))
 
 
 def _rasterise_scaled(polygons: Sequence[Sequence[float]], own: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Polygons in pixels of the image -> (height, width) bool."""
+    """Rasterise polygons in pixels of the image, scaled to (height, width) bool."""
     scale = np.array([size[1] / own[1], size[0] / own[0]])  # x, y
     whole = [polygon for polygon in polygons if len(polygon) % 2 == 0]
     scaled = [(np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale).ravel().tolist() for polygon in whole]
@@ -58,12 +58,12 @@ def _rasterise_scaled(polygons: Sequence[Sequence[float]], own: tuple[int, int],
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) bool -> COCO run lengths as JSON takes them: {"size": [H, W], "counts": str}."""
+    """Encode (H, W) bool as COCO run lengths in JSON types: {"size": [H, W], "counts": str}."""
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode("ascii")}
 
 
 def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
-    """(H, W) bool, of what `encode_mask` gave."""
+    """Decode the result of `encode_mask` to (H, W) bool."""
     mask: np.ndarray = coco_mask.decode(dict(rle)).astype(bool)
     return mask

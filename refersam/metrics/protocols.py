@@ -1,4 +1,4 @@
-"""What each published way of scoring counts, as one table of declarations.
+"""Published evaluation protocols, declared in one table.
 
 Numbers of two protocols cannot be compared with each other. docs/evaluation.md says which papers use which.
 """
@@ -15,12 +15,12 @@ from refersam.errors import DataError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which pixels of a mask are positive.
+    """Rule that decides which pixels of a mask are positive.
 
     Attributes:
-        scale: what is compared: the logit, or the probability (its sigmoid, float32). Both after resizing.
-        threshold: compared with.
-        inclusive: a pixel exactly at the threshold is positive.
+        scale: quantity that is compared: logit, or probability (its sigmoid in float32), both after resizing.
+        threshold: value to compare with.
+        inclusive: whether a pixel exactly at the threshold is positive.
     """
 
     scale: Literal["logit", "probability"]
@@ -28,18 +28,18 @@ class Cut:
     inclusive: bool
 
     def __call__(self, values: Any) -> Any:
-        """Values of an array or tensor, on the scale of this cut -> bool, positive pixels."""
+        """Return the positive pixels (bool) of an array or tensor of values on this scale."""
         return values >= self.threshold if self.inclusive else values > self.threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a sample counts.
+    """Contribution of a sample to the sums.
 
     Attributes:
-        iou: what goes into the mean: "ratio" for intersection over union, a fixed value, None for nothing.
-        intersection: its intersection goes into the sum.
-        union: its union goes into the sum.
+        iou: contribution to the mean: "ratio" for intersection over union, a fixed value, or None.
+        intersection: whether its intersection is added to the sum.
+        union: whether its union is added to the sum.
     """
 
     iou: Literal["ratio"] | float | None
@@ -57,7 +57,7 @@ Case = tuple[bool, bool]
 def _rules(
     *, target_some: Rule, target_none: Rule, none_some: Rule | None = None, none_none: Rule | None = None
 ) -> Mapping[Case, Rule]:
-    """Named by truth first, judgement second; None for what the protocol cannot judge.
+    """Return the rules by truth and judgement; None for cases that the protocol cannot judge.
 
     A plain dictionary: a protocol goes to worker processes, and a MappingProxyType cannot be pickled.
     """
@@ -77,24 +77,24 @@ GENERALIZED = _rules(
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A way of scoring.
+    """Evaluation protocol.
 
     Attributes:
-        name: as the command line takes it.
-        title: in a few words.
+        name: name on the command line.
+        title: short description.
         side: prediction and target are compared at side x side pixels; None for the image's own size.
         cut: positive pixels of a model's answer.
-        rules: how each case counts; what is missing cannot be judged.
-        metrics: names of `summary.METRICS`, in the order of the table.
+        rules: contribution of each case; missing cases cannot be judged.
+        metrics: names in `summary.METRICS`, in the order of the table.
         empty_iou: intersection over union where prediction and target are both empty.
         union_epsilon: added to the union of each sample's ratio.
         precision: thresholds of Pr@X, over phrases with a target.
-        precision_inclusive: an IoU of exactly X counts.
+        precision_inclusive: whether an IoU of exactly X counts.
         polygons_scaled: at a fixed size, polygons are scaled and then rasterised; all other targets are rasterised at
             the image's size and resized by nearest neighbour.
-        crowds: annotations of crowds are part of the target.
-        judged: the no-target decision has a part in it; it is the model's own, or an empty mask for one without.
-        note: said under the numbers where a sample has an empty union.
+        crowds: whether annotations of crowds belong to the target.
+        judged: whether the no-target decision counts: the model's own, or an empty mask for a model without one.
+        note: note below the numbers if a sample has an empty union.
     """
 
     name: str
@@ -114,15 +114,15 @@ class Protocol:
 
     @property
     def takes_no_target(self) -> bool:
-        """Whether phrases without a target can be judged."""
+        """Return whether phrases without a target can be judged."""
         return (False, True) in self.rules
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in pixels at which an image of the given size is compared."""
+        """Return the (height, width) in pixels at which an image of the given size is compared."""
         return (height, width) if self.side is None else (self.side, self.side)
 
     def settings(self) -> dict[str, Any]:
-        """Every declaration, as JSON takes it."""
+        """Return all declarations in JSON types."""
         names = [each.name for each in fields(self) if each.name not in ("cut", "rules", "note")]
         cases = {
             f"{'target' if target else 'no target'} / {'some' if some else 'none'}": asdict(rule)
@@ -244,10 +244,10 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return the protocol of a name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: unknown name.
     """
     if name not in PROTOCOLS:
         raise UsageError(f"There is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}.")
@@ -255,24 +255,24 @@ def get_protocol(name: str) -> Protocol:
 
 
 def default_protocol(dataset: str, has_target: Iterable[bool]) -> Protocol:
-    """The protocol that a data set is scored by where none is named.
+    """Return the default protocol of a data set.
 
     Args:
-        dataset: its name.
-        has_target: of each phrase; looked at for unknown names only.
+        dataset: name of the data set.
+        has_target: whether each phrase has a target; used for unknown names only.
     """
     return PROTOCOLS[DEFAULTS.get(dataset) or ("original" if all(has_target) else "gres")]
 
 
 def check_protocol(protocol: Protocol, has_target: Iterable[bool]) -> None:
-    """Refuse data that a protocol says nothing about.
+    """Check that a protocol can judge the data.
 
     Args:
-        protocol: to score by.
-        has_target: of each phrase.
+        protocol: evaluation protocol.
+        has_target: whether each phrase has a target.
 
     Raises:
-        DataError: phrases without a target, and a protocol that has no rule for them.
+        DataError: there are phrases without a target, but the protocol has no rule for them.
     """
     flags = list(has_target)
     without = len(flags) - sum(flags)

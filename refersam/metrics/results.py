@@ -1,4 +1,4 @@
-"""One phrase, counted in integers of pixels."""
+"""Counted result of one phrase, in pixels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from refersam.metrics.protocols import Protocol
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """What was found and what was there, at the protocol's size, before any rule of the protocol.
+    """Counts of one phrase at the protocol's size, before the protocol's rules.
 
     Attributes:
-        intersection: pixels of prediction and truth.
+        intersection: pixels in both prediction and truth.
         predicted: pixels of the prediction.
         truth: pixels of the truth.
-        has_target: the phrase has a target.
-        judged_target: the prediction is judged to have one.
-        tags: of the phrase, its phenomenon first.
-        score: the IoU that the model expects, as far as it says.
-        target_probability: that the phrase has a target, as far as the model says.
-        boundary: intersection and union of the boundary regions in pixels; None where they were not compared.
+        has_target: whether the phrase has a target.
+        judged_target: whether the prediction is judged to have a target.
+        tags: tags of the phrase, its phenomenon first.
+        score: predicted IoU, if the model predicts it.
+        target_probability: probability that the phrase has a target, if the model predicts it.
+        boundary: intersection and union of the boundary regions in pixels; None if they are not compared.
     """
 
     intersection: int
@@ -38,16 +38,16 @@ class SampleResult:
 
     @property
     def union(self) -> int:
-        """Pixels of prediction or truth."""
+        """Return the pixels in prediction or truth."""
         return self.predicted + self.truth - self.intersection
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a sample adds under a protocol.
+    """Contribution of a sample under a protocol.
 
     Attributes:
-        iou: in [0, 1]; None where it does not go into the mean.
+        iou: IoU in [0, 1]; None if it is not part of the mean.
         intersection: pixels added to the sum.
         union: pixels added to the sum.
     """
@@ -58,7 +58,7 @@ class Score:
 
 
 def compare_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
-    """Pixels of both, of the prediction and of the truth; the masks are (H, W) bool.
+    """Return the pixels of the intersection, the prediction and the truth of (H, W) bool masks.
 
     Raises:
         ValueError: masks of different shapes.
@@ -71,10 +71,10 @@ def compare_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int, 
 
 
 def judge_target(no_target: bool | None, predicted: int, min_pixels: int = 0) -> bool:
-    """Whether a prediction is judged to have a target.
+    """Return whether a prediction is judged to have a target.
 
     Args:
-        no_target: the model's own decision; None for a model without one.
+        no_target: no-target decision of the model; None for a model without one.
         predicted: positive pixels of its mask, at the protocol's size.
         min_pixels: without a decision, a mask of fewer pixels counts as empty, and an empty one as no target.
     """
@@ -85,7 +85,7 @@ def score_sample(protocol: Protocol, result: SampleResult) -> Score:
     """Apply a protocol's rules to one sample.
 
     Raises:
-        KeyError: the protocol has no rule for it; see `check_protocol`.
+        KeyError: the protocol has no rule for the case; see `check_protocol`.
     """
     rule = protocol.rules[result.has_target, result.judged_target]
     iou = ratio(protocol, result) if rule.iou == "ratio" else rule.iou
@@ -93,12 +93,12 @@ def score_sample(protocol: Protocol, result: SampleResult) -> Score:
 
 
 def ratio(protocol: Protocol, result: SampleResult) -> float:
-    """Intersection over union of a sample's masks, whatever was judged."""
+    """Return the intersection over union of a sample's masks, independent of the judgement."""
     if result.union == 0:
         return protocol.empty_iou
     return result.intersection / (result.union + protocol.union_epsilon)
 
 
 def score_samples(protocol: Protocol, results: Iterable[SampleResult]) -> Sequence[Score]:
-    """`score_sample` of each."""
+    """Apply `score_sample` to each result."""
     return [score_sample(protocol, result) for result in results]

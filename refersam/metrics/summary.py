@@ -1,4 +1,4 @@
-"""From counted samples to the numbers of a protocol, in percent."""
+"""Metrics of a protocol in percent, from counted samples."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
 
 
 def summarise(protocol: Protocol, results: Iterable[SampleResult]) -> dict[str, float]:
-    """A protocol's metrics in percent, in its order; what no sample says anything about is left out.
+    """Return a protocol's metrics in percent, in its order, without those that no sample contributes to.
 
-    The order of the samples makes no difference, not in the last bit either.
+    The result does not depend on the order of the samples, not even in the last bit.
     """
     results = list(results)
     pairs = list(zip(results, score_samples(protocol, results), strict=True))
@@ -102,24 +102,24 @@ def _precision(protocol: Protocol, pairs: Pairs, threshold: float) -> float | No
 
 
 def percent(values: Iterable[float]) -> float | None:
-    """100 times the mean, exactly rounded whatever the order; None of nothing."""
+    """Return 100 times the mean, exactly rounded in any order; None without a value."""
     listed = list(values)
     return 100 * math.fsum(listed) / len(listed) if listed else None
 
 
 def sum_pixels(protocol: Protocol, results: Iterable[SampleResult]) -> tuple[int, int]:
-    """The integers behind oIoU and cIoU: intersections and unions of all samples, in pixels."""
+    """Return the integers behind oIoU and cIoU: sums of intersections and unions in pixels."""
     scores = score_samples(protocol, results)
     return sum(score.intersection for score in scores), sum(score.union for score in scores)
 
 
 def mean_iou_by_tag(protocol: Protocol, results: Iterable[SampleResult], first_only: bool = False) -> dict[str, float]:
-    """Mean IoU in percent of each tag's samples, as far as the protocol counts them; in order of first appearance.
+    """Return the mean IoU in percent of each tag's counted samples, in order of first appearance.
 
     Args:
-        protocol: to score by.
+        protocol: evaluation protocol.
         results: counted samples.
-        first_only: a sample belongs to its first tag alone, its phenomenon.
+        first_only: whether a sample belongs to its first tag only, its phenomenon.
     """
     results = list(results)
     values: dict[str, list[float]] = {}
