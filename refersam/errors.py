@@ -144,4 +144,4 @@ def why_unreadable(error: Exception) -> str:
     """Return why torch could not read a file; torch's own message recommends unsafe loading."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return "it is no file of PyTorch's, is cut off or damaged, or asks for code to be run"
+    return "it is not a PyTorch file, is truncated or damaged, or would execute code"

@@ -116,7 +116,7 @@ def load_stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     if not (image.width and image.height):
-        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: it is empty.")
     if image.width * image.height > max_pixels:
         raise ImageSizeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
@@ -246,7 +246,7 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
             f"{name} is too large to be decoded safely: it has more than {MAX_PIXELS:,} pixels."
         ) from error
     except PermissionError as error:
-        raise ImageError(f"{name} may not be read: permission denied.") from error
+        raise ImageError(f"{name} cannot be read: permission denied.") from error
     except Exception as error:  # Pillow raises many types for broken files
         raise ImageFormatError(
             f"{name} is not an image that can be read (PNG, JPEG, WebP, HEIC, TIFF, GIF, BMP, ...)."

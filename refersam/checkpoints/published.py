@@ -109,7 +109,7 @@ def find_published(name: str) -> Published | None:
     if not equals or "/" in alias or Path(name).exists():
         return None
     if alias not in ALIASES:
-        raise CheckpointError(f"{name} begins with no alias: {known_aliases(alias)}")
+        raise CheckpointError(f"{name} does not begin with an alias: {known_aliases(alias)}")
     return _with_names(ALIASES[alias], tuple(rest.split("+")) if len(ALIASES[alias].weights) > 1 else (rest,), name)
 
 
@@ -132,6 +132,6 @@ def known_aliases(name: str = "") -> str:
 def _with_names(family: Family, names: tuple[str, ...], given: str) -> Published:
     if not all(names) or len(names) > len(family.weights):
         form = "+".join(each.repository for each in family.weights)
-        raise CheckpointError(f"{given} names no model: the form is {family.alias}={form}, or directories instead.")
+        raise CheckpointError(f"{given} is not a model: the form is {family.alias}={form}, or directories instead.")
     rest = tuple(each.repository for each in family.weights[len(names) :])
     return Published(family, names + rest)

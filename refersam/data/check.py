@@ -157,7 +157,7 @@ def check_images(groups: Sequence[tuple[ReferringSample, ...]], workers: int) ->
         yield from pool.map(check_image, groups, chunksize=8)
     except BrokenProcessPool as error:
         raise DataError(
-            "A process that decoded images was ended from outside: was there enough memory? --workers 1 takes less."
+            "A worker process was killed, possibly for lack of memory: use --workers 1, which needs less."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -51,7 +51,7 @@ class Benchmark:
                     return path, path.with_name(INSTANCES_FILE)
         raise DataError(
             f"{self.title} is not in {root}: {root / self.folders[0] / names[0]} is expected, with {INSTANCES_FILE} "
-            "beside it. `refersam data prepare` says where to get it."
+            "beside it. `refersam data prepare` prints the sources."
         )
 
 

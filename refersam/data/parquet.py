@@ -90,7 +90,7 @@ def read_refcoco_m(root: Path, splits: Collection[str] | None = None) -> Dataset
     unknown = sorted(set(splits or ()) - files.keys())
     if not files:
         place = root / NAME / "data" / "validation-*.parquet"
-        raise DataError(f"{TITLE} is not in {root}: {place} is expected. docs/datasets.md says where to get it.")
+        raise DataError(f"{TITLE} is not in {root}: {place} is expected. See docs/datasets.md for the source.")
     if unknown:
         raise DataError(f"{TITLE}, which is for evaluation only, has no split {unknown[0]!r}: {', '.join(files)}.")
     index = DatasetIndex(NAME, samples={split: [] for split in files if splits is None or split in splits})

@@ -93,10 +93,10 @@ class _PlainUnpickler(pickle.Unpickler):
     """Unpickler that rejects all classes, as a second line of defence."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it requires {module}.{name}")
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {pid!r}")
+        raise pickle.UnpicklingError(f"it requires {pid!r}")
 
 
 def _refuse_programs(data: bytes, name: str) -> None:

@@ -45,7 +45,7 @@ class Source:
 
 def _unc(name: str, time: str) -> Source:
     archive = _ARCHIVE.format(time, name)
-    server_is_gone = f"{archive} (a copy of the authors' file: their own server no longer answers)"
+    server_is_gone = f"{archive} (archived copy: the authors' server is offline)"
     return Source("https://github.com/lichengunc/refer", (server_is_gone,))
 
 
@@ -216,7 +216,7 @@ def _zip_items(path: Path, dataset: str | None) -> Iterator[Item]:
         if target is None:
             continue
         if info.flag_bits & 1:
-            raise DataError(f"{path} is locked with a password: unpack it first.")
+            raise DataError(f"{path} is encrypted: unpack it first.")
         label = f"{path} ({info.filename})"
         yield _checked(Item(label, target, info.file_size, lambda info=info: archive.open(info)))  # type: ignore[misc]
 

@@ -175,7 +175,7 @@ class _Builder:
         for ref in refs:
             ref_ids[ref.ref_id] += 1
             if ref_ids[ref.ref_id] == 2:
-                self._tell_of(ref, Severity.WARNING, "duplicate ref ids", "shares its number with another one")
+                self._tell_of(ref, Severity.WARNING, "duplicate ref ids", "has the id of another ref")
             image = self._image(ref)
             targets = self._targets(ref)
             if image is not None and targets is not None:
@@ -232,7 +232,7 @@ class _Builder:
             self.sample_ids[number] += 1
             times = self.sample_ids[number]
             if times == 2:
-                what = f"shares the number of sentence {number} with another one"
+                what = f"has sentence {number}, whose id another sentence has, too"
                 self._tell_of(ref, Severity.WARNING, "duplicate sentence ids", what)
             self.index.samples[ref.split].append(
                 ReferringSample(
