@@ -1,4 +1,4 @@
-"""Referring image segmentation with ReferSAM: an image and a phrase in, the mask of exactly that out."""
+"""Referring image segmentation with ReferSAM: segment the object that a phrase describes in an image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name on its first use: `import refersam` itself loads nothing and changes nothing."""
+    """Import a public name on first use; `import refersam` itself has no heavy imports and no side effects."""
     if name not in _HOMES:
         raise AttributeError(f"module 'refersam' has no attribute {name!r}")
     if name != "register":

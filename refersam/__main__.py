@@ -1,4 +1,4 @@
-"""Entry point of the command line, also as `python -m refersam`, which torchrun can start."""
+"""Entry point of the command line; `python -m refersam` also works with torchrun."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command line; an interruption while it is still being imported ends it quietly, with exit code 130."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as of a job in the background
+    """Run the command line; SIGINT during the import exits silently with code 130."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # SIGINT is ignored, as in a background job
         from refersam.cli import main as run
     else:
         signal.signal(signal.SIGINT, _leave)
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
-    os._exit(130)  # an exception would be printed, or swallowed, by whatever is being imported
+    os._exit(130)  # an exception could be printed or swallowed during the import
 
 
 if __name__ == "__main__":

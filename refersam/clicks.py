@@ -1,4 +1,4 @@
-"""Simulated clicks and boxes: the corrections that a user would make next. Training and evaluation share them."""
+"""Simulated clicks and boxes of a user, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
 """Labels of clicks, as in `ReferSamModel.forward`."""
 
 BOX_NOISE = 0.1
-"""Standard deviation of a box's noise, as a share of its side (Kirillov et al., Segment Anything, 2023, appendix A)."""
+"""Standard deviation of box noise, as a fraction of its side (Kirillov et al., Segment Anything, 2023, appendix A)."""
 MAX_BOX_NOISE = 20.0
 """Largest noise in pixels (same source)."""
 
 
 def depths(masks: Tensor) -> Tensor:
-    """Compute the distance of each pixel to the nearest one outside its mask, exactly; outside the image counts.
+    """Compute the exact Euclidean distance transform of masks; pixels outside the image count as background.
 
     Args:
-        masks: (B, H, W) bool.
+        masks: (B, H, W) bool masks.
 
     Returns:
-        (B, H, W) float32 in pixels; 0 outside the masks.
+        (B, H, W) float32 distances to the nearest background pixel, in pixels; 0 outside the masks.
     """
     height, width = masks.shape[1:]
     if not masks.any():
@@ -30,7 +30,7 @@ def depths(masks: Tensor) -> Tensor:
     rows = torch.arange(1, height + 1, device=masks.device, dtype=torch.float32)[:, None]
     above = rows - torch.where(masks, 0.0, rows).cummax(dim=1).values
     below = torch.where(masks, height + 1.0, rows).flip(1).cummin(dim=1).values.flip(1) - rows
-    columns = torch.minimum(above, below).square()  # to the nearest one in the same column
+    columns = torch.minimum(above, below).square()  # squared distance within the column
     nearest = columns.clone()
     padded = F.pad(columns, (width, width))
     offset = 1
@@ -44,21 +44,21 @@ def depths(masks: Tensor) -> Tensor:
 def next_clicks(
     predicted: Tensor, truth: Tensor, share_of_depth: float = 1.0, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Click at the deepest point of the largest error region, as the benchmarks of interactive segmentation do.
+    """Sample a click at the deepest point of the largest error region, as in interactive segmentation benchmarks.
 
-    Error regions are what the prediction misses (foreground) and what it has too much (background). The largest is the
-    one with the largest inscribed circle, and the click is at that circle's centre.
+    Error regions are false negatives (foreground click) and false positives (background click). The largest region is
+    the one with the largest inscribed circle, and the click is at the centre of that circle.
 
     Source: K. Sofiiuk, I. A. Petrov, A. Konushin: Reviving Iterative Training with Mask Guidance, ICIP 2022.
 
     Args:
-        predicted: (B, H, W) bool.
-        truth: (B, H, W) bool.
-        share_of_depth: below 1, a click is drawn from the error pixels with at least this share of the largest depth.
-        generator: CPU generator for these draws; None for torch's.
+        predicted: (B, H, W) bool predicted masks.
+        truth: (B, H, W) bool ground truth masks.
+        share_of_depth: minimum depth of a random click, as a fraction of the largest depth; 1 for the deepest pixel.
+        generator: CPU random generator; None for the default generator of torch.
 
     Returns:
-        (B, 2) points (x, y) in pixels, and (B,) labels: -1 without any error.
+        (B, 2) points (x, y) in pixels, and (B,) labels; `PADDING` without errors.
     """
     errors = torch.stack([truth & ~predicted, predicted & ~truth], dim=1)  # (B, 2, H, W)
     depth = depths(errors.flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1)  # (B, 2 * H * W)
@@ -74,14 +74,14 @@ def next_clicks(
 
 
 def noisy_boxes(truth: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw boxes around masks, with noise as in SAM's training.
+    """Sample bounding boxes of masks with noise as in the training of SAM.
 
     Args:
-        truth: (B, H, W) bool.
-        generator: CPU generator; None for torch's.
+        truth: (B, H, W) bool ground truth masks.
+        generator: CPU random generator; None for the default generator of torch.
 
     Returns:
-        (B, 4) left, top, right and bottom pixel, all inclusive; NaN for an empty mask.
+        (B, 4) boxes (left, top, right, bottom) in pixels, all inclusive; NaN for an empty mask.
     """
     sides = []
     for dim, size in ((1, truth.shape[2]), (2, truth.shape[1])):

@@ -1,4 +1,4 @@
-"""The warning of a model that was trained on one kind of images only (`ReferSamConfig.domain`)."""
+"""Warning for models that were trained on one image domain only (`ReferSamConfig.domain`)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import logging
 logger = logging.getLogger(__name__)
 
 SYNTHETIC_SCENES = "synthetic scenes"
-"""Domain of models trained on SceneRef, such as the bundled model."""
+"""Domain of models trained on SceneRef, including the bundled model."""
 
 MAX_CHARACTERS = 80
-"""Length limit of a domain: it is shown on the web page, and sent as an HTTP header."""
+"""Length limit of a domain, which the web page shows and an HTTP header contains."""
 
 _warned: set[str] = set()
 
 
 def check_domain(domain: object) -> None:
-    """Raise ValueError unless a domain from an untrusted file is None or one line of printable ASCII text."""
+    """Raise ValueError unless a domain (from an untrusted file) is None or one line of printable ASCII text."""
     if domain is None:
         return
     if not isinstance(domain, str) or not (domain.isascii() and domain.isprintable() and domain.strip()):
@@ -26,7 +26,7 @@ def check_domain(domain: object) -> None:
 
 
 def domain_warning(domain: str) -> str:
-    """Return what to expect of a model outside its domain, and what to do."""
+    """Return the warning about images outside the domain, with a recommendation."""
     return (
         f"The model was trained on {domain} only: its masks and scores mean nothing on other images, such as "
         "photographs. For these, load a published model (--model clipseg, refersam.load_predictor) or one of "
@@ -35,7 +35,7 @@ def domain_warning(domain: str) -> str:
 
 
 def log_domain(domain: str | None, name: str) -> None:
-    """Log the warning once per process and model `name`; nothing for a general model (None)."""
+    """Log the warning once per process and model `name`; nothing if `domain` is None."""
     if domain is not None and name not in _warned:
         _warned.add(name)
         logger.warning("%s", domain_warning(domain))

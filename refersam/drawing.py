@@ -1,4 +1,4 @@
-"""Masks laid over images, and sheets of images."""
+"""Mask overlays, clicks and contact sheets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refersam.checks import check_number
 
 OVERLAY_COLOUR = (255, 40, 120)
 OVERLAY_OPACITY = 0.3
-"""Little, so that what is asked for by its colour still shows it."""
+"""Low opacity, so that the colour of the object remains visible."""
 _CLICK_COLOURS = {True: (24, 135, 66), False: (200, 30, 30)}
 _BOX_COLOUR = (22, 105, 201)
 _OUTLINE = 1 / 200  # of the image's longer side
@@ -26,8 +26,16 @@ def draw_overlay(
     colour: tuple[int, int, int] = OVERLAY_COLOUR,
     opacity: float = OVERLAY_OPACITY,
 ) -> Image.Image:
-    """Tint and outline an (H, W) bool mask in an RGB image; outside the mask nothing changes. `colour` is RGB, 0 to
-    255; raise ValueError for an opacity outside of 0 to 1.
+    """Tint and outline a mask in an image; pixels outside the mask stay unchanged.
+
+    Args:
+        image: RGB image, W x H.
+        mask: (H, W) bool mask.
+        colour: RGB colour, 0 to 255.
+        opacity: opacity of the tint, 0 to 1.
+
+    Raises:
+        ValueError: `opacity` is out of range.
     """
     check_number("opacity", opacity, 0, 1)
     pixels = np.asarray(image, dtype=np.float32).copy()
@@ -37,14 +45,14 @@ def draw_overlay(
     for _ in range(math.ceil(_OUTLINE * max(image.size))):
         padded = np.pad(inside, 1)
         inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        if not inside.any():  # all of it is outline, in an image that may be very long
+        if not inside.any():  # the outline covers the mask; stop early for very long images
             break
     pixels[mask & ~inside] = tint
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def draw_overlays(image: Image.Image, layers: Iterable[tuple[np.ndarray, tuple[int, int, int]]]) -> Image.Image:
-    """Lay (H, W) bool masks with their colours over an RGB image, later ones on top."""
+    """Overlay (mask, colour) pairs on an RGB image in order; masks are (H, W) bool."""
     for mask, colour in layers:
         if mask.any():
             image = draw_overlay(image, mask, colour)
@@ -57,16 +65,16 @@ def draw_clicks(
     boxes: Sequence[Sequence[float]] = (),
     corner: Sequence[float] | None = None,
 ) -> Image.Image:
-    """Draw clicks: a green disc with a plus where a point adds, a red one with a minus where it removes, and boxes.
+    """Draw clicks and boxes: a green disc with a plus for a foreground click, a red one with a minus for background.
 
     Args:
-        image: W x H, RGB.
-        points: (x, y) of each click in pixels, and whether it adds.
-        boxes: (left, top, right, bottom) of each box.
-        corner: first corner of a box whose second one is missing.
+        image: RGB image, W x H.
+        points: pairs of (x, y) in pixels and whether the click is foreground.
+        boxes: (left, top, right, bottom) of each box in pixels.
+        corner: (x, y) of the first corner of an incomplete box.
 
     Returns:
-        A copy, or `image` itself if there is nothing to draw.
+        An annotated copy, or `image` itself without clicks and boxes.
     """
     if not (points or boxes or corner):
         return image
@@ -90,12 +98,12 @@ def draw_clicks(
 
 
 def mask_image(mask: np.ndarray) -> Image.Image:
-    """(H, W) mask, bool or 0 and 1 -> an image, black, and white where it is set."""
+    """Convert an (H, W) mask, bool or 0 and 1, to a black image with a white mask."""
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
 def contact_sheet(tiles: Sequence[tuple[str, Image.Image]], columns: int = 4, side: int = 256) -> Image.Image:
-    """Arrange at least one (caption, image) on a sheet, each fitted into a square of `side` pixels."""
+    """Arrange at least one (caption, image) pair on a sheet, each image fitted into a square of `side` pixels."""
     columns = min(columns, len(tiles))
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     captions = [_wrap(measure, caption, side - 2 * _MARGIN) for caption, _ in tiles]

@@ -1,4 +1,4 @@
-"""Check the names and types of settings against their declaration."""
+"""Validation of the names and types of settings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from refersam.errors import did_you_mean, field_problem
 
 
 class StrictModel(BaseModel):
-    """Base of declared settings: no unknown names, no infinite numbers, no truth value in place of a number."""
+    """Base class of settings: rejects unknown names, infinite numbers, and booleans for numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false for a number, which pydantic would read as 1 and 0."""
+        """Reject booleans for numbers, which pydantic would convert to 1 and 0."""
         if isinstance(value, bool) and info.field_name is not None:
             annotation = cls.model_fields[info.field_name].annotation
             kinds = get_args(annotation) or (annotation,)
@@ -33,7 +33,7 @@ class StrictModel(BaseModel):
 
 @cache
 def _declaration(kind: type) -> type[StrictModel]:
-    """The fields that a configuration class declares itself, not those of its base."""
+    """Return a model of the fields that a configuration class declares itself, without those of its base."""
     names = {field.name for field in dataclasses.fields(kind)}
     types = {name: each for name, each in inspect.get_annotations(kind, eval_str=True).items() if name in names}
     fields: dict[str, Any] = {name: (each, None) for name, each in types.items()}
@@ -41,17 +41,16 @@ def _declaration(kind: type) -> type[StrictModel]:
 
 
 def check_fields(kind: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Convert values to the types that a configuration dataclass declares: text such as "1e-6" to a number, "no" to
-    False.
+    """Convert values to the types that a configuration dataclass declares: "1e-6" to a number, "no" to False.
 
-    Raises ValueError for all unknown names and wrong types, in one sentence; `where` is the section's name in it.
+    Raises one ValueError for all unknown names and wrong types; `where` is the section name in the message.
     """
     declaration = _declaration(kind)
     prefix = f"{where}." if where else ""
     try:
         checked = declaration.model_validate(dict(values))
     except ValidationError as error:
-        problems: dict[str, str] = {}  # a union reports a problem for each of its types: the first counts
+        problems: dict[str, str] = {}  # a union reports one problem per type: use the first
         for detail in error.errors():
             name, *inner = map(str, detail["loc"])
             if detail["type"] == "extra_forbidden":

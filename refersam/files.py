@@ -1,4 +1,4 @@
-"""Write files so that a kill or a full disk leaves the old one or the new one; keep two writers apart."""
+"""Atomic file writing, which keeps the old file on failure, and locks against concurrent writers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOCK = ".lock"
-"""Name of a folder's lock file, which is there while a process writes into the folder."""
+"""Name of the lock file of a folder; it exists while a process writes to the folder."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 """Errors of a file system without locks."""
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise OSError if the file system of `path`, which need not exist, has fewer than `needed` bytes free."""
+    """Raise OSError if the file system of `path` has fewer than `needed` bytes free; `path` may not exist yet."""
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(nearest).free
     if free < needed:
@@ -35,8 +35,9 @@ def check_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def errors_named(path: Path, *temporary: str) -> Iterator[None]:
-    """Name `path` in errors of writing that name no file or a temporary one; turn a full disk reported by safetensors
-    or torch in errors of their own into OSError.
+    """Set `path` as the file name of OSErrors without a name or with a temporary one.
+
+    Errors of safetensors or torch that report an operating system error, such as a full disk, become OSError.
     """
     try:
         yield
@@ -45,7 +46,7 @@ def errors_named(path: Path, *temporary: str) -> Iterator[None]:
         if error.errno is not None and unnamed:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    except Exception as error:  # SafetensorError of an operating system's error is known by its text alone
+    except Exception as error:  # a SafetensorError contains the OS error code only in its text
         found = re.search(r"\(os error (\d+)\)", str(error))
         if found is None:
             raise
@@ -53,8 +54,9 @@ def errors_named(path: Path, *temporary: str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place with `write(file)`, then move it there; its folder is made if missing. After an
-    OSError the old file is untouched.
+    """Write a temporary file with `write(file)` and rename it to `path`; create missing folders.
+
+    After an error the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
@@ -72,16 +74,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def save_png(image: Image, path: Path, **options: Any) -> None:
-    """Write an image as PNG atomically; `options` are Pillow's."""
+    """Write an image as PNG atomically; `options` are passed to Pillow."""
     write_atomically(path, lambda file: image.save(file, format="PNG", **options))
 
 
 class WriteLock:
-    """Exclusive right of a process to write to a folder. Use as a context manager, or acquire and release it.
+    """Exclusive lock of a process on writing to a folder. Use it as a context manager, or acquire and release it.
 
-    The system releases it when the process ends, even by kill -9; workers do not inherit it. On a file system without
-    locks it does nothing. The folder is created if missing, and removed at the end if it is still empty. `name` is the
-    lock file's; use different ones for different files in one folder.
+    The system releases the lock when the process ends, even by kill -9. Workers do not inherit it. On a file system
+    without locks it has no effect. A missing folder is created, and removed on release if it is empty.
+
+    Args:
+        folder: folder to lock.
+        name: name of the lock file; use different names for different files in one folder.
     """
 
     def __init__(self, folder: Path, name: str = LOCK) -> None:
@@ -92,13 +97,13 @@ class WriteLock:
 
     @classmethod
     def for_path(cls, path: Path) -> WriteLock:
-        """A lock beside a file or a folder that is written as a whole."""
+        """Return a lock in the parent folder, for a file or folder that is written as a whole."""
         lock = cls(path.parent, f".{path.name[:40]}{LOCK}")
         lock.place = path
         return lock
 
     def acquire(self) -> None:
-        """Take the lock; raise DataError if another process holds it, OSError if the folder is not writable."""
+        """Acquire the lock; raise DataError if another process holds it, and OSError if the folder is not writable."""
         from filelock import FileLock, Timeout
 
         self._process = os.getpid()
@@ -118,11 +123,11 @@ class WriteLock:
         self._lock = lock
 
     def release(self) -> None:
-        """Give the lock up, if it is held, and remove its file."""
+        """Release the lock, if held, and remove its file."""
         lock, self._lock = self._lock, None
         if lock is None or self._process != os.getpid():
             return
-        with suppress(OSError):  # Windows removes no open file; there the lock does it itself
+        with suppress(OSError):  # Windows cannot remove an open file; filelock removes it there
             self._path.unlink()
         lock.release()
         self._remove_folders()

@@ -1,4 +1,4 @@
-"""HEIF files, such as the HEIC of iPhones: how they are recognised, and which of them are too much work to decode."""
+"""HEIF files, such as HEIC from iPhones: detection, and protection against excessive decoding cost."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from refersam.errors import ImageError, ImageFormatError, ImageSizeError, Missin
 from refersam.optional import require
 
 FORMAT = "HEIF"
-"""Pillow's name, once pillow-heif is registered."""
+"""Format name in Pillow after registration of pillow-heif."""
 SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 HEAD_BYTES = 512
-"""So many tell whether a file is HEIF."""
+"""Number of leading bytes that suffice to detect HEIF."""
 
 _HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _ANY_CODEC = {b"mif1", b"msf1"}
 _TILED = {b"grid", b"iovl"}
 _DERIVED = {*_TILED, b"iden", b"tmap"}
 _WORK = 4
-"""Pixels of all tiles of an image, in limits: those of a grid stand out of it by less than one tile to each side."""
+"""Limit for the pixels of all tiles, as a multiple of the image limit. A grid exceeds its image by less than a tile."""
 _USUAL_TILE = 1024 * 1024
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file with these first `HEAD_BYTES` is HEIF, but not AVIF, which Pillow reads itself."""
+    """Return whether the first `HEAD_BYTES` of a file are HEIF, but not AVIF, which Pillow supports itself."""
     if head[4:8] != b"ftyp":
         return False
     length = min(int.from_bytes(head[:4], "big"), len(head))
@@ -36,7 +36,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def register(name: str) -> None:
-    """Let Pillow open HEIF files; raise ImageFormatError, beginning with `name`, without pillow-heif."""
+    """Register pillow-heif with Pillow; raise ImageFormatError, beginning with `name`, if it is not installed."""
     try:
         plugin = require("pillow_heif", "heif", f"{name} is a HEIC image: reading it")
     except MissingExtraError as error:
@@ -46,11 +46,13 @@ def register(name: str) -> None:
 
 
 def check_heif(content: bytes, name: str, max_pixels: int) -> None:
-    """Refuse a file that takes more pixels to decode than its image size says: a crop (`clap`) hides decoded pixels,
-    and a grid may have tiles outside of the image. libheif itself refuses more pixels than declared.
+    """Validate that decoding a file needs no more pixels than its image size suggests.
+
+    A crop (`clap`) hides decoded pixels, and a grid may have tiles outside the image. libheif itself rejects more
+    pixels than declared.
 
     Raises ImageSizeError for an image of more than `max_pixels`, or tiles of more than four such images, and ImageError
-    for an unknown structure. `name` begins the sentence.
+    for an unknown structure. `name` begins the message.
     """
     limit = max(max_pixels, _USUAL_TILE)
     try:
@@ -78,7 +80,7 @@ def check_heif(content: bytes, name: str, max_pixels: int) -> None:
 
 @dataclass(slots=True)
 class _Item:
-    """An image of a file, or something else in it: its type, the pixels that it declares, the items it is made of."""
+    """Item of a file, such as an image: its type, declared pixel counts, and the ids of its parts."""
 
     kind: bytes
     areas: list[int] = field(default_factory=list)
@@ -86,7 +88,7 @@ class _Item:
 
 
 def _boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start and end of the content) of each box."""
+    """Yield (type, content start, content end) of each box."""
     while start + 8 <= end:
         length, kind = struct.unpack_from(">I4s", content, start)
         inside = start + 8
@@ -101,7 +103,7 @@ def _boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, i
 
 
 def _only(content: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
-    """(start, end) of boxes by type; readers differ in which of two they take."""
+    """Return (start, end) of boxes by type; reject duplicates, which readers resolve differently."""
     found: dict[bytes, tuple[int, int]] = {}
     for kind, inside, stop in _boxes(content, start, end):
         if kind in found and kind in (b"meta", b"iinf", b"iref", b"iprp", b"ipco", b"ipma"):
@@ -155,7 +157,7 @@ def _read_sizes(content: bytes, start: int, end: int, items: dict[int, _Item]) -
 
 
 def _number(content: bytes, at: int, wide: bool) -> tuple[int, int]:
-    """A number of four bytes or two, and where the next one begins."""
+    """Read a number of four bytes (`wide`) or two; return it and the next offset."""
     if wide:
         return struct.unpack_from(">I", content, at)[0], at + 4
     return struct.unpack_from(">H", content, at)[0], at + 2

@@ -1,4 +1,4 @@
-"""Load files of the Hugging Face Hub: from a folder, the cache or the network."""
+"""Loading of Hugging Face Hub files from a folder, the cache or the network."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from refersam.errors import CheckpointError, one_line
 
 PATIENCE = 5.0
-"""Seconds in which the Hub has to answer: huggingface_hub itself would retry each file for half a minute."""
+"""Timeout of a Hub request in seconds; huggingface_hub itself would retry each file for half a minute."""
 
 _VALID_FOR = 60.0
-"""Seconds for which an answer counts, so that a run that loads several models waits once."""
+"""Cache time of the reachability check in seconds, so that a run that loads several models waits once."""
 
 
 MODEL_FILES = ["*.json", "*.safetensors", "README.md", "*.txt"]
-"""Files of a repository that a model is loaded from: no pickles, no code."""
+"""Patterns of the downloaded files of a repository: no pickles, no code."""
 
 
 class DownloadError(CheckpointError):
-    """The model `name` is neither in a folder nor in the cache, and the Hub cannot be reached."""
+    """Model `name` is neither in a folder nor in the cache, and the Hub is not reachable."""
 
     def __init__(self, name: str) -> None:
         from huggingface_hub import constants
@@ -38,12 +38,12 @@ class DownloadError(CheckpointError):
 
 
 def hub_options(name: str) -> dict[str, bool]:
-    """Return options of `from_pretrained` that avoid the network for a folder, and offline."""
+    """Return options of `from_pretrained` that disable network access for a folder or when offline."""
     return {"local_files_only": Path(name).exists() or not hub_answers()}
 
 
 def raise_if_not_downloaded(name: str, error: Exception, *, local_files_only: bool) -> None:
-    """Raise DownloadError if an error of `from_pretrained(name)` comes from a missing download; see `hub_options`."""
+    """Raise DownloadError if a missing download caused an error of `from_pretrained(name)`; see `hub_options`."""
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
@@ -52,7 +52,7 @@ def raise_if_not_downloaded(name: str, error: Exception, *, local_files_only: bo
     with suppress(HFValidationError):
         validate_repo_id(name)
         causes = list(_causes(error))
-        # A file that is there but broken raises a ValueError; for one that is not there, texts and kinds differ.
+        # A broken file raises a ValueError; for a missing file, messages and types differ.
         is_broken = any(isinstance(cause, ValueError | PermissionError) for cause in causes)
         if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes) or (
             isinstance(error, OSError) and not is_broken
@@ -61,14 +61,14 @@ def raise_if_not_downloaded(name: str, error: Exception, *, local_files_only: bo
 
 
 def fetch(name: str) -> Path:
-    """Return the directory of a model's files; those of a Hub id are downloaded, with huggingface_hub's progress bar.
+    """Return the directory of a model's files; download the files of a Hub id with a progress bar.
 
     Args:
         name: directory or Hub id.
 
     Raises:
-        DownloadError: never downloaded, while the Hub cannot be reached.
-        CheckpointError: no such repository, or one that is gated.
+        DownloadError: the model was never downloaded, and the Hub is not reachable.
+        CheckpointError: the repository does not exist, or is gated.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -78,7 +78,7 @@ def fetch(name: str) -> Path:
     offline = hub_options(name)["local_files_only"]
     try:
         return Path(snapshot_download(name, allow_patterns=MODEL_FILES, local_files_only=offline))
-    except Exception as error:  # no network, no such file: the kinds differ between versions
+    except Exception as error:  # no network, no such file: the types differ between versions
         raise_if_not_downloaded(name, error, local_files_only=offline)
         causes = list(_causes(error))
         if any(isinstance(cause, GatedRepoError) for cause in causes):
@@ -91,7 +91,7 @@ def fetch(name: str) -> Path:
 
 
 def how_to_get_access(name: str) -> str:
-    """Return what to do for a gated repository, as the end of a sentence."""
+    """Return instructions for a gated repository, as the end of a sentence."""
     return (
         f"accept its licence on https://huggingface.co/{name} with an account of the Hub, wait for access, and run "
         "'hf auth login' once on this machine (or set HF_TOKEN)"
@@ -99,7 +99,7 @@ def how_to_get_access(name: str) -> str:
 
 
 def hub_answers() -> bool:
-    """Whether the Hub can be reached: checked once a minute at most, within `PATIENCE` seconds."""
+    """Return whether the Hub is reachable; checked at most once a minute, within `PATIENCE` seconds."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -114,11 +114,11 @@ def _answers(endpoint: str, _period: int) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        with suppress(Exception):  # no network: the kinds differ between versions
+        with suppress(Exception):  # no network: the types differ between versions
             get_session().head(endpoint, timeout=PATIENCE)
             answered.set()
 
-    # A thread, since name resolution and connection attempts may take far longer than the timeout.
+    # A thread, because name resolution and attempts at each address may exceed the timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)

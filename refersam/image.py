@@ -1,4 +1,4 @@
-"""Reading images as people see them, whatever they come as, without trusting them."""
+"""Safe reader for untrusted images in many formats, with conversion to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refersam import heif
 from refersam.errors import ImageError, ImageFormatError, ImageSizeError
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: a small file can unpack to more than the machine's memory."""
+"""Limit for image pixels, checked before decoding: a small file can decompress to more than the available memory."""
 
 FORMATS = (
     "PNG",
@@ -34,23 +34,23 @@ FORMATS = (
     "SGI",
     heif.FORMAT,
 )
-"""What is read, HEIF with the extra `heif`.
+"""Supported formats; HEIF requires the extra `heif`.
 
-Pillow knows more: some starts other programs (PostScript), some is unpacked to tell its size (ICO).
+Other formats of Pillow are unsafe: PostScript starts other programs, and ICO is decompressed to read its size.
 """
 
 _READ_AS_JPEG = "MPO"
-"""JPEG files of several images."""
+"""Format name of JPEG files with several images."""
 
 MAX_SCANS = 100
-"""Passes over a JPEG's pixels; cameras and programs write about ten. Each takes time for all pixels, and few bytes."""
+"""Limit for the scans of a JPEG; common files have about ten. A scan of few bytes costs a pass over all pixels."""
 
 _TILE_SIDES = (322, 323)
 _TIFF_NUMBERS = (3, 4, 16)  # SHORT, LONG, LONG8
 _USUAL_TILE = 1024 * 1024
 _MOST_TAGS = 10_000
 _MOST_MARKERS = 10_000
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # in coded pixels, others follow an FF
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # other bytes follow FF in entropy-coded data
 
 ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -58,17 +58,17 @@ ImageSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
 def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image as 8-bit RGB.
 
-    Grey, palette, CMYK and 16-bit images are converted; transparency is laid over white; an image that its camera
-    marked as turned is turned upright.
+    Grey, palette, CMYK and 16-bit images are converted. Transparency is composited over white. EXIF rotation is
+    applied.
 
     Args:
-        source: a path, the bytes of an image file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or
-            (H, W, 4) RGBA, uint8, or float in [0, 1].
-        apply_exif_rotation: turn upright. Off for COCO's images, whose masks match the stored pixels.
+        source: path, bytes of an image file, PIL image, or array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA,
+            uint8 or float in [0, 1].
+        apply_exif_rotation: whether to apply the EXIF rotation; False for COCO, whose masks match the stored pixels.
         max_pixels: limit on width times height.
 
     Raises:
-        ImageError: no such file, not an image, broken, or too large.
+        ImageError: the file is missing, not an image, broken, or too large.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
@@ -87,14 +87,14 @@ def load_image(source: ImageSource, *, apply_exif_rotation: bool = True, max_pix
         return _to_rgb(image)
     except (MemoryError, ImageError):
         raise
-    except Exception as error:  # Pillow's readers raise many kinds for broken files
+    except Exception as error:  # Pillow raises many types for broken files
         raise ImageError(f"{name} is broken or cut off: {error}.") from error
 
 
 def load_stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image file in its stored mode, without conversion or rotation.
 
-    Raises ImageError for a missing, broken or too large file, or one with more bits than Pillow keeps.
+    Raises ImageError for a missing, broken or too large file, or for more bits than Pillow can represent.
     """
     with _open(path, str(path)) as image:
         _check_size(image, str(path), max_pixels)
@@ -109,14 +109,14 @@ def load_stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image.load()
         except (MemoryError, ImageError):
             raise
-        except Exception as error:  # Pillow's readers raise many kinds for broken files
+        except Exception as error:  # Pillow raises many types for broken files
             raise ImageError(f"{path} is broken or cut off: {error}.") from error
         return image
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     if not (image.width and image.height):
-        raise ImageError(f"{name} has {image.width} x {image.height} pixels: there is nothing to see.")
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels: it is empty.")
     if image.width * image.height > max_pixels:
         raise ImageSizeError(
             f"{name} has {image.width} x {image.height} pixels, more than the limit of {max_pixels:,}: make it smaller."
@@ -124,7 +124,7 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Refuse a small file that is large, or slow, to decode, whatever its size says."""
+    """Validate that decoding a file needs no more memory or time than its image size suggests."""
     file = image.fp if isinstance(image, ImageFile.ImageFile) else None
     if file is None:
         return
@@ -146,10 +146,10 @@ def _check_decoding(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _check_tiles(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes], name: str, max_pixels: int) -> None:
-    """A tile is decoded whole, however little of it the image shows."""
+    """Validate the size of TIFF tiles, which are decoded as a whole even if the image is smaller."""
     sides = [tags[tag] for tag in _TILE_SIDES if tag in tags]
     kinds = [kind for tag, kind in _tiff_entries(tags, file) if tag in _TILE_SIDES]
-    # libtiff takes the first of two entries, and kinds of numbers that Pillow passes over
+    # libtiff uses the first of two entries, and number types that Pillow ignores
     if len(kinds) != len(sides) or not all(kind in _TIFF_NUMBERS for kind in kinds):
         raise ImageError(f"{name} says the size of its tiles in a way that no program writes: save it anew.")
     if len(sides) == len(_TILE_SIDES) and sides[0] * sides[1] > max(max_pixels, _USUAL_TILE):
@@ -160,7 +160,7 @@ def _check_tiles(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes], n
 
 
 def _tiff_entries(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes]) -> list[tuple[int, int]]:
-    """Tag and kind of number of each entry of a directory, as they are in the file."""
+    """Return (tag, number type) of each directory entry as stored in the file."""
     order = "<" if tags.prefix == b"II" else ">"
     file.seek(2)
     is_big = file.read(2) in (b"+\0", b"\0+")  # 43; 42 else
@@ -172,11 +172,11 @@ def _tiff_entries(tags: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes]) 
 
 
 def count_scans(jpeg: bytes) -> int:
-    """Scans of a JPEG file up to its end; more than `MAX_SCANS` where there are so many, or markers without end."""
+    """Count the scans of a JPEG file; return `MAX_SCANS` + 1 for more scans or too many markers."""
     place = scans = 0
     for _ in range(_MOST_MARKERS):
         found = _MARKER.search(jpeg, place)
-        if found is None or found.group() == b"\xff\xd9":  # the end of the image; more may follow it
+        if found is None or found.group() == b"\xff\xd9":  # end of the image; other data may follow
             return scans
         scans += found.group() == b"\xff\xda"
         if scans > MAX_SCANS:
@@ -188,7 +188,7 @@ def count_scans(jpeg: bytes) -> int:
 
 
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
-"""EXIF tag, and its values for an image whose width and height are exchanged when it is turned upright."""
+"""EXIF orientation tag, and its values that swap width and height."""
 
 
 def read_size(path: Path, *, apply_exif_rotation: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -196,11 +196,11 @@ def read_size(path: Path, *, apply_exif_rotation: bool = False, max_pixels: int 
 
     Args:
         path: image file.
-        apply_exif_rotation: the size after the image is turned upright, instead of the stored one.
+        apply_exif_rotation: whether to return the size after EXIF rotation instead of the stored size.
         max_pixels: limit on width times height.
 
     Raises:
-        ImageError: no such file, not an image, or too large.
+        ImageError: the file is missing, not an image, or too large.
     """
     with _open(path, str(path)) as image:
         if image.width * image.height > max_pixels:
@@ -210,10 +210,10 @@ def read_size(path: Path, *, apply_exif_rotation: bool = False, max_pixels: int 
         if apply_exif_rotation:
             try:
                 _check_decoding(image, str(path), max_pixels)
-                orientation = image.getexif().get(_ORIENTATION)  # a PNG is decoded for it
+                orientation = image.getexif().get(_ORIENTATION)  # decodes a PNG
             except (MemoryError, ImageError):
                 raise
-            except Exception as error:  # Pillow's readers raise many kinds for broken files
+            except Exception as error:  # Pillow raises many types for broken files
                 raise ImageError(f"{path} is broken or cut off: {error}.") from error
             if orientation in _SIDEWAYS:
                 return image.height, image.width
@@ -237,7 +237,7 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
                 head = file.read(heif.HEAD_BYTES)
         if heif.is_heif(head):
             heif.register(name)
-        formats = [kind for kind in FORMATS if kind in Image.OPEN]  # what this Pillow was built with
+        formats = [kind for kind in FORMATS if kind in Image.OPEN]  # formats of the installed Pillow
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else path, formats=formats)
     except ImageError:
         raise
@@ -246,17 +246,17 @@ def _open(source: str | os.PathLike | bytes, name: str) -> Image.Image:
             f"{name} is too large to be decoded safely: it has more than {MAX_PIXELS:,} pixels."
         ) from error
     except PermissionError as error:
-        raise ImageError(f"{name} may not be read: permission denied.") from error
-    except Exception as error:  # Pillow's readers raise many kinds for broken files
+        raise ImageError(f"{name} cannot be read: permission denied.") from error
+    except Exception as error:  # Pillow raises many types for broken files
         raise ImageFormatError(
             f"{name} is not an image that can be read (PNG, JPEG, WebP, HEIC, TIFF, GIF, BMP, ...)."
         ) from error
 
 
 def image_suffixes() -> tuple[str, ...]:
-    """The suffixes of all formats that can be read, such as ".png", in small letters and sorted.
+    """Return the suffixes of all supported formats, such as ".png", in lower case and sorted.
 
-    Those of HEIF are always among them: without its extra, reading such a file says what to install.
+    HEIF suffixes are always included: without the extra, the error for such a file names the package to install.
     """
     Image.init()
     kinds = {*FORMATS, _READ_AS_JPEG} & {*Image.OPEN, _READ_AS_JPEG}
@@ -267,8 +267,8 @@ def image_suffixes() -> tuple[str, ...]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        # 16-bit grey, whichever mode Pillow chose for it; 32-bit files hold 16 bits in practice, or are scaled down;
-        # floating point (TIFF) is in [0, 1] or [0, 255] where all of it fits in.
+        # 16-bit grey, in any mode of Pillow. 32-bit files usually have 16-bit values; larger values are scaled down.
+        # Floating point (TIFF) is in [0, 1] or [0, 255] if all values are in this range.
         tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
         top = next((top for top in tops if values.max(initial=0) <= top), float(values.max()))
         return Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8)).convert("RGB")
@@ -300,8 +300,10 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
 
 
 def resize_to_array(image: Image.Image | np.ndarray, height: int, width: int) -> Any:
-    """Resize an RGB or grey image with Pillow, bilinear with antialiasing: the same numbers on every machine. Returns
-    uint8 (height, width, 3), or (height, width) for grey.
+    """Resize an RGB or grey image with Pillow, bilinear with antialiasing; results are identical on all machines.
+
+    Returns:
+        (height, width, 3) uint8, or (height, width) for grey.
     """
     pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if pil.size != (width, height):

@@ -1,4 +1,4 @@
-"""Packages that only some of the commands need."""
+"""Import of optional packages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from refersam.errors import MissingExtraError
 
 
 def how_to_install(extra: str) -> str:
-    """Return what to do for the packages of an extra, as the end of a sentence."""
+    """Return installation instructions for an extra, as the end of a sentence."""
     return f"run pip install '.[{extra}]' in a clone of the repository"
 
 
 def require(module: str, extra: str, what: str) -> ModuleType:
-    """Import a module of an optional dependency; raise MissingExtraError, beginning with `what`, without it."""
+    """Import a module of an optional package; raise MissingExtraError, beginning with `what`, if not installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What can be asked: a phrase with something to read in it."""
+"""Validation and normalization of phrases."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from collections.abc import Iterable
 from refersam.errors import PhraseError, shown
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, as Python reads bytes that are no UTF-8; a tokenizer would fail on it."""
+"""Surrogate code points, from bytes that are not valid UTF-8; tokenizers fail on them."""
 
 _SAME_IN_ASCII = str.maketrans("‘’‚‛“”„‟‐‑‒–—―−", "'" * 4 + '"' * 4 + "-" * 7)
 _SYMBOLS = ("P", "S", "Me", "Co", "Cn")
-"""Unicode categories, or how they begin: punctuation, symbols with emoji, enclosing marks, private use, and code points
-that are unassigned, as a new emoji is to an older Python. Letters, digits and accents are parts of words."""
+"""Unicode categories or their prefixes: punctuation, symbols including emoji, enclosing marks, private use, unassigned.
+
+New emoji are unassigned in older Python versions. Letters, digits and accents are parts of words."""
 
 
 def is_phrase(text: str) -> bool:
-    """Whether something can be read in a text, and all of it is valid Unicode."""
-    if text.isprintable():  # the common case, and quick; surrogates are not printable
+    """Return whether a text has a visible character and is valid Unicode."""
+    if text.isprintable():  # fast path for the common case; surrogates are not printable
         return bool(text.strip())
     return any(map(str.isprintable, "".join(text.split()))) and not _SURROGATE.search(text)
 
 
 def check_phrases(phrases: Iterable[str]) -> None:
-    """Raise PhraseError for a phrase without a word, or with invalid Unicode."""
+    """Raise PhraseError for a phrase without a word or with invalid Unicode."""
     for phrase in phrases:
         if isinstance(phrase, str) and _SURROGATE.search(phrase):
             raise PhraseError(f"A phrase is not valid Unicode text: {shown(phrase)}.")
@@ -34,10 +35,10 @@ def check_phrases(phrases: Iterable[str]) -> None:
 
 
 def replace_symbols(text: str) -> str:
-    """Replace each non-ASCII symbol: typographic quotes and dashes by those of ASCII, all others by a space.
+    """Replace non-ASCII symbols: typographic quotes and dashes by ASCII, all others by a space.
 
-    The text keeps its length. Invisible characters (joiners, variation selectors) stay: tokenizers delete them, and a
-    space would split a word.
+    The text length does not change. Invisible characters (joiners, variation selectors) stay: tokenizers delete them,
+    and a space would split a word.
     """
 
     def replacement(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Objects that hold arrays, shown on one line."""
+"""One-line representation of objects with arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refersam.errors import shown
 
 
 class OneLineRepr:
-    """Base of dataclasses (declared with `repr=False`) whose arrays, tensors and images are shown by type and size."""
+    """Base class of dataclasses with `repr=False`; shows arrays, tensors and images by type and size."""
 
     def __repr__(self) -> str:
         values: list[tuple[str, Any]] = [(f.name, getattr(self, f.name)) for f in fields(self) if f.repr]  # type: ignore[arg-type]
@@ -19,7 +19,7 @@ class OneLineRepr:
 
 
 def brief(value: object) -> str:
-    """A value on one line: "float32 (1, 3, 64, 64)", "RGB image 640 x 480", and others cut off."""
+    """Return a value on one line: "float32 (1, 3, 64, 64)", "RGB image 640 x 480", or a shortened repr."""
     if isinstance(value, Image.Image):
         return f"{value.mode} image {value.width} x {value.height}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):

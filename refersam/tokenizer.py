@@ -1,4 +1,4 @@
-"""The tiny preset's own WordPiece tokenizer: a small vocabulary of whole words, and characters for all others."""
+"""WordPiece tokenizer of the tiny preset: a small vocabulary of whole words, and characters for other words."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ALPHABET = string.ascii_lowercase + string.digits + string.punctuation
 def train_tokenizer(phrases: Iterable[str], vocab_size: int, min_count: int = 2) -> PreTrainedTokenizerFast:
     """Build the tokenizer from example phrases.
 
-    The vocabulary has at most `vocab_size` entries: the special tokens, every Latin letter, digit and punctuation mark
-    (also as a word's continuation; accents are dropped), then the words by frequency that occur at least `min_count`
-    times. Raises ValueError if it is too small for the characters.
+    The vocabulary has at most `vocab_size` entries: special tokens, then all Latin letters, digits and punctuation
+    marks (also as word continuations), then the words with at least `min_count` occurrences by frequency. Accents are
+    removed. Raises ValueError if `vocab_size` is too small for the characters.
     """
     normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     splitter = pre_tokenizers.BertPreTokenizer()

@@ -1,4 +1,4 @@
-"""Worker processes: they leave signals to their parent, and end when it does."""
+"""Worker processes that ignore stop signals and exit with their parent."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ if TYPE_CHECKING:
 STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
-"""Signals that ask a run to stop. Windows has no SIGUSR1."""
+"""Signals that stop a run. Windows has no SIGUSR1."""
 
 _CHECK_SECONDS = 1.0
-"""Between two looks at whether the parent is alive."""
+"""Interval in seconds between checks of the parent process."""
 
 
 def load_in_workers(dataset: Dataset[Any], workers: int, seed: int = 0) -> Iterator[Any]:
-    """Yield the items of a data set in order, prepared by `workers` processes (0: by this one); the global random
-    generator is not used.
+    """Yield the items of a data set in order, loaded by `workers` processes (0: by this process).
 
-    An exception of a worker loses its type: broken data should be an item of type `ReferSamError`, which is then
-    raised.
+    The global random generator is not used. Exceptions of workers lose their type. The data set should therefore return
+    a `ReferSamError` as the item for broken data; this function raises it.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -46,21 +45,21 @@ def load_in_workers(dataset: Dataset[Any], workers: int, seed: int = 0) -> Itera
     )
     items = _in_order(loader)
     _running.add(items)
-    atexit.unregister(_close_running)  # registered anew to be called before what torch has registered
+    atexit.unregister(_close_running)  # registered again to run before the exit handlers of torch
     atexit.register(_close_running)
     return items
 
 
 def _in_order(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     items: Any
-    with _signals_blocked():  # a worker is born with the signals blocked, so that none ends it before it ignores them
+    with _signals_blocked():  # workers start with blocked signals, until they ignore them
         items = iter(loader)
     try:
         for item in items:
             if isinstance(item, ReferSamError):
                 raise item
             yield item
-    finally:  # the traceback of an error may keep the iterator, and so its workers, until the program ends
+    finally:  # a traceback may keep the iterator and its workers alive until the program ends
         if loader.num_workers:
             items._shutdown_workers()
 
@@ -69,16 +68,16 @@ _running: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
 def _close_running() -> None:
-    """End the workers of generators that are still in use when the program ends.
+    """Stop the workers of active generators at program exit.
 
-    multiprocessing would send the workers SIGTERM, which they ignore, and would wait for them forever.
+    multiprocessing would send SIGTERM, which the workers ignore, and would wait forever.
     """
     for items in list(_running):
         items.close()
 
 
 def start_worker(_worker: int) -> None:
-    """Initialize a worker of a `DataLoader`: one thread, and `leave_signals_to_parent`."""
+    """Initialize a `DataLoader` worker: set one thread and call `leave_signals_to_parent`."""
     import torch
 
     torch.set_num_threads(1)
@@ -86,10 +85,10 @@ def start_worker(_worker: int) -> None:
 
 
 def leave_signals_to_parent() -> None:
-    """Ignore `STOP_SIGNALS` in this worker process, and end it when its parent ends, even by kill -9.
+    """Ignore `STOP_SIGNALS` in this worker process, and exit when the parent exits, even by kill -9.
 
-    A terminal or `timeout` sends a signal to the whole process group. The parent finishes its work and ends its
-    workers; a worker that died first would be an error there.
+    A terminal or `timeout` sends a signal to the whole process group. The parent finishes its work and stops its
+    workers; an earlier exit of a worker would cause an error in the parent.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -102,7 +101,7 @@ def _end_with_parent() -> None:
     parent, parent_id = multiprocessing.parent_process(), os.getppid()
     if parent is None:
         return
-    # A pipe or handle shows the parent's end. Siblings may hold the pipe open, but then the parent's id changes.
+    # A pipe or handle detects the exit of the parent. Siblings may keep the pipe open, but then the parent id changes.
     while parent.is_alive() and os.getppid() == parent_id:
         parent.join(_CHECK_SECONDS)
     os._exit(1)
@@ -110,7 +109,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Within it, processes start with `STOP_SIGNALS` blocked; for this thread they wait until its end."""
+    """Block `STOP_SIGNALS` for new processes; deliver signals of this thread on exit from the context."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,1 +1,1 @@
-"""Weights that come in: safe reading, key tables, official files, backbones, folders and Hub ids."""
+"""Loading of weights: safe reading, key tables, official files, backbones, folders and Hub ids."""

@@ -1,4 +1,4 @@
-"""Start from the published weights of SAM and of a text encoder."""
+"""Model initialization from published weights of SAM and of a text encoder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from refersam.errors import CheckpointError, one_line
 from refersam.hub import hub_options, raise_if_not_downloaded
 from refersam.model.refersam import ReferSamModel
 
-# What a published checkpoint holds beyond the part that is used, and what it may lack.
+# Names of unused weights in published checkpoints, and of weights that may be missing.
 _KNOWN_EXTRA = re.compile(r"(cls|vision_model|visual_projection|text_projection|logit_scale|bert\.pooler)\b.*")
 _MAY_LACK = re.compile(r"(.*\.)?pooler\..*|.*position_ids")
 
 
 def model_from_backbones(sam: str | os.PathLike, text: str | os.PathLike, **overrides: Any) -> ReferSamModel:
-    """Build a model for training from published weights of SAM and of a text encoder.
+    """Build a model for training from published weights of SAM and a text encoder.
 
     Args:
         sam: Hub id or folder in transformers' format ("facebook/sam-vit-base"), or one of Meta's `sam_vit_*.pth`.
@@ -34,8 +34,8 @@ def model_from_backbones(sam: str | os.PathLike, text: str | os.PathLike, **over
         overrides: other fields of `ReferSamConfig`.
 
     Raises:
-        CheckpointError: weights that are missing, unsafe or of another model.
-        ValueError: sizes that do not fit together.
+        CheckpointError: weights are missing, unsafe or from another model.
+        ValueError: sizes are inconsistent.
     """
     if Path(sam).is_file():
         sam_fields, sam_weights = _metas_sam(Path(sam))
@@ -80,7 +80,7 @@ def _transformers_sam(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _metas_sam(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Meta's own file: the sizes follow from the weights' shapes."""
+    """Read one of Meta's files; infer the sizes from the shapes of the weights."""
     weights = plain_names(read_checkpoint(path))
     renamed, unknown = rename_keys(weights, SAM_KEYS)
     if unknown:
@@ -136,11 +136,11 @@ def _read_config(name: str) -> PreTrainedConfig:
 
 
 def _loaded(kind: Any, name: str) -> Any:
-    """A model with all its weights; what is missing or left over must have a known name."""
+    """Load a model; raise CheckpointError for missing or unexpected weights without a known name."""
     options = hub_options(name)
     try:
         model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
-    except Exception as error:  # safetensors and pickle have kinds of their own for a broken file
+    except Exception as error:  # safetensors and pickle have their own errors for a broken file
         raise_if_not_downloaded(name, error, **options)
         raise CheckpointError(f"The weights of {name} could not be read: {one_line(error)}.") from error
     missing = [key for key in report["missing_keys"] if not _MAY_LACK.fullmatch(key)]

@@ -1,4 +1,4 @@
-"""Load ReferSAM models from folders and Hub ids."""
+"""Loading of ReferSAM models from folders and Hub ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from refersam.processor import ReferSamProcessor, check_room
 logger = logging.getLogger(__name__)
 
 BUNDLED_CHECKPOINT = Path(__file__).parents[1] / "assets" / "model"
-"""The tiny model in the package, trained on synthetic scenes, not on photographs."""
+"""Folder of the bundled checkpoint: a tiny model trained on synthetic scenes, not on photographs."""
 
 _PUBLISHED = "answers phrases as it was published, and cannot be trained, exported or loaded as a ReferSamModel"
 
@@ -35,14 +35,14 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
     """Load a ReferSAM model and its processor in float32 on the CPU.
 
     Args:
-        name: a folder or Hub id.
-        changes: fields of its configuration that get another value.
+        name: folder or Hub id.
+        changes: configuration fields to override.
 
     Raises:
-        CheckpointError: no such folder or Hub id, no weights in it, another kind of model, weights that do not fit.
-        ValueError: an invalid changed configuration.
+        CheckpointError: the folder, Hub id or weights are missing, the type is another, or the weights do not match.
+        ValueError: the overridden configuration is invalid.
     """
-    register_classes()  # transformers finds the image processor by its registration
+    register_classes()  # transformers needs it to load the image processor
     config, place = load_config(name)
     if changes:
         config = ReferSamConfig(**{**config.to_dict(), **changes})
@@ -62,13 +62,13 @@ def read_model_type(name: str) -> tuple[Any, dict[str, Any], dict[str, bool]]:
     """Read the `model_type` of a model's config.json.
 
     Args:
-        name: a folder or Hub id.
+        name: folder or Hub id.
 
     Returns:
-        The type, all fields of the file, and transformers' options that say whether the Hub may be asked for the rest.
+        The type, all fields of the file, and options of transformers that allow or forbid Hub requests.
 
     Raises:
-        CheckpointError: no such folder or Hub id, or no configuration that can be read.
+        CheckpointError: the folder or Hub id does not exist, or its configuration is unreadable.
     """
     from transformers import PreTrainedConfig
 
@@ -83,16 +83,16 @@ def read_model_type(name: str) -> tuple[Any, dict[str, Any], dict[str, bool]]:
     try:
         fields = PreTrainedConfig.get_config_dict(name, **place)[0]
         return fields.get("model_type"), fields, place
-    except Exception as error:  # of any kind, here and below: a foreign folder may hold anything
+    except Exception as error:  # any type, here and below: the folder is untrusted
         raise_if_not_downloaded(name, error, **place)
         raise CheckpointError(f"No model could be read from {name}: {one_line(error)}.") from error
 
 
 def load_config(name: str) -> tuple[ReferSamConfig, dict[str, bool]]:
-    """The configuration of a model, and transformers' options that say whether the Hub may be asked for the rest.
+    """Read the configuration of a model; also return options of transformers that allow or forbid Hub requests.
 
     Raises:
-        CheckpointError: no such folder or Hub id, or another kind of model.
+        CheckpointError: the folder or Hub id does not exist, or the model has another type.
     """
     if find_published(name) is not None:
         raise CheckpointError(f"{name} {_PUBLISHED}.")
@@ -112,7 +112,7 @@ def recognise_published(name: str) -> Published | None:
     """Recognise a published model of transformers by its alias, Hub id or `model_type`; None for a ReferSAM model.
 
     Raises:
-        CheckpointError: no such model, or one that cannot answer phrases.
+        CheckpointError: the model does not exist, or does not accept phrases.
     """
     published = find_published(name)
     if published is None:
@@ -128,8 +128,10 @@ def recognise_published(name: str) -> Published | None:
 
 
 def load_weights(name: str, **options: Any) -> ReferSamModel:
-    """`ReferSamModel.from_pretrained` in float32; raise CheckpointError for weights that are unreadable, missing, left
-    over or of another shape.
+    """Call `ReferSamModel.from_pretrained` in float32.
+
+    Raises:
+        CheckpointError: weights are unreadable, missing, unexpected or of another shape.
     """
     try:
         model, report = ReferSamModel.from_pretrained(
@@ -137,7 +139,7 @@ def load_weights(name: str, **options: Any) -> ReferSamModel:
         )
     except DownloadError:
         raise
-    except Exception as error:  # of any kind: a foreign folder may hold anything
+    except Exception as error:  # any type: the folder is untrusted
         raise CheckpointError(f"The weights of {name} could not be read: {one_line(error)}.") from error
     problems = [_some(key.removesuffix("_keys"), names) for key, names in report.items() if names]
     if problems:
@@ -146,6 +148,6 @@ def load_weights(name: str, **options: Any) -> ReferSamModel:
 
 
 def _some(what: str, names: Iterable[object]) -> str:
-    """How many, and the first of them: "2 missing (a, b)"."""
+    """Return the number of names and the first ones: "2 missing (a, b)"."""
     listed = sorted(str(name[0] if isinstance(name, tuple) else name) for name in names)
     return f"{len(listed)} {what} ({first_of(listed, 3)})"

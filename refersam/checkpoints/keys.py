@@ -1,4 +1,4 @@
-"""Names of weights: tables from the authors' ReferSAM and Meta's SAM to this package, strict both ways."""
+"""Weight names: strict mapping from the authors' ReferSAM and Meta's SAM to this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from refersam.errors import CheckpointError, first_of
 
 Table = tuple[tuple[str, str], ...]
-"""Their name -> ours. {i} and {j} stand for numbers, {p} for "weight" or "bias", {rest} for anything."""
+"""(original name, name in this package) pairs; {i} and {j} are numbers, {p} is "weight" or "bias", {rest} anything."""
 
 _IMAGE_ENCODER_KEYS: Table = (
     ("pos_embed", "pos_embed"),
@@ -64,9 +64,9 @@ SAM_KEYS: Table = (
     *_within(_PROMPT_ENCODER_KEYS, "prompt_encoder.", "sam.prompt_encoder."),
     *_within(_MASK_DECODER_KEYS, "mask_decoder.", "sam.mask_decoder."),
 )
-"""Meta's names of SAM's weights; a name must match exactly one line."""
+"""Meta's names of SAM's weights; each name matches exactly one row."""
 
-# A fusion stands in two places: once per group, and again in the last group's extra pairs.
+# Fusions occur once per group, and again in the extra pairs of the last group.
 _FUSION_KEYS: Table = (
     ("gamma_l2v", "text_gate"),
     ("gamma_v2l", "pyramid_gate"),
@@ -138,13 +138,13 @@ AUTHORS_KEYS: Table = (
     ("sparse_embedding.3.{p}", "prompter.sparse_norm.{p}"),
     ("sparse_embedding.{i}.{p}", "prompter.sparse_embedding.{i}.{p}"),
 )
-"""The authors' names of all of ReferSAM's weights. Of two lines that match, the first counts."""
+"""The authors' names of all ReferSAM weights; the first matching row counts."""
 
 _PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{j}": r"(?P<j>\d+)", "{p}": r"(?P<p>weight|bias)", "{rest}": r"(?P<rest>.+)"}
 
 
 def rename_keys(names: Iterable[str], table: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """Translate names by a table such as `AUTHORS_KEYS`; return old name -> new name, and the names without a match."""
+    """Map names by a table such as `AUTHORS_KEYS`; return a dict from old to new names, and the unmatched names."""
     rules = []
     for theirs, ours in table:
         pattern = re.escape(theirs)
@@ -164,18 +164,18 @@ def rename_keys(names: Iterable[str], table: Iterable[tuple[str, str]]) -> tuple
 
 
 def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the "module." that distributed training puts before their names."""
+    """Remove the name prefix "module." of distributed training."""
     return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the authors' names -> under ours.
+    """Rename weights from the authors' names to the names of this package.
 
     Accepts the "module." prefix of distributed training, the `position_ids` buffers of older text encoders and the
-    `text_model.` of older CLIP names.
+    `text_model.` prefix of older CLIP names.
 
     Raises:
-        CheckpointError: names that are not ReferSAM's.
+        CheckpointError: names are unknown.
     """
     cleaned = {
         name.replace("text_encoder.text_model.", "text_encoder."): tensor
@@ -187,7 +187,7 @@ def authors_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{len(unknown)} of {len(cleaned)} names are not those of the authors' ReferSAM: {first_of(unknown)}."
         )
-    # The authors keep the fusion's gates as (1, 1, n).
+    # The authors store the fusion gates as (1, 1, n).
     return {
         renamed[name]: tensor.flatten() if renamed[name].endswith(("text_gate", "pyramid_gate")) else tensor
         for name, tensor in cleaned.items()

@@ -1,4 +1,4 @@
-"""Convert checkpoints of the authors' format."""
+"""Conversion of checkpoints in the authors' format."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from refersam.processor import ReferSamProcessor
 
 
 def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
-    """Return the configuration for sizes in the authors' form: sections "sam", "refersam" and "text"; raise
-    CheckpointError if one is missing.
+    """Return the configuration for sizes in the authors' format.
+
+    Args:
+        sizes: dict with the sections "sam", "refersam" and "text".
+
+    Raises:
+        CheckpointError: a section or size is missing or invalid.
     """
     try:
         sam, ours, text = sizes["sam"], sizes["refersam"], sizes["text"]
@@ -50,7 +55,7 @@ def config_from_authors(sizes: Mapping[str, Any]) -> ReferSamConfig:
 
 
 def read_authors_config(path: Path) -> ReferSamConfig:
-    """`config_from_authors` of a JSON file; raise CheckpointError if it cannot be read."""
+    """Read the input of `config_from_authors` from a JSON file; raise CheckpointError if it is invalid."""
     try:
         sizes = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -64,18 +69,18 @@ def convert_official_checkpoint(
     """Write the authors' weights as a folder that `from_pretrained` loads.
 
     Args:
-        weights: the authors' checkpoint.
-        config: its sizes.
-        out: folder to write; it appears complete or not at all, and must not exist or be empty.
-        tokenizer: folder or Hub id of the tokenizer to put beside the weights; None for weights alone.
-        image_size: side of the network's input in pixels.
+        weights: checkpoint of the authors.
+        config: configuration of the checkpoint.
+        out: output folder, missing or empty; it is created atomically.
+        tokenizer: folder or Hub id of the tokenizer to save with the weights; None for weights only.
+        image_size: side of the network input in pixels.
 
     Returns:
-        Number of weights.
+        Number of weight tensors.
 
     Raises:
-        CheckpointError: a file that cannot be read safely, names or shapes that do not fit, a folder in use.
-        DataError: another process is writing the folder.
+        CheckpointError: the file cannot be read safely, names or shapes do not match, or `out` is not empty.
+        DataError: another process is writing to the folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists: name a new folder.")

@@ -1,4 +1,4 @@
-"""Published models of transformers that answer phrases about photographs: names, facts, and how each is recognised."""
+"""Published models of transformers that segment photographs by phrase: names, sizes, licences and recognition."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from refersam.hub import fetch
 
 @dataclass(frozen=True)
 class Weights:
-    """A repository of the Hugging Face Hub.
+    """Repository on the Hugging Face Hub.
 
     Attributes:
         repository: Hub id.
-        parameters: number of parameters in its file.
-        megabytes: size of the download, approximately.
-        licence: of the weights, by their authors.
-        gated: access needs an account that has accepted the licence.
+        parameters: number of parameters.
+        megabytes: approximate download size in MB.
+        licence: licence of the weights.
+        gated: whether access requires an account that has accepted the licence.
     """
 
     repository: str
@@ -30,13 +30,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of published model.
+    """Family of published models.
 
     Attributes:
         alias: name on the command line.
-        model_types: values of `model_type` in config.json by which a directory or Hub id is recognised.
-        weights: repositories that the alias stands for, all of which are needed.
-        method: how a phrase becomes a mask.
+        model_types: values of `model_type` in config.json that identify the family.
+        weights: default repositories, all of them required.
+        method: method of segmentation, for display.
     """
 
     alias: str
@@ -75,10 +75,10 @@ _BY_REPOSITORY = {family.weights[0].repository: family for family in FAMILIES}
 
 @dataclass(frozen=True)
 class Published:
-    """A published model by its name.
+    """Published model with the location of its weights.
 
     Attributes:
-        family: its kind.
+        family: family of the model.
         names: directory or Hub id of each of `family.weights`.
     """
 
@@ -86,21 +86,21 @@ class Published:
     names: tuple[str, ...]
 
     def fetch(self) -> list[Path]:
-        """Return the directories of all weights; what is missing is downloaded, with a progress bar.
+        """Return the directories of all weights; download missing files with a progress bar.
 
         Raises:
-            CheckpointError: no network, no access, or no such repository.
+            CheckpointError: the network, access or the repository is missing.
         """
         return [fetch(name) for name in self.names]
 
 
 def find_published(name: str) -> Published | None:
-    """Recognise a published model by its name alone: an alias, one of their Hub ids, or ALIAS=NAME.
+    """Recognise a published model by name only: an alias, a default Hub id, or ALIAS=NAME.
 
-    `grounded-sam=DINO+SAM` names both parts, each a directory or Hub id; `grounded-sam=DINO` takes the published SAM.
+    `grounded-sam=DINO+SAM` gives both parts, each a directory or Hub id; `grounded-sam=DINO` uses the default SAM.
 
     Raises:
-        CheckpointError: ALIAS=NAME with an unknown alias, no name, or more names than the family has parts.
+        CheckpointError: ALIAS=NAME has an unknown alias, no name, or more names than the family has parts.
     """
     family = ALIASES.get(name) or _BY_REPOSITORY.get(name)
     if family is not None:
@@ -109,7 +109,7 @@ def find_published(name: str) -> Published | None:
     if not equals or "/" in alias or Path(name).exists():
         return None
     if alias not in ALIASES:
-        raise CheckpointError(f"{name} begins with no alias: {known_aliases(alias)}")
+        raise CheckpointError(f"{name} does not begin with an alias: {known_aliases(alias)}")
     return _with_names(ALIASES[alias], tuple(rest.split("+")) if len(ALIASES[alias].weights) > 1 else (rest,), name)
 
 
@@ -118,20 +118,20 @@ def published_of_type(name: str, model_type: object) -> Published | None:
 
     Args:
         name: directory or Hub id.
-        model_type: of its configuration.
+        model_type: value in the configuration.
     """
     family = _BY_TYPE.get(str(model_type))
     return None if family is None else _with_names(family, (name,), name)
 
 
 def known_aliases(name: str = "") -> str:
-    """List the aliases, as the end of a sentence about an unknown name, with its full stop."""
+    """Return the list of aliases as the end of an error sentence, with its full stop."""
     return f"the aliases are {', '.join(ALIASES)}{did_you_mean(name, ALIASES) or '.'}"
 
 
 def _with_names(family: Family, names: tuple[str, ...], given: str) -> Published:
     if not all(names) or len(names) > len(family.weights):
         form = "+".join(each.repository for each in family.weights)
-        raise CheckpointError(f"{given} names no model: the form is {family.alias}={form}, or directories instead.")
+        raise CheckpointError(f"{given} is not a model: the form is {family.alias}={form}, or directories instead.")
     rest = tuple(each.repository for each in family.weights[len(names) :])
     return Published(family, names + rest)

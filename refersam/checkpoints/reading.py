@@ -1,4 +1,4 @@
-"""Read weight files without executing anything in them."""
+"""Safe reader for weight files: no code in them is executed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from refersam.errors import CheckpointError, why_unreadable
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a PyTorch or safetensors file without ever running what it contains.
+    """Read the weights of a PyTorch or safetensors file without executing code in it.
 
-    The file may hold the weights themselves or a dictionary with them under "model" or "state_dict", beside optimizer,
-    epoch and arguments; foreign classes in it are replaced by inert stand-ins.
+    The file contains a state dict, directly or under "model" or "state_dict", with optional optimizer state, epoch and
+    arguments. Unknown classes are replaced by inert placeholders.
 
     Raises:
-        CheckpointError: no such file, or not a checkpoint, or one that asks for code to be run.
+        CheckpointError: the file is missing, is not a checkpoint, or would execute code.
     """
     if not path.is_file():
         raise CheckpointError(f"No such file: {path}.")
@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 class _Inert:
-    """Stands in for a class of a checkpoint that is not a tensor: takes anything, does nothing."""
+    """Inert placeholder for a non-tensor class of a checkpoint: accepts any arguments and does nothing."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> _Inert:
         return super().__new__(cls)
@@ -47,12 +47,12 @@ def _read_pickle(path: Path) -> Any:
     try:
         try:
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except ValueError:  # the format before zip files: only what training scripts commonly store is replaced
+        except ValueError:  # format before zip files: replace only what training scripts commonly store
             foreign = ["argparse.Namespace"]
         stand_ins: list[Any] = [(type("Inert", (_Inert,), {}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except Exception as error:  # torch raises many types for a broken file
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely: {why_unreadable(error)}."
         ) from error

@@ -1,4 +1,4 @@
-"""Register ReferSAM with transformers' Auto classes."""
+"""Registration of ReferSAM with transformers' Auto classes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from refersam.processor import ReferSamImageProcessor, ReferSamProcessor
 
 @cache
 def register_classes() -> None:
-    """Register configuration, model and processors with AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor."""
+    """Register the classes with AutoConfig, AutoModel, AutoImageProcessor and AutoProcessor."""
     AutoConfig.register(ReferSamConfig.model_type, ReferSamConfig)
     AutoModel.register(ReferSamConfig, ReferSamModel)
-    # Older releases of transformers refuse to name an image processor where torchvision is missing.
+    # Older releases of transformers cannot register an image processor without torchvision.
     with suppress(ImportError):
         AutoImageProcessor.register(ReferSamConfig, slow_image_processor_class=ReferSamImageProcessor)
     AutoProcessor.register(ReferSamConfig, ReferSamProcessor)

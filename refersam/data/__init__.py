@@ -1,4 +1,4 @@
-"""Data: images with phrases and masks, of the benchmarks, of one's own, or drawn."""
+"""Datasets of images with phrases and masks: benchmarks, custom data and synthetic scenes."""
 
 from refersam.data.datasets import DATASETS, open_dataset
 from refersam.data.index import ReferringDataset

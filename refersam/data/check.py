@@ -1,4 +1,4 @@
-"""All that is wrong with a data set, found before it is used."""
+"""Validation of a whole data set before use."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ from refersam.errors import DataError, ImageError, shown
 from refersam.workers import leave_signals_to_parent
 
 _FEW = 64
-"""Images that are not worth starting processes for."""
+"""Number of images up to which no worker processes are started."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitCounts:
-    """Counts of a split (refs are None for data without refs) beside its published (refs, images, phrases), None where
-    not published. Only the sum is published for "all splits".
+    """Counts of a split and its published counts; "all splits" stands for the sum over the splits.
+
+    Attributes:
+        split: name of the split.
+        refs: number of refs; None for data without refs.
+        images: number of images.
+        expressions: number of phrases.
+        published: published (refs, images, phrases); None where not published.
     """
 
     split: str
@@ -37,8 +43,9 @@ class SplitCounts:
 
 @dataclass(slots=True)
 class DatasetReport:
-    """Counts of each split and findings of `check_dataset`, errors first; `split_by` is empty if there is one
-    partition.
+    """Result of `check_dataset`: counts of each split, and findings with errors first.
+
+    `split_by` is empty for a data set with one partition.
     """
 
     name: str
@@ -48,7 +55,7 @@ class DatasetReport:
 
     @property
     def is_good(self) -> bool:
-        """Nothing worse than a note."""
+        """Whether no finding is worse than a note."""
         return all(finding.severity is Severity.NOTE for finding in self.findings)
 
 
@@ -61,10 +68,10 @@ def check_dataset(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetReport:
-    """Read all splits, compare them, and decode every image and mask in `workers` processes unless `decode` is False.
+    """Read and compare all splits; decode every image and mask in `workers` processes unless `decode` is False.
 
-    `data_root`, `dataset` and `split_by` are those of `open_dataset`. `progress` is called with the number of images
-    done and their total. Raises DataError for an unknown data set or a file that cannot be read at all.
+    `data_root`, `dataset` and `split_by` are those of `open_dataset`. `progress` receives the number of decoded images
+    and the total. Raises DataError for an unknown data set or an unreadable file.
     """
     index = read_dataset(data_root, dataset, None, split_by)
     report = DatasetReport(dataset, index.split_by, count_splits(index))
@@ -81,7 +88,7 @@ def check_dataset(
 
 
 def count_splits(index: DatasetIndex) -> list[SplitCounts]:
-    """Counts of each split beside the published ones."""
+    """Return the counts of each split with the published counts."""
     benchmark = BENCHMARKS.get(index.name)
     published = ((benchmark.counts if benchmark else None) or {}).get(index.split_by, {})
     published = parquet.COUNTS if index.name == parquet.NAME else published
@@ -140,24 +147,24 @@ def _overlap_findings(index: DatasetIndex) -> Iterator[Finding]:
 
 
 def check_images(groups: Sequence[tuple[ReferringSample, ...]], workers: int) -> Iterator[list[Finding]]:
-    """Yield the findings of `check_image` for each group; processes are started for many groups only."""
+    """Yield the findings of `check_image` for each group; use processes only for more than `_FEW` groups."""
     if workers <= 1 or len(groups) <= _FEW:
         yield from map(check_image, groups)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads that draw the progress
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of the progress bar
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=leave_signals_to_parent)
     try:
         yield from pool.map(check_image, groups, chunksize=8)
     except BrokenProcessPool as error:
         raise DataError(
-            "A process that decoded images was ended from outside: was there enough memory? --workers 1 takes less."
+            "A worker process was killed, possibly for lack of memory: use --workers 1, which needs less."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def check_image(samples: tuple[ReferringSample, ...]) -> list[Finding]:
-    """Decode an image and the masks of all samples about it (at least one), and return the problems found."""
+    """Decode an image and the masks of all its samples (at least one); return the problems found."""
     findings = []
     try:
         samples[0].image.load()

@@ -1,4 +1,4 @@
-"""COCO's `instances.json`: what the phrases of a data set need of it, and where its images lie."""
+"""Reader for COCO's `instances.json`, and search for its image files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _IMAGE, _ANNOTATION, _CATEGORY = RecordType(_ImageRow), RecordType(_AnnotationRo
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """An image's entry; sizes in stored pixels."""
+    """Entry of an image; `width` and `height` in stored pixels."""
 
     file_name: str
     width: int
@@ -56,7 +56,7 @@ class CocoImage:
 
 @dataclass(frozen=True, slots=True)
 class CocoAnnotation:
-    """An object's entry; `region` is None where nothing of it can be drawn, and `problem` says why."""
+    """Entry of an object; `region` is None if no valid mask exists, and `problem` is the reason."""
 
     image_id: int
     category_id: int | None
@@ -67,8 +67,15 @@ class CocoAnnotation:
 
 @dataclass(slots=True)
 class CocoIndex:
-    """Content of an `instances.json`: all images by id, the wanted annotations by id, category names, and the number of
-    annotated objects (no crowds) by (image id, category id).
+    """Content of an `instances.json`.
+
+    Attributes:
+        path: the file.
+        images: all images by id.
+        annotations: the requested annotations by id.
+        categories: category names by id.
+        objects: number of annotated objects without crowds, by (image id, category id).
+        findings: problems in the file.
     """
 
     path: Path
@@ -79,14 +86,14 @@ class CocoIndex:
     findings: list[Finding] = field(default_factory=list)
 
     def distractors(self, targets: Sequence[CocoAnnotation]) -> int | None:
-        """Annotated objects of the targets' categories beside them; None without a target or its category."""
+        """Count the other annotated objects of the targets' categories; return None without a target or category."""
         if not targets or any(target.category_id is None for target in targets):
             return None
         kinds = {(target.image_id, target.category_id) for target in targets}
         return sum(self.objects[kind] for kind in kinds) - sum(not target.is_crowd for target in targets)
 
     def category(self, targets: Sequence[CocoAnnotation]) -> str | None:
-        """The name of the one category of all targets."""
+        """Return the name of the category that all targets share; None if there are several or none."""
         ids = {target.category_id for target in targets}
         (only,) = ids if len(ids) == 1 else (None,)
         return None if only is None else self.categories.get(only)
@@ -157,15 +164,20 @@ def _add_annotation(index: CocoIndex, record: object, wanted: Container[int], wh
 
 
 def size_problem(region: Region, width: int, height: int) -> str:
-    """Return why a region does not fit an image of width x height pixels, as the end of a sentence; "" if it fits."""
+    """Return why a region does not match an image of width x height pixels, as the end of a sentence; "" if it does."""
     if isinstance(region, Mapping) and tuple(region["size"]) != (height, width):
         return f"has a mask of {region['size'][1]} x {region['size'][0]} pixels, but its image {width} x {height}"
     return ""
 
 
 class ImageFinder:
-    """Find images below a data root, in the folders that users of the benchmarks have; folders whose name is part of
-    the image's name come first.
+    """Search for image files in the usual image folders of the benchmarks.
+
+    Folders whose name is part of the file name are searched first.
+
+    Args:
+        root: data root.
+        folders: possible image folders, relative to `root`.
     """
 
     def __init__(self, root: Path, folders: Sequence[str]) -> None:
@@ -173,8 +185,10 @@ class ImageFinder:
         self.folders = [place for place in self.places if place.is_dir()]
 
     def find(self, name: str) -> tuple[Path, bool]:
-        """Return the path where an image is or should be, and whether it exists; raise DataError outside of the
-        folder.
+        """Return the actual or expected path of an image, and whether it exists.
+
+        Raises:
+            DataError: the path is outside the image folder.
         """
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(f"{name!r} is not an image's name: it leads out of the folder of the images.")
@@ -192,5 +206,5 @@ def _listed(ids: set[int], most: int = 10) -> str:
 
 
 def shared(text: str) -> str:
-    """The one copy of a text that many records repeat."""
+    """Intern a string that many records repeat, to save memory."""
     return sys.intern(text)

@@ -1,4 +1,4 @@
-"""The way in: `open_dataset` reads a split of a benchmark or of own data."""
+"""Entry point for data: `open_dataset` reads a split of a benchmark or of custom data."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Benchmark:
     """Files of a benchmark and its published counts.
 
     Attributes:
-        title: as its authors write it.
-        folders, refs_files, image_folders: possible places below the data root; {} stands for the partition.
+        title: official name.
+        folders, refs_files, image_folders: possible paths below the data root; {} is the partition.
         split_bys: partitions, the default first.
         counts: (refs, images, phrases) by partition and split; None where not published.
     """
@@ -42,7 +42,7 @@ class Benchmark:
     counts: dict[str, dict[str, tuple[int | None, int | None, int | None]]] | None = None
 
     def find(self, root: Path, split_by: str) -> tuple[Path, Path]:
-        """Return the paths of the refs and of the `instances.json` beside them; raise DataError if there are none."""
+        """Return the paths of the refs file and its `instances.json`; raise DataError if the refs file is missing."""
         names = [name.format(split_by) for name in self.refs_files]
         for folder in self.folders:
             for name in names:
@@ -51,7 +51,7 @@ class Benchmark:
                     return path, path.with_name(INSTANCES_FILE)
         raise DataError(
             f"{self.title} is not in {root}: {root / self.folders[0] / names[0]} is expected, with {INSTANCES_FILE} "
-            "beside it. `refersam data prepare` says where to get it."
+            "beside it. `refersam data prepare` prints the sources."
         )
 
 
@@ -105,14 +105,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "sceneref": Benchmark("SceneRef", ("sceneref",), refs_files=("grefs({}).json",), image_folders=("images/scenes",)),
 }
-"""By the name that `open_dataset` takes."""
+"""Benchmarks by their name in `open_dataset`."""
 
 _NO_SPLITS = {"results", "failures"}
-"""Files of `refersam segment-many`, which may lie beside the splits of own data."""
+"""Output files of `refersam segment-many`, which are not splits of custom data."""
 
 MIXED_PARTS = ("refcoco", "refcoco+", "refcocog")
 DATASETS = (*BENCHMARKS, parquet.NAME, "mixed", "jsonl")
-"""All names that `open_dataset` takes."""
+"""Valid data set names of `open_dataset`."""
 
 
 def open_dataset(
@@ -123,20 +123,20 @@ def open_dataset(
     *,
     text_field: TextField = "sent",
 ) -> ReferringDataset:
-    """Read the phrases and masks of a split; its images are only looked for, and decoded when they are used.
+    """Read the phrases and masks of a split; images are decoded on use.
 
     Args:
         data_root: folder with the data set's folder and `images/` (docs/own_data.md for "jsonl").
-        dataset: refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; refcoco-m, for evaluation only; mixed, the
-            training splits of the first three without the images of any of their other splits; or jsonl, own data in
-            DATA_ROOT/SPLIT.jsonl.
-        split: its whole name.
-        split_by: published partition; None for the usual one: unc, umd for refcocog, final for refzom.
-        text_field: which text of the benchmarks' sentences is the phrase: "sent", cleaned, or "raw", as typed.
+        dataset: one of refcoco, refcoco+, refcocog, grefcoco, refzom, sceneref; refcoco-m (evaluation only); mixed (the
+            training splits of the first three without images of their other splits); jsonl (custom data in
+            DATA_ROOT/SPLIT.jsonl).
+        split: full name of the split.
+        split_by: published partition; None for the default: unc, umd for refcocog, final for refzom.
+        text_field: text of the benchmarks' sentences to use: "sent" (cleaned) or "raw" (as typed).
 
     Raises:
-        UsageError: unknown data set, partition or text field.
-        DataError: no such split, or anything in it that cannot be used, all of it at once.
+        UsageError: the data set, partition or text field is unknown.
+        DataError: the split is missing or has errors; the message counts all of them.
     """
     index = read_dataset(data_root, dataset, (split,), split_by, text_field=text_field)
     what = f"{dataset} ({index.split_by}), split {split}," if index.split_by else f"{dataset}, split {split},"
@@ -156,10 +156,10 @@ def read_dataset(
     *,
     text_field: TextField = "sent",
 ) -> DatasetIndex:
-    """Read several splits (None for all) as `open_dataset` does, but collect problems instead of raising them.
+    """Read several splits (None for all) like `open_dataset`, but collect problems instead of raising them.
 
-    Raises UsageError for an unknown data set, partition or text field, and DataError for a missing split or a file that
-    cannot be read at all.
+    Raises UsageError for an unknown data set, partition or text field, and DataError for a missing split or an
+    unreadable file.
     """
     root = Path(data_root)
     if dataset not in DATASETS:
@@ -219,7 +219,7 @@ def _read_mixed(root: Path, splits: Collection[str] | None, text_field: TextFiel
             if sample.image.image_id in held_out:
                 left_out.add(sample.image.image_id)
             else:
-                image = images.setdefault(sample.image.image_id, sample.image)  # one record of it for all three
+                image = images.setdefault(sample.image.image_id, sample.image)  # one shared record per image
                 unique = f"{name}:{sample.sample_id}"
                 index.samples["train"].append(replace(sample, sample_id=unique, image=image))
     count = counted(len(left_out), "image")

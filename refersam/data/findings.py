@@ -1,4 +1,4 @@
-"""Findings about a data set: problems and oddities, collected while it is read and reported at once."""
+"""Problems of a data set, collected during reading and reported together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from refersam.errors import DataError, counted
 
 
 class Severity(IntEnum):
-    """How much it matters."""
+    """Severity of a problem."""
 
     NOTE = 0
     """Known or harmless."""
     WARNING = 1
-    """The data set can be used, but its numbers may not be what they seem."""
+    """The data set can be used, but its scores may be misleading."""
     ERROR = 2
     """The data set cannot be used."""
 
@@ -30,8 +30,13 @@ class Finding:
 
 
 def raise_errors(findings: Iterable[Finding], what: str, advice: str, most: int = 3) -> None:
-    """Raise one DataError for all findings of severity ERROR, of which the first `most` are written out between `what`
-    ("refcoco, split val") and `advice`.
+    """Raise one DataError for all findings of severity ERROR, if any.
+
+    Args:
+        findings: findings of any severity.
+        what: beginning of the message ("refcoco, split val").
+        advice: end of the message.
+        most: number of findings that the message includes in full.
     """
     errors = [finding.message for finding in findings if finding.severity is Severity.ERROR]
     if errors:

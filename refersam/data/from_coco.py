@@ -1,4 +1,4 @@
-"""COCO annotations and a list of phrases -> the format of own data."""
+"""Conversion of COCO annotations and a list of phrases to the custom data format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from refersam.phrases import is_phrase
 
 
 class _PhraseRow(BaseModel):
-    """A line of the list of phrases; numbers and names as a spreadsheet writes them are welcome."""
+    """A row of the list of phrases; accepts numbers and names as spreadsheets export them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,24 +38,26 @@ class _PhraseRow(BaseModel):
 
 _ROW = RecordType(_PhraseRow)
 _INDEX_COLUMNS = {"", "Unnamed: 0"}
-"""Of a CSV file: rows counted by pandas, which are passed over."""
+"""Row index columns that pandas writes to CSV files; ignored."""
 _LISTS = ("ann_ids", "tags")
-"""Columns of a CSV file that hold several values, with spaces or semicolons between them."""
+"""CSV columns with several values, separated by spaces or semicolons."""
 
 
 def convert_coco(instances: Path, phrases: Path, images: Path, out: Path) -> int:
-    """Write a JSON-lines file of own data that refers to the annotations of an `instances.json`; return the number of
-    phrases.
+    """Write a JSON Lines file of custom data that refers to annotations of an `instances.json`.
 
     Args:
         instances: COCO annotations.
-        phrases: JSON lines, or CSV with a header: `phrase` with `ann_id` or `ann_ids`, or, without a target, with
-            `image` (a file name of `instances`); optionally `id` and `tags`.
+        phrases: JSON Lines, or CSV with a header. Fields: `phrase`; `ann_id` or `ann_ids`, or for a phrase without
+            target `image` (a file name in `instances`); optionally `id` and `tags`.
         images: image folder.
-        out: file to write.
+        out: output file.
+
+    Returns:
+        Number of phrases.
 
     Raises:
-        DataError: a file that cannot be read, or all lines that are wrong.
+        DataError: a file is unreadable, or lines are invalid; the message counts all of them.
     """
     rows, findings = [], []
     for number, record in _records(phrases):
@@ -99,7 +101,7 @@ def convert_coco(instances: Path, phrases: Path, images: Path, out: Path) -> int
 
 
 def _records(path: Path) -> Iterator[tuple[int, object]]:
-    """Number and content of each line."""
+    """Yield the number and content of each line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

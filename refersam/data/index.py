@@ -1,4 +1,4 @@
-"""A data set as it is read: its samples by split, and what is wrong with it."""
+"""Data set in memory: samples by split, and problems found."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from refersam.data.sample import ReferringSample
 
 @dataclass(slots=True)
 class DatasetIndex:
-    """Samples of the splits read, the number of refs of every split (an object with all its phrases), and all problems
-    found. `split_by` is empty for a data set with one partition.
+    """Content of a data set.
+
+    Attributes:
+        name: name of the data set.
+        split_by: partition; empty for a data set with one partition.
+        samples: samples of the splits that were read.
+        refs: number of refs (objects with all their phrases) of every split.
+        findings: all problems found.
     """
 
     name: str
@@ -24,8 +30,9 @@ class DatasetIndex:
 
 
 class ReferringDataset(Sequence[ReferringSample]):
-    """Samples of one split in file order. Images and masks are decoded only by `load` and `load_mask`. `findings` are
-    problems that do not forbid its use.
+    """Samples of one split in file order; only `load` and `load_mask` decode images and masks.
+
+    `findings` are the problems that do not prevent use.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class ReferringDataset(Sequence[ReferringSample]):
 
 
 def group_by_image(samples: Sequence[ReferringSample]) -> list[tuple[ReferringSample, ...]]:
-    """The samples of each image together, in order of first appearance."""
+    """Group samples by image, in order of first appearance."""
     groups: dict[str, list[ReferringSample]] = {}
     for sample in samples:
         groups.setdefault(sample.image.image_id, []).append(sample)

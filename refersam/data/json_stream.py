@@ -1,4 +1,4 @@
-"""Reading JSON files of hundreds of megabytes a record at a time, in the memory of one record."""
+"""Streaming reader for JSON files of hundreds of megabytes, with the memory of one record."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from refersam.errors import DataError
 
 _CHUNK = 1 << 20
 _MAX_RECORD = 1 << 27
-"""Characters."""
+"""Limit in characters."""
 _DECODER = json.JSONDecoder()
 _AFTER_VALUE = tuple(",]}: \t\r\n")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def iterate_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the records of a JSON file that holds an object or a list, in the memory of one record.
+    """Yield the records of a JSON file that holds an object or a list, with the memory of one record.
 
-    An object yields ("name", record) for each record of each of its lists, and ("name", value) for other values; a list
-    yields ("", record). Raises DataError for a missing file, invalid UTF-8 or invalid JSON.
+    An object yields ("name", record) for each record of its lists, and ("name", value) for other values. A list yields
+    ("", record). Raises DataError for a missing file, invalid UTF-8 or invalid JSON.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -36,7 +36,7 @@ def iterate_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Reader:
-    """A window over the text: what was read is dropped from it, what is missing is added."""
+    """Sliding window over the text: parsed text is dropped, and further text is read on demand."""
 
     def __init__(self, file: TextIO) -> None:
         self.file, self.text, self.position, self.dropped = file, "", 0, 0
@@ -59,7 +59,7 @@ class _Reader:
             raise self._unexpected("the end")
 
     def _items(self, end: str) -> Iterator[Any]:
-        """The values up to the closing bracket; of an object its names alone: the caller takes ":" and the value."""
+        """Yield the values up to the closing bracket; for an object only names: the caller reads ":" and the value."""
         self.position += 1
         if self._peek() == end:
             self.position += 1
@@ -81,7 +81,7 @@ class _Reader:
                     self.position = end
                     return value
             except json.JSONDecodeError as error:
-                if len(self.text) > _MAX_RECORD:  # not for want of text
+                if len(self.text) > _MAX_RECORD:  # more text would not help
                     raise self._unexpected("JSON", error.pos) from error
             if not self._read(size):
                 break

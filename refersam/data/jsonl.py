@@ -1,4 +1,4 @@
-"""Own data: one phrase a line, written by hand or by a script (docs/own_data.md)."""
+"""Custom data in JSON Lines: one phrase per line (docs/own_data.md)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from refersam.phrases import is_phrase
 
 
 class JsonlHead(BaseModel):
-    """An optional first line: where the other lines look.
+    """Optional first line with settings for the other lines.
 
     Attributes:
-        instances: a COCO `instances.json`, for lines with `ann_ids`.
-        images: folder that the names of images start from.
-        apply_exif_rotation: masks match images turned upright as their EXIF data say; else the stored pixels.
+        instances: COCO `instances.json` for lines with `ann_ids`.
+        images: base folder of image names.
+        apply_exif_rotation: whether masks match the images after EXIF rotation; else the stored pixels.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,20 +39,20 @@ class JsonlHead(BaseModel):
 
 
 class JsonlLine(BaseModel):
-    """A phrase, its image, and exactly one way to say what it means.
+    """A phrase, its image, and exactly one specification of its target.
 
     Attributes:
-        image: file of the image; may be left out with `ann_ids`.
-        phrase: the text.
-        mask: image file of the mask, see `MaskFile`.
-        mask_value: stored value of the target in `mask`, or its colour [r, g, b]; None for the one that is not 0.
+        image: image file; optional with `ann_ids`.
+        phrase: text of the phrase.
+        mask: mask file, see `MaskFile`.
+        mask_value: stored value or colour [r, g, b] of the target in `mask`; None for the only value other than 0.
         rle: one or several COCO run-length encodings.
-        polygons: of one or several objects: [x0, y0, x1, y1, ...] in pixels.
-        ann_ids: of the head's `instances`.
-        no_target: true where the phrase means nothing in the image.
-        id: unique in the file; else the file's name and the line's number.
-        tags: what is special about the phrase, for scores by tag.
-        score: confidence of the model that labelled the line, in [0, 1]; kept for people, not used.
+        polygons: polygons [x0, y0, x1, y1, ...] of one or several objects, in pixels.
+        ann_ids: annotation ids in the head's `instances`.
+        no_target: whether the phrase has no target in the image.
+        id: identifier, unique in the file; by default the file name and line number.
+        tags: labels of the phrase, for scores by tag.
+        score: confidence of an automatic label, in [0, 1]; informative only.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -85,10 +85,10 @@ class JsonlLine(BaseModel):
         return tuple(numbers) if len(numbers) == 3 else value
 
     def target(self) -> str:
-        """Name of the one field that says what the phrase means.
+        """Return the name of the field that specifies the target.
 
         Raises:
-            DataError: none or several.
+            DataError: no or several such fields are given, or `mask_value` without `mask`.
         """
         given = [name for name in ("mask", "rle", "polygons", "ann_ids") if getattr(self, name) is not None]
         given += ["no_target"] if self.no_target else []
@@ -106,10 +106,10 @@ _HEAD, _LINE = RecordType(JsonlHead), RecordType(JsonlLine)
 
 
 def read_jsonl(path: Path) -> DatasetIndex:
-    """Read one file of own data; what is wrong with its lines is collected, not raised.
+    """Read one file of custom data; problems of its lines are collected, not raised.
 
     Raises:
-        DataError: no such file, or its head or `instances` cannot be read.
+        DataError: the file is missing, or its head or `instances` is unreadable.
     """
     lines = list(_json_lines(path))
     head = JsonlHead()
@@ -144,12 +144,12 @@ def read_jsonl(path: Path) -> DatasetIndex:
 
 
 def _is_head(record: object) -> bool:
-    """Whether a first line is a head: an object that has nothing of a line."""
+    """Return whether a first line is a head: an object without any field of a line."""
     return isinstance(record, dict) and not record.keys() & JsonlLine.model_fields.keys()
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and content of each line that is not empty; an error in place of a line that is not JSON."""
+    """Yield the number and content of each non-empty line; a DataError replaces invalid JSON."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -164,7 +164,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 class _Reader:
-    """Turns the lines of a file into samples; an image's size is read once."""
+    """Converter from lines to samples; reads the size of each image once."""
 
     def __init__(self, path: Path, head: JsonlHead, coco: CocoIndex | None) -> None:
         self.path, self.coco = path, coco
@@ -174,11 +174,11 @@ class _Reader:
         self.lines_of_ids: dict[str, int] = {}
 
     def sample(self, number: int, line: JsonlLine) -> ReferringSample:
-        """The sample of a line.
+        """Return the sample of a line.
 
         Raises:
-            DataError: a target that cannot be used.
-            ImageError: an image that cannot.
+            DataError: the target is invalid.
+            ImageError: the image is unreadable.
         """
         target = line.target()
         identifier = f"{self.path.stem}:{number}" if line.id is None else line.id

@@ -1,4 +1,4 @@
-"""Mask files: image files of which one stored value is the target."""
+"""Mask files: image files in which one stored value marks the target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refersam.errors import DataError, first_of
 from refersam.image import load_stored
 
 MaskValue: TypeAlias = int | tuple[int, int, int]
-"""A stored value, or an RGB colour."""
+"""Stored value or RGB colour."""
 
 _ONE_CHANNEL = ("1", "L", "P", "I", "F")  # and I;16 in its byte orders
 _COLOUR = ("RGB", "RGBX")
@@ -22,10 +22,10 @@ _WITH_ALPHA = {"LA": "L", "PA": "P", "RGBA": "RGB"}
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask file. The pixels with the stored value `value` are the target, or those with the one value other than 0
-    (black) if it is None.
+    """Mask file. Its target has the stored value `value`; if None, the only value other than 0 (black).
 
-    Stored values count, not their appearance: palette indices, all 16 bits. An alpha channel that varies is the mask.
+    Stored values are compared, not displayed colours: palette indices, all 16 bits. An alpha channel that varies is
+    used as the mask.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class MaskFile:
     def load(self) -> np.ndarray:
         """Return the target's pixels, (H, W) bool.
 
-        Raises ImageError for a missing or broken file, DataError for several values other than 0, or none that is
+        Raises ImageError for a missing or broken file, and DataError for several values other than 0, or no pixel with
         `value`.
         """
         image = load_stored(self.path)
@@ -66,11 +66,11 @@ class MaskFile:
             return not alpha.any() and bool((flat == flat[0]).all())  # one colour, all of it transparent
         if image.mode in _WITH_ALPHA:
             return True
-        # One value of a palette or of grey is transparent: that says what the other one is, if there is only one.
+        # If one palette or grey value is transparent, the only other value marks the target.
         return self.value is None and not (values[alpha > 0] != values[alpha > 0][0]).any()
 
     def _pick(self, plane: np.ndarray, value: int | None, where: str, image: Image.Image) -> np.ndarray:
-        """The pixels of a plane (H, W) that have a value, or the one value other than 0."""
+        """Return the mask of an (H, W) plane's pixels equal to `value`; if None, to the only value other than 0."""
         if value is not None:
             mask: np.ndarray = plane == value
             if not mask.any():
@@ -95,7 +95,7 @@ class MaskFile:
         )
 
     def _check_palette(self, image: Image.Image, values: np.ndarray, mask: np.ndarray) -> None:
-        """Refuse a grey palette in which the target is darker than the rest: it looks like the opposite."""
+        """Raise DataError for a grey palette with a target darker than the background: the mask may be inverted."""
         if not mask.any() or mask.all():
             return
         table = np.array(image.getpalette() or [], int).reshape(-1, 3)
@@ -111,7 +111,7 @@ class MaskFile:
 
 
 def _values(image: Image.Image) -> np.ndarray:
-    """(H, W) stored values, or (H, W, 3) colours where the channels differ; without alpha."""
+    """Return (H, W) stored values, or (H, W, 3) colours where the channels differ; without alpha."""
     values = np.asarray(image)
     if values.dtype == bool:
         return values.astype(np.uint8)
@@ -124,7 +124,7 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:
-    """(H, W) alpha, of a channel or of values that the file declares transparent; None without either."""
+    """Return (H, W) alpha from a channel or from values that the file declares transparent; None without either."""
     if image.mode in _WITH_ALPHA:
         return np.asarray(image)[:, :, -1]
     transparent = image.info.get("transparency")
@@ -140,7 +140,7 @@ def _alpha(image: Image.Image) -> np.ndarray | None:
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) uint32, a number for each colour; 0 for black."""
+    """Pack (H, W, 3) uint8 colours into (H, W) uint32, one number per colour; 0 for black."""
     red, green, blue = (colours[:, :, channel].astype(np.uint32) for channel in range(3))
     return red << 16 | green << 8 | blue
 
@@ -155,7 +155,7 @@ def _shown(value: MaskValue | None) -> str:
 
 
 def _listed(values: np.ndarray, are_colours: bool) -> str:
-    """Stored values in words, the first few of many."""
+    """Return the first stored values and the number of others, for a message."""
     few = [number.item() for number in values[:6]]
     names = [str([code >> 16, code >> 8 & 255, code & 255]) if are_colours else f"{code:g}" for code in few]
     return first_of([*names, *[""] * (len(values) - len(few))])

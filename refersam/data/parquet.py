@@ -1,4 +1,4 @@
-"""RefCOCO-M: Parquet files that hold encoded images with their masks and phrases. For evaluation only."""
+"""RefCOCO-M: Parquet files with encoded images, masks and phrases. For evaluation only."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ NAME, TITLE = "refcoco-m", "RefCOCO-M"
 COUNTS: dict[str, tuple[int | None, int | None, int | None]] = {"validation": (2080, 1190, 5598)}
 """Published number of targets, images and phrases."""
 MAX_IMAGE_BYTES, MAX_GROUP_BYTES = 2**26, 2**30
-"""Largest encoded image, and largest row group, unpacked, as the file states it. The published images have 0.5 MB."""
+"""Limits in bytes for an encoded image and for a row group (declared unpacked size). Published images have 0.5 MB."""
 _ROWS = 8
-"""Rows that are decoded together."""
+"""Number of rows that are decoded together."""
 
 
 class _Sample(BaseModel):
-    """A target; other fields, such as the box, are ignored: they follow from the mask."""
+    """Target with its phrases; other fields, such as the box, follow from the mask and are ignored."""
 
     id: int
     sentences: list[str]
@@ -49,10 +49,10 @@ _SAMPLE = RecordType(_Sample)
 
 @dataclass(frozen=True, slots=True)
 class ParquetImage(ImageRecord):
-    """An image in a row of the Parquet file `path`.
+    """Image in a row of the Parquet file `path`.
 
     Attributes:
-        row: in the file, from 0.
+        row: row index in the file, from 0.
     """
 
     row: int = 0
@@ -73,14 +73,14 @@ class ParquetImage(ImageRecord):
 
 
 def read_refcoco_m(root: Path, splits: Collection[str] | None = None) -> DatasetIndex:
-    """Read splits of RefCOCO-M; what is wrong with single rows is collected, not raised. No image is decoded.
+    """Read splits of RefCOCO-M without decoding images; problems of single rows are collected, not raised.
 
     Args:
-        root: data root, with `refcoco-m/data/SPLIT-*.parquet` as published, or without `data/`.
-        splits: whole names; None for all.
+        root: data root with `refcoco-m/data/SPLIT-*.parquet` as published, or without `data/`.
+        splits: full names of the splits; None for all.
 
     Raises:
-        DataError: no such files, or a file that cannot be read at all.
+        DataError: files are missing or unreadable.
         MissingExtraError: pyarrow is not installed.
     """
     require("pyarrow", "parquet", TITLE)
@@ -90,7 +90,7 @@ def read_refcoco_m(root: Path, splits: Collection[str] | None = None) -> Dataset
     unknown = sorted(set(splits or ()) - files.keys())
     if not files:
         place = root / NAME / "data" / "validation-*.parquet"
-        raise DataError(f"{TITLE} is not in {root}: {place} is expected. docs/datasets.md says where to get it.")
+        raise DataError(f"{TITLE} is not in {root}: {place} is expected. See docs/datasets.md for the source.")
     if unknown:
         raise DataError(f"{TITLE}, which is for evaluation only, has no split {unknown[0]!r}: {', '.join(files)}.")
     index = DatasetIndex(NAME, samples={split: [] for split in files if splits is None or split in splits})
@@ -111,7 +111,7 @@ def _add_row(index: DatasetIndex, split: str, path: Path, row: int, targets: obj
     """Add the samples of an image.
 
     Raises:
-        DataError: records of the wrong types, or a mask that cannot be used.
+        DataError: a record has a wrong type, or a mask is invalid.
     """
     image: ParquetImage | None = None
     samples = []
@@ -145,25 +145,25 @@ def _add_row(index: DatasetIndex, split: str, path: Path, row: int, targets: obj
 
 
 class _File:
-    """An open Parquet file, read in order a few rows at a time: memory grows with its row groups, not with its size.
+    """Open Parquet file, read sequentially in batches: memory grows with its row groups, not with its size.
 
     Args:
-        path: the file.
+        path: Parquet file.
 
     Raises:
-        DataError: not a Parquet file, without the columns, or one that unpacks to more than the limits.
+        DataError: the file is not Parquet, lacks the columns, or has a row group above the limit.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         parquet, types = require("pyarrow.parquet", "parquet", TITLE), require("pyarrow.types", "parquet", TITLE)
         with _readable(path):
-            # No threads: worker processes are forked.
+            # No threads, because worker processes are forked.
             self._file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
             schema, metadata = self._file.schema_arrow, self._file.metadata
             kinds = {name: schema.field(name).type for name in ("image", "samples") if name in schema.names}
             groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-            largest = max((group.total_byte_size for group in groups), default=0)  # as the file says
+            largest = max((group.total_byte_size for group in groups), default=0)  # as declared in the file
         encoded = kinds.get("image")
         self._is_struct = encoded is not None and types.is_struct(encoded) and encoded.get_field_index("bytes") >= 0
         encoded = encoded.field("bytes").type if self._is_struct and encoded is not None else encoded
@@ -179,7 +179,7 @@ class _File:
             )
         self._starts = [0, *accumulate(group.num_rows for group in groups)]
         self._rows: Iterator[tuple[int, Any]] = iter(())
-        self._next = self._end = 0  # rows that `_rows` will yield
+        self._next = self._end = 0  # range of rows that `_rows` will yield
         self._recent: dict[int, bytes] = {}
 
     def targets(self) -> Iterator[object]:
@@ -192,7 +192,7 @@ class _File:
         """Return the encoded image of a row. Rows in ascending order are read once.
 
         Raises:
-            DataError: no such row, no image in it, or too large a one.
+            DataError: the row or its image is missing, or the image is too large.
         """
         if row not in self._recent:
             with _readable(self.path):
@@ -212,7 +212,7 @@ class _File:
         return self._recent[row]
 
     def _seek(self, row: int) -> None:
-        """Start at the first row of the row group that holds `row`."""
+        """Move to the first row of the row group that contains `row`."""
         group = bisect_right(self._starts, row) - 1
         if group + 1 >= len(self._starts):
             raise DataError(f"{self.path} has {self._starts[-1]} rows, but row {row} was there before.")
@@ -224,7 +224,7 @@ class _File:
 
 
 def _open(path: Path) -> _File:
-    """Return the file, open in this process; worker processes open their own."""
+    """Return the file opened by this process; worker processes open their own."""
     with _readable(path):
         time = path.stat().st_mtime_ns
     return _cached(path, time, os.getpid())
@@ -237,10 +237,10 @@ def _cached(path: Path, _time: int, _process: int) -> _File:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn the errors of pyarrow, which reads files that nobody vouches for, into a sentence.
+    """Convert errors of pyarrow, which reads untrusted files, to DataError.
 
     Raises:
-        DataError: any of them.
+        DataError: pyarrow failed.
     """
     from pyarrow import ArrowException
 

@@ -1,7 +1,7 @@
-"""Reading a pickle that holds plain data, without trusting it.
+"""Safe reader for untrusted pickles of plain data.
 
-A pickle is a program. Before Python's unpickler sees one, all of its instructions are compared with a list of those
-that make containers, strings and numbers; none of the listed ones can name, import or call anything.
+A pickle is a program. All its instructions are checked against an allow list before unpickling. The allowed
+instructions build containers, strings and numbers; none of them can name, import or call anything.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 from refersam.errors import DataError
 
 MAX_BYTES = 2**28
-"""Of a file. RefCOCO's largest has about 50 MB."""
+"""Limit for a file in bytes. RefCOCO's largest has about 50 MB."""
 MAX_CONTAINERS = 2**24
-"""Lists, dictionaries and tuples in it: one takes tens of bytes of memory, and one byte of the file."""
+"""Limit for lists, dictionaries and tuples: each takes tens of bytes of memory, but one byte of the file."""
 _CONTAINERS = (b"]", b"}", b"(", b")", b"\x85", b"\x86", b"\x87")
 
-# Instructions of fixed length, and those that end with their line: marks, containers, None, booleans, numbers, and the
-# memory of what was made before. That is an array as long as its largest index, so an index has at most 24 bits.
+# Instructions of fixed length, and instructions that end with their line: marks, containers, None, booleans, numbers
+# and the memo. The memo is an array as long as its largest index, so an index has at most 24 bits.
 _PLAIN = re.compile(
     rb"(?:[(\]})eaustdl0N\x85-\x89\x94]"
     rb"|[Kqh].|\x80.|M..|[rj]...\x00|J....|\x95.{8}|G.{8}"
@@ -30,17 +30,17 @@ _PLAIN = re.compile(
     rb"|S[^\n]*\n|V[^\n]*\n){1,1000}",
     re.DOTALL,
 )
-# Instructions followed by a length, in so many bytes, and by that many bytes of text or of a number.
+# Instructions followed by a length and by that many bytes of text or of a number; value: bytes of the length.
 _WITH_LENGTH = {b"U": 1, b"C": 1, b"\x8c": 1, b"\x8a": 1, b"T": 4, b"X": 4, b"B": 4}
 _STOP = b"."
 _TEXT = "refersam_utf_8_or_latin_1"
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """Read a pickle of lists, tuples, dictionaries, strings, numbers, booleans and None. Byte strings of Python 2 are
-    decoded as UTF-8, or as Latin-1 if invalid.
+    """Read a pickle of lists, tuples, dictionaries, strings, numbers, booleans and None without executing code.
 
-    Raises DataError for a missing, too large or truncated file, or one with anything else in it; nothing in it runs.
+    Byte strings of Python 2 are decoded as UTF-8, or as Latin-1 if invalid. Raises DataError for a missing, too large
+    or truncated file, or other content.
     """
     try:
         check_pickle_size(path.stat().st_size, str(path))
@@ -51,10 +51,10 @@ def read_plain_pickle(path: Path) -> Any:
 
 
 def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
-    """`read_plain_pickle` of bytes; `name` begins the error's sentence."""
+    """Read a pickle from bytes like `read_plain_pickle`; `name` begins the error message."""
     check_pickle_size(len(data), name)
     _refuse_programs(data, name)
-    if sum(map(data.count, _CONTAINERS)) > MAX_CONTAINERS:  # at most so many: strings and numbers have these bytes, too
+    if sum(map(data.count, _CONTAINERS)) > MAX_CONTAINERS:  # upper bound: text contains these bytes, too
         raise DataError(
             f"{name} holds more than {MAX_CONTAINERS:,} lists and dictionaries: an index of phrases has fewer."
         )
@@ -62,19 +62,19 @@ def plain_pickle_from_bytes(data: bytes, name: str) -> Any:
         return _PlainUnpickler(io.BytesIO(data), encoding=_TEXT).load()
     except MemoryError:
         raise
-    except Exception as error:  # the unpickler raises many kinds for broken files
+    except Exception as error:  # the unpickler raises many types for broken files
         reason = str(error) or type(error).__name__
         raise DataError(f"{name} is not a pickle that can be read: {reason}.") from error
 
 
 def check_pickle_size(size: int, name: str) -> None:
-    """Raise DataError for a pickle of more than `MAX_BYTES`, before it is read."""
+    """Raise DataError for a pickle of more than `MAX_BYTES` before reading it."""
     if size > MAX_BYTES:
         raise DataError(f"{name} has more than {MAX_BYTES >> 20} MB: an index of phrases is smaller.")
 
 
 def _decode_text(data: Any, _errors: str = "strict") -> tuple[str, int]:
-    """Decode one whole string; `data` is anything with the buffer protocol."""
+    """Decode a complete string; `data` supports the buffer protocol."""
     raw = bytes(data)
     try:
         return raw.decode("utf-8"), len(raw)
@@ -86,17 +86,17 @@ def _find_codec(name: str) -> codecs.CodecInfo | None:
     return codecs.CodecInfo(codecs.utf_8_encode, _decode_text, name=_TEXT) if name == _TEXT else None
 
 
-codecs.register(_find_codec)  # the unpickler takes the name of an encoding, and applies it to each string
+codecs.register(_find_codec)  # the unpickler accepts only the name of an encoding
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows no class: a second lock on the same door."""
+    """Unpickler that rejects all classes, as a second line of defence."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it requires {module}.{name}")
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {pid!r}")
+        raise pickle.UnpicklingError(f"it requires {pid!r}")
 
 
 def _refuse_programs(data: bytes, name: str) -> None:

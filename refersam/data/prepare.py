@@ -1,4 +1,4 @@
-"""Where each benchmark comes from, and laying out what its user has downloaded. Nothing is downloaded here."""
+"""Sources of the benchmarks, and arrangement of their downloaded files. This module downloads nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ _VAL_IMAGES = "http://images.cocodataset.org/zips/val2014.zip (6 GB)"
 
 _IMAGE = re.compile(r"COCO_(train|val)2014_\d{12}\.jpg")
 MAX_INDEX_BYTES, MAX_IMAGE_BYTES, MAX_FILES = 2**32, 2**26, 500_000
-"""More than any benchmark has, and less than an archive made to fill a disk."""
+"""Limits above the size of any benchmark, against archives made to fill a disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where to download a benchmark: its authors' page, archives of annotations and images, and the folders below the
-    data root where the images belong.
+    """Download sources of a benchmark.
+
+    Attributes:
+        page: web page of the authors.
+        annotations: archives of annotations.
+        images: archives of images.
+        image_folders: target folders of the images below the data root.
     """
 
     page: str
@@ -40,7 +45,7 @@ class Source:
 
 def _unc(name: str, time: str) -> Source:
     archive = _ARCHIVE.format(time, name)
-    server_is_gone = f"{archive} (a copy of the authors' file: their own server no longer answers)"
+    server_is_gone = f"{archive} (archived copy: the authors' server is offline)"
     return Source("https://github.com/lichengunc/refer", (server_is_gone,))
 
 
@@ -61,10 +66,10 @@ SOURCES: dict[str, Source] = {
 
 
 def missing_files(root: Path, dataset: str) -> list[Path]:
-    """Return the files and image folders below `root` that a benchmark, one of `SOURCES`, still needs."""
+    """Return the missing files and image folders of a benchmark in `SOURCES` below `root`."""
     benchmark, source = BENCHMARKS[dataset], SOURCES[dataset]
     refs = _refs_names(dataset)
-    places = [  # the usual one first, then others where the reader looks
+    places = [  # the default first, then the alternatives that the reader accepts
         [f"{folder}/{name}" for folder in benchmark.folders for name in refs],
         [f"{folder}/{INSTANCES_FILE}" for folder in benchmark.folders],
         *(
@@ -77,8 +82,13 @@ def missing_files(root: Path, dataset: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Item:
-    """A usable file in a folder or archive: its path for messages, its place below the data root, its declared size in
-    bytes, and how to open it.
+    """Usable file in a folder or archive.
+
+    Attributes:
+        label: path for messages.
+        target: path below the data root.
+        size: declared size in bytes.
+        open: function that opens the file for reading.
     """
 
     label: str
@@ -88,11 +98,11 @@ class Item:
 
 
 def find_items(folder: Path, dataset: str | None = None) -> list[Item]:
-    """Find the benchmarks' files in a folder of downloads, in archives and unpacked, two levels deep.
+    """Find benchmark files in a download folder, in archives and unpacked, two levels deep.
 
-    Only known names are taken, and an archive's folders never decide where a file goes. `dataset` restricts the search
-    to one benchmark, which then also owns files whose names are ambiguous. Raises DataError for a missing folder, a
-    broken or suspicious archive, or two different files for one place.
+    Only known file names are used, and paths in an archive never determine the target path. `dataset` restricts the
+    search to one benchmark, which then also owns files with ambiguous names. Raises DataError for a missing folder, a
+    broken or suspicious archive, or two different files with one target path.
     """
     if not folder.is_dir():
         raise DataError(f"No such folder: {folder}.")
@@ -107,10 +117,10 @@ def find_items(folder: Path, dataset: str | None = None) -> list[Item]:
 
 
 def lay_out(items: Iterable[Item], root: Path, progress: Callable[[int], None] | None = None) -> tuple[int, int]:
-    """Copy items to their places below the data root, each atomically; existing files stay. Return the number of files
-    written and of those already there. `progress` is called with the number of items done.
+    """Copy items below the data root, each atomically; existing files stay.
 
-    Raises DataError for another file in an item's place, a full disk, or a broken item; files already written stay.
+    Returns the number of files written and of existing files. `progress` receives the number of items written. Raises
+    DataError for a different file at an item's target path, a full disk, or a broken item; written files stay.
     """
     items = list(items)
     missing = []
@@ -132,8 +142,10 @@ def lay_out(items: Iterable[Item], root: Path, progress: Callable[[int], None] |
 
 
 def verify_index(root: Path, dataset: str) -> int:
-    """Read the refs and instances of a benchmark that exist; return the number of refs; raise DataError if
-    unreadable.
+    """Read the existing refs and instances of a benchmark; return the number of refs.
+
+    Raises:
+        DataError: a file is unreadable.
     """
     benchmark, count = BENCHMARKS[dataset], 0
     for folder in benchmark.folders:
@@ -151,7 +163,7 @@ def _refs_names(dataset: str) -> list[str]:
 
 
 def _dataset_of(name: str, parent: str, beside: set[str], dataset: str | None) -> str | None:
-    """Of which benchmark a file with refs or instances is: by its folder, by its name, or by the refs beside it."""
+    """Return the benchmark of a refs or instances file, by its folder, its name, or the refs in the same folder."""
     if name != INSTANCES_FILE and not any(name in _refs_names(known) for known in SOURCES):
         return None
     for known in SOURCES:
@@ -204,7 +216,7 @@ def _zip_items(path: Path, dataset: str | None) -> Iterator[Item]:
         if target is None:
             continue
         if info.flag_bits & 1:
-            raise DataError(f"{path} is locked with a password: unpack it first.")
+            raise DataError(f"{path} is encrypted: unpack it first.")
         label = f"{path} ({info.filename})"
         yield _checked(Item(label, target, info.file_size, lambda info=info: archive.open(info)))  # type: ignore[misc]
 
@@ -237,6 +249,6 @@ def _copy(item: Item, path: Path) -> None:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{item.label} is broken: {error}. Download it again.") from error
     except Exception as error:
-        if type(error).__module__ in ("zlib", "lzma", "_lzma", "bz2"):  # zlib.error and its like have no common base
+        if type(error).__module__ in ("zlib", "lzma", "_lzma", "bz2"):  # zlib.error etc. have no common base class
             raise DataError(f"{item.label} is broken: {error}. Download it again.") from error
         raise

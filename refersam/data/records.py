@@ -1,4 +1,4 @@
-"""Records of JSON and pickle files, checked for their types; errors name the file, the record and the field."""
+"""Type validation for records of JSON and pickle files; errors name the file, the record and the field."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ T = TypeVar("T")
 
 
 def as_list(value: object) -> object:
-    """One as a list of one, for fields that hold one or several."""
+    """Wrap a single value in a list, for fields that hold one or several values."""
     return value if isinstance(value, list) else [value]
 
 
 def as_text(value: object) -> object:
-    """A number as text, for names that may be numbers."""
+    """Convert an integer to text, for names that may be numbers."""
     return str(value) if type(value) is int else value
 
 
 def with_slashes(name: str) -> str:
-    """A file's name with the separators that every system understands: programs on Windows write backslashes."""
+    """Replace the backslashes of Windows paths by slashes, which every system accepts."""
     return name.replace("\\", "/")
 
 
 FileName: TypeAlias = Annotated[str, AfterValidator(with_slashes)]
-"""A file's path in a record."""
+"""Path of a file in a record."""
 
 
 class RecordType(Generic[T]):
-    """A type of record, a dataclass or pydantic model; null counts as absent for a field with a default."""
+    """Record type: a dataclass or pydantic model; null counts as absent for a field with a default."""
 
     def __init__(self, kind: type[T]) -> None:
         self._adapter: TypeAdapter[T] = TypeAdapter(kind)
@@ -49,10 +49,10 @@ class RecordType(Generic[T]):
             }
 
     def read(self, record: object, where: str) -> T:
-        """Return the record in its declared types.
+        """Return the record with its declared types.
 
-        Raises DataError, beginning with `where` ("instances.json, annotations, record 3"), for a missing field or a
-        wrong type.
+        Raises DataError for a missing field or a wrong type; the message begins with `where` ("instances.json,
+        annotations, record 3").
         """
         if isinstance(record, Mapping):
             record = {
@@ -64,7 +64,7 @@ class RecordType(Generic[T]):
             raise DataError(f"{where}: {self._problem(error)}") from error
 
     def _problem(self, error: ValidationError) -> str:
-        """What is wrong with the first field, as a sentence; of a missing field also what may be there in its place."""
+        """Describe the problem of the first field; for a missing field also name an unknown one that may replace it."""
         first, *others = error.errors()
         text = field_problem(first)
         unknown = [detail for detail in (first, *others) if detail["type"] == "extra_forbidden"]
@@ -78,7 +78,7 @@ class RecordType(Generic[T]):
 
 
 def csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[Any, Any]]:
-    """Yield the rows of a CSV file with a header; raise DataError for invalid CSV, or a row longer than the header."""
+    """Yield the rows of a CSV file with a header; raise DataError for invalid CSV or a row longer than the header."""
     try:
         for row in reader:
             if None in row:

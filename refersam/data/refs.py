@@ -1,8 +1,12 @@
-"""The benchmarks' refs: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, Ref-ZOM, SceneRef.
+"""Reader for the refs of RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, Ref-ZOM and SceneRef.
 
-All of them list refs (objects of an image, with the sentences said of them) beside COCO's `instances.json`. They
-differ in three ways: the list is a Python 2 pickle or JSON; `ann_id` is a number or a list; a phrase without
-target has `no_target: true` with `ann_id: [-1]` (gRefCOCO), or by `source: "zero"` with `ann_id: []` (Ref-ZOM).
+Each benchmark has a list of refs (objects of an image with their sentences) and COCO's `instances.json`. The formats
+differ in three ways:
+
+- The list is a Python 2 pickle or JSON.
+- `ann_id` is a number or a list.
+- A phrase without target has `no_target: true` and `ann_id: [-1]` (gRefCOCO), or `source: "zero"` and `ann_id: []`
+  (Ref-ZOM).
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from refersam.errors import DataError
 from refersam.phrases import is_phrase
 
 TextField: TypeAlias = Literal["sent", "raw"]
-"""Which text of a sentence is the phrase: "sent", cleaned and in small letters, or "raw", as it was typed."""
+"""Text of a sentence to use as the phrase: "sent" (cleaned, lower case) or "raw" (as typed)."""
 
 _NO_ANNOTATION = -1
 
@@ -55,13 +59,16 @@ _REF = RecordType(_RefRow)
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Objects of an image and the phrases about them.
+    """Objects of an image and their phrases.
 
     Attributes:
-        annotation_ids: of the objects; empty without a target.
-        sentences: (id, phrase); a phrase without a word is "".
-        tags: the phenomenon first.
-        problem: a contradiction, as the end of a sentence; "" if there is none.
+        ref_id: id of the ref.
+        image_id: id of the image.
+        split: name of the split.
+        annotation_ids: annotation ids of the objects; empty without a target.
+        sentences: (id, phrase) pairs; a phrase without a word is "".
+        tags: labels of the phrases, with the phenomenon first.
+        problem: contradiction in the record, as the end of a sentence; "" if there is none.
     """
 
     ref_id: int
@@ -74,10 +81,10 @@ class Ref:
 
 
 def read_refs(path: Path, text_field: TextField = "sent") -> list[Ref]:
-    """Read all refs of a pickle (`.p`) or JSON file. `text_field` selects the phrase; the other text replaces it where
-    it has no word.
+    """Read all refs of a pickle (`.p`) or JSON file.
 
-    Raises DataError for a missing file, unsafe data, or a record that is not a ref.
+    `text_field` selects the phrase; the other text replaces one without a word. Raises DataError for a missing file,
+    unsafe data, or an invalid record.
     """
     return [
         _read_ref(_REF.read(record, f"{path}, entry {number}"), text_field, f"{path}, entry {number}")
@@ -134,10 +141,9 @@ def read_benchmark(
     splits: Collection[str] | None = None,
     text_field: TextField = "sent",
 ) -> DatasetIndex:
-    """Read splits (None for all) of a benchmark from its refs and COCO instances; collect what is wrong with its
-    entries.
+    """Read splits (None for all) of a benchmark from its refs and COCO instances; collect problems of entries.
 
-    Raises DataError for a file that cannot be read at all, or that has none of the splits.
+    Raises DataError for an unreadable file or a missing split.
     """
     refs = read_refs(refs_file, text_field)
     counts = dict(Counter(ref.split for ref in refs))
@@ -154,7 +160,7 @@ def read_benchmark(
 
 
 class _Builder:
-    """Joins refs with their images and annotations."""
+    """Builder of samples from refs, images and annotations."""
 
     def __init__(self, index: DatasetIndex, coco: CocoIndex, refs_file: Path, finder: ImageFinder) -> None:
         self.index, self.coco, self.refs_file, self.finder = index, coco, refs_file, finder
@@ -169,7 +175,7 @@ class _Builder:
         for ref in refs:
             ref_ids[ref.ref_id] += 1
             if ref_ids[ref.ref_id] == 2:
-                self._tell_of(ref, Severity.WARNING, "duplicate ref ids", "shares its number with another one")
+                self._tell_of(ref, Severity.WARNING, "duplicate ref ids", "has the id of another ref")
             image = self._image(ref)
             targets = self._targets(ref)
             if image is not None and targets is not None:
@@ -226,7 +232,7 @@ class _Builder:
             self.sample_ids[number] += 1
             times = self.sample_ids[number]
             if times == 2:
-                what = f"shares the number of sentence {number} with another one"
+                what = f"has sentence {number}, whose id another sentence has, too"
                 self._tell_of(ref, Severity.WARNING, "duplicate sentence ids", what)
             self.index.samples[ref.split].append(
                 ReferringSample(

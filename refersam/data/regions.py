@@ -1,4 +1,4 @@
-"""The three ways to write down one object's mask, cleaned of what cannot be drawn."""
+"""Mask formats of one object (polygons, RLE, mask file): validation and decoding."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from refersam.data.mask_files import MaskFile
 from refersam.errors import DataError, shown
 
 Region: TypeAlias = Sequence[Sequence[float]] | Mapping[str, Any] | MaskFile | Path
-"""One object: COCO polygons [[x0, y0, x1, y1, ...], ...], a COCO RLE {"size": [H, W], "counts": ...}, or a file."""
+"""Mask of an object: COCO polygons [[x0, y0, x1, y1, ...], ...], COCO RLE {"size": [H, W], "counts": ...} or file."""
 
 MAX_COORDINATE = 100_000
-"""Pixels."""
+"""Limit in pixels."""
 MAX_OUTLINE = 2_000_000
-"""Pixels along a polygon. pycocotools allocates along it, and ends the process when that is too long."""
+"""Limit in pixels along a polygon. pycocotools allocates memory along it, and crashes if it is too long."""
 _MAX_COUNT_CHARACTERS = 12
-"""Of one number in compressed run lengths: 60 bits."""
+"""Limit for one number in compressed run lengths: 60 bits."""
 
 
 def clean_region(raw: object) -> tuple[Region, int]:
-    """Return the valid part of a COCO segmentation in compact form, and how many polygons were left out.
+    """Return the valid part of a COCO segmentation in compact form, and the number of dropped polygons.
 
-    Polygons become arrays of doubles, run lengths (a list, str or bytes) compressed bytes; mask files stay. Polygons
-    are left out that have fewer than 6 coordinates, an odd number of them, non-finite ones or ones beyond
-    `MAX_COORDINATE`, or an outline longer than `MAX_OUTLINE`. Raises DataError for other types, run lengths that do not
-    fill their size, or no valid polygon.
+    Polygons become arrays of doubles. Run lengths (list, str or bytes) become compressed bytes. Mask files stay.
+    Polygons are dropped if they have fewer than 6 coordinates, an odd number of coordinates, coordinates that are not
+    finite or beyond `MAX_COORDINATE`, or an outline longer than `MAX_OUTLINE`. Raises DataError for other types, run
+    lengths that do not match their size, or no valid polygon.
     """
     if isinstance(raw, Path | MaskFile):
         return raw, 0
@@ -50,9 +50,9 @@ def clean_region(raw: object) -> tuple[Region, int]:
 
 
 def decode_region(region: Region, height: int, width: int) -> np.ndarray:
-    """Return one object's mask, (height, width) bool, the union of its polygons.
+    """Return the mask of an object, (height, width) bool; polygons are united.
 
-    Raises ImageError for a missing or broken mask file, DataError for an invalid region or one of another size.
+    Raises ImageError for a missing or broken mask file, and DataError for an invalid region or another size.
     """
     region, _ = clean_region(region)
     if isinstance(region, Path):
@@ -60,7 +60,7 @@ def decode_region(region: Region, height: int, width: int) -> np.ndarray:
     if isinstance(region, MaskFile):
         mask = region.load()
     elif isinstance(region, Mapping):
-        _check_size(region["size"], height, width)  # before memory is taken for it
+        _check_size(region["size"], height, width)  # before memory is allocated
         mask = coco_mask.decode(dict(region)).astype(bool)
     else:
         rles = coco_mask.frPyObjects([list(polygon) for polygon in region], height, width)
@@ -87,7 +87,7 @@ def _clean_polygon(raw: object) -> array[float] | None:
     reach = np.abs(points).max()
     if not reach <= MAX_COORDINATE:  # NaN is not <= anything
         return None
-    if 2 * reach * len(points) > MAX_OUTLINE:  # only then can it be that long
+    if 2 * reach * len(points) > MAX_OUTLINE:  # upper bound, cheaper than the outline
         steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
         if steps.sum() > MAX_OUTLINE:
             return None
@@ -108,18 +108,18 @@ def _clean_rle(raw: Mapping[str, Any]) -> Region:
     if not isinstance(counts, bytes):
         raise DataError(f'"counts" of a run-length encoding must be a list or a string, but is {_kind(counts)}')
     lengths = _run_lengths(counts)
-    pixels = height * width  # none may be longer: sums of such lengths do not overflow
+    pixels = height * width  # limit of each length, so that sums do not overflow
     if lengths is None or lengths.size == 0 or lengths.min() < 0 or lengths.max() > pixels or lengths.sum() != pixels:
         raise DataError(f"the compressed run lengths do not make a mask of {height} x {width} pixels")
     return {"size": [height, width], "counts": counts}
 
 
 def _run_lengths(compressed: bytes) -> np.ndarray | None:
-    """The numbers in COCO's compressed string; None where it is none. pycocotools reads strings that are cut off."""
+    """Decode COCO's compressed string; return None if it is invalid. pycocotools would accept truncated strings."""
     values = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48
     if values.size == 0 or values.min() < 0 or values.max() > 63 or values[-1] & 32:
         return None
-    ends = np.flatnonzero(values & 32 == 0)  # five bits a character, low ones first, bit 5 says that more follow
+    ends = np.flatnonzero(values & 32 == 0)  # five bits per character, low ones first; bit 5: more follow
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
     if sizes.max() > _MAX_COUNT_CHARACTERS:
@@ -127,7 +127,7 @@ def _run_lengths(compressed: bytes) -> np.ndarray | None:
     places = np.arange(values.size) - np.repeat(starts, sizes)
     numbers = np.add.reduceat((values & 31) << 5 * places, starts)
     numbers -= np.where(values[ends] & 16, 1 << 5 * sizes, 0)  # the last character's bit 4 is the sign
-    numbers[1::2] = numbers[1::2].cumsum()  # from the fourth on: differences to the number before the last
+    numbers[1::2] = numbers[1::2].cumsum()  # from the fourth on: difference to the number two before
     numbers[2::2] = numbers[2::2].cumsum()
     return numbers
 

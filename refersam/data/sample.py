@@ -1,4 +1,4 @@
-"""The one type that every reader yields, light until it is asked for pixels, and the decoded images made of it."""
+"""Samples, which all readers return without pixels, and decoded images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from refersam.reprs import OneLineRepr
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """An image file, not read yet. The samples of one image share one record.
+    """Image file before decoding. The samples of one image share one record.
 
     Attributes:
         image_id: name or number, unique in the data set.
-        path: the file.
-        width: in pixels; masks match these.
-        height: the same.
-        apply_exif_rotation: the image is turned upright as its EXIF data say; else its pixels are taken as stored.
+        path: image file.
+        width: width in pixels, equal to that of the masks.
+        height: height in pixels, equal to that of the masks.
+        apply_exif_rotation: whether to apply the EXIF rotation; else the stored pixels are used.
     """
 
     image_id: str
@@ -38,8 +38,8 @@ class ImageRecord:
         """Decode the image as 8-bit RGB.
 
         Raises:
-            ImageError: missing or broken.
-            DataError: its size is not the one that the annotations were made for.
+            ImageError: the file is missing or broken.
+            DataError: the size differs from that of the annotations.
         """
         image = load_image(self.path, apply_exif_rotation=self.apply_exif_rotation)
         if image.size != (self.width, self.height):
@@ -52,16 +52,16 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReferringSample:
-    """A phrase about an image, and what it means.
+    """Phrase about an image, with its target.
 
     Attributes:
-        sample_id: unique in the data set (the benchmarks' `sent_id`).
-        phrase: the text.
-        image: the image.
-        regions: the objects meant; the target is their union. Empty where the phrase has no target.
-        tags: the phenomenon first; empty where the data set has none.
-        category: name of the target's category; None without a target, without categories, or for several.
-        distractors: other annotated objects of that category in the image; None where unknown.
+        sample_id: identifier, unique in the data set (`sent_id` of the benchmarks).
+        phrase: text of the phrase.
+        image: record of the image.
+        regions: target objects; the target mask is their union. Empty if the phrase has no target.
+        tags: labels of the phrase, with the phenomenon first; empty if the data set has none.
+        category: category name of the target; None without a target or category, or for several categories.
+        distractors: number of other annotated objects of that category in the image; None if unknown.
     """
 
     sample_id: str
@@ -74,36 +74,36 @@ class ReferringSample:
 
     @property
     def has_target(self) -> bool:
-        """Whether the phrase means anything in the image."""
+        """Whether the phrase has a target in the image."""
         return bool(self.regions)
 
     def load_mask(self) -> np.ndarray:
-        """(H, W) bool at the image's stored size: the union of the regions.
+        """Decode the target mask, (H, W) bool at the size of `image`: the union of the regions.
 
         Raises:
-            DataError: a region that cannot be decoded, or of another size.
+            DataError: a region cannot be decoded, or has another size.
         """
         return decode_regions(self.regions, self.image.height, self.image.width)
 
 
 class ImageExtra(Protocol):
-    """Further annotations of an image, for training objectives of extensions."""
+    """Additional annotations of an image, for training objectives of extensions."""
 
     def cut(self, rows: slice, columns: slice, /) -> Self:
-        """Return the annotations for a window of the image; a slice with step -1 mirrors."""
+        """Return the annotations for a crop of the image; a slice with step -1 mirrors."""
 
 
 @dataclass(frozen=True, repr=False)
 class ReferringImage(OneLineRepr):
-    """A decoded image and what is asked of it; the phrases of one image stay together, so it is decoded once.
+    """Decoded image with all its phrases and masks, so that it is decoded once.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         phrases: n phrases.
-        masks: (n, H, W) bool, the target of each; empty where a phrase has none.
-        sample_ids: n names, unique in the data set.
-        tags: n tuples, the phrase's phenomenon first; empty where the data set has none.
-        extra: further annotations, which only training objectives of extensions read.
+        masks: (n, H, W) bool target masks; all False for a phrase without target.
+        sample_ids: n identifiers, unique in the data set.
+        tags: n tuples of labels, with the phenomenon first; empty if the data set has none.
+        extra: additional annotations for training objectives of extensions.
     """
 
     image: np.ndarray
@@ -118,7 +118,7 @@ class ReferringImage(OneLineRepr):
         """Decode the samples of one image.
 
         Args:
-            samples: at least one, all of the same image.
+            samples: at least one sample, all of the same image.
         """
         return cls(
             image=np.asarray(samples[0].image.load()),
@@ -130,11 +130,11 @@ class ReferringImage(OneLineRepr):
 
 
 def decode_regions(regions: Iterable[Region], height: int, width: int) -> np.ndarray:
-    """(height, width) bool: the union of all regions, every polygon of each included.
+    """Decode the union of all regions, (height, width) bool.
 
     Raises:
-        ImageError: a mask file that is missing or broken.
-        DataError: a region that cannot be decoded, or of another size.
+        ImageError: a mask file is missing or broken.
+        DataError: a region cannot be decoded, or has another size.
     """
     union = np.zeros((height, width), dtype=bool)
     for region in regions:
