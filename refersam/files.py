@@ -92,6 +92,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in the place of another, which may be there."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def save_png(image: Image, path: Path, **options: Any) -> None:
     """Write a picture as a PNG, at once or not at all.
 

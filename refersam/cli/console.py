@@ -75,7 +75,7 @@ OUT = Path("out")
 """Folder of results, unless another one is given."""
 BATCH_SIZE = 8
 """Phrases in one forward pass, unless another number is given."""
-MODEL_HELP = "Model to use: a folder, a Hub id or an exported .onnx file. Without it: the bundled model."
+MODEL_HELP = "Model to use: a folder, a Hub id or an export (OpenVINO folder, .onnx). Without it: the bundled model."
 
 # Options of several commands, declared once.
 ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]

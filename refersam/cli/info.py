@@ -23,8 +23,8 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth) or an exported .onnx file. "
-            "Without it: the bundled model.",
+            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth) or an export "
+            "(OpenVINO folder, .onnx). Without it: the bundled model.",
             metavar="[MODEL]",
             show_default=False,
         ),

@@ -17,7 +17,8 @@ from refersam.checkpoints.registration import register_classes
 from refersam.config import PRESETS, ReferSamConfig
 from refersam.errors import CheckpointError, one_line
 from refersam.hub import raise_if_not_downloaded
-from refersam.inference.onnx_model import read_contents
+from refersam.inference import openvino_model
+from refersam.inference.onnx_model import Contents, Settings, read_contents
 from refersam.inference.predictor import ONNX_SUFFIX
 from refersam.processor import ReferSamProcessor
 
@@ -75,14 +76,17 @@ def describe_model(name: str) -> Description:
     """Describe a model by its files.
 
     Args:
-        name: a folder or Hub id, one of the authors' checkpoints (.pth), or an exported model (.onnx).
+        name: a folder or Hub id, one of the authors' checkpoints (.pth), or an exported model: a folder for OpenVINO
+            or an .onnx file.
 
     Raises:
         CheckpointError: no such model, another kind of model, or files that cannot be read.
-        MissingExtraError: for an exported model, onnx is not installed.
+        MissingExtraError: for an exported model, onnx or openvino is not installed.
     """
     if name.endswith(ONNX_SUFFIX):
-        return _of_exported(Path(name))
+        return _of_exported(name, *read_contents(Path(name)))
+    if openvino_model.is_openvino(Path(name)):
+        return _of_exported(name, *openvino_model.read_contents(Path(name)))
     if Path(name).is_file():
         return _of_checkpoint(Path(name))
     register_classes()
@@ -105,10 +109,9 @@ def describe_model(name: str) -> Description:
     )
 
 
-def _of_exported(path: Path) -> Description:
-    settings, contents = read_contents(path)
+def _of_exported(name: str, settings: Settings, contents: Contents) -> Description:
     return Description(
-        model=str(path),
+        model=name,
         **_describe_config(settings.config),
         parameters={"total": settings.num_parameters},
         number_formats=contents.number_formats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -100,8 +100,8 @@ class ReferSamPredictor:
         Where the model was trained on one kind of images only (`config.domain`), a warning is logged once.
 
         Args:
-            model: a folder, a Hub id or an exported .onnx file; None for the model in the box, which knows drawn
-                scenes, not photographs.
+            model: a folder, a Hub id, or an exported model: a folder for OpenVINO or an .onnx file; None for the
+                bundled model, which knows synthetic scenes, not photographs.
             device: 'cpu', 'cuda', 'cuda:1', 'mps'; None for the best there is.
             dtype: 'float32', 'bfloat16' or 'float16'.
 
@@ -110,10 +110,8 @@ class ReferSamPredictor:
             DeviceError: a device or number format that is not there.
         """
         name = os.fspath(model) if model is not None else os.fspath(BUNDLED_CHECKPOINT)
-        if name.endswith(ONNX_SUFFIX):
-            from refersam.inference.onnx_model import load_onnx
-
-            predictor = cls(*load_onnx(Path(name), device, dtype))
+        if (load := exported_loader(name)) is not None:
+            predictor = cls(*load(Path(name), device, dtype))
             log_domain(predictor.domain, name)
             return predictor
         place, number_format = resolve_device(device), resolve_dtype(dtype)
@@ -208,3 +206,12 @@ class ReferSamPredictor:
             for answer in read_answers(self.model, self.processor, output, query, *settings)
         ]
         return results[0] if isinstance(phrase, str) else results
+
+
+def exported_loader(name: str) -> Callable[..., tuple[Model, ReferSamProcessor]] | None:
+    """Return the function that loads an exported model; None for any other model."""
+    from refersam.inference import onnx_model, openvino_model
+
+    if name.endswith(ONNX_SUFFIX):
+        return onnx_model.load_onnx
+    return openvino_model.load_openvino if openvino_model.is_openvino(Path(name)) else None

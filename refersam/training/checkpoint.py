@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import re
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -107,16 +106,6 @@ def clear(folder: Path) -> None:
     """Remove what a killed write left behind."""
     for leftover in folder.glob("*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Put a finished folder in the place of another."""
-    old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    temporary.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _complete(folder: Path) -> list[Path]:
