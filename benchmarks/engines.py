@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from agreement import HEADER, compare, scenes
-from report import add_option, machine, number_formats, report
+from report import add_option, machine, dtypes, report
 from rich.console import Console
 from steps import take_turns
 
@@ -110,7 +110,7 @@ def main() -> None:
     add_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    forms = args.forms or [name for name, (_, dtype) in FORMS.items() if dtype in number_formats()]
+    forms = args.forms or [name for name, (_, dtype) in FORMS.items() if dtype in dtypes()]
 
     with tempfile.TemporaryDirectory() as temporary:
         files = make_files(args.preset, args.files or Path(temporary), forms)

@@ -5,8 +5,8 @@
     python benchmarks/server.py --models model exported      # the bundled model, and one of `refersam export openvino`
     python benchmarks/server.py --url http://127.0.0.1:8000  # a server that already runs, with the same model
 
-Each client sends one picture of examples/ with one to three phrases, waits for the answer, and sends the next. Every
-answer is compared with what the model says without a server: its phrases, its picture's size, and its masks, which may
+Each client sends one image of examples/ with one to three phrases, waits for the answer, and sends the next. Every
+answer is compared with what the model says without a server: its phrases, its image's size, and its masks, which may
 differ in few pixels where a batch rounds in another way. Server and clients share this machine's processors.
 """
 
@@ -36,14 +36,14 @@ PHRASES = ("the orange star", "every red object", "the largest circle")
 BUNDLED = "model"
 """Name of the bundled model."""
 MOST_DIFFERENT = 0.002
-"""Share of a picture's pixels that rounding may move."""
+"""Share of an image's pixels that rounding may move."""
 
 
 class Case:
     """A request and its right answer.
 
     Args:
-        path: of the picture.
+        path: of the image.
         phrases: of the request.
         predictor: says what is right.
     """
@@ -109,8 +109,8 @@ def main() -> None:
     args = parser.parse_args()
 
     predictor = ReferSamPredictor.from_pretrained(device="cpu")
-    pictures = sorted(EXAMPLES.glob("scene_*.png"))
-    cases = [Case(path, PHRASES[: 1 + index % 3], predictor) for index, path in enumerate(pictures)]
+    images = sorted(EXAMPLES.glob("scene_*.png"))
+    cases = [Case(path, PHRASES[: 1 + index % 3], predictor) for index, path in enumerate(images)]
     del predictor
     rows = []
     for model in args.models:

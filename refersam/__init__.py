@@ -1,4 +1,4 @@
-"""Referring image segmentation with ReferSAM: a picture and a phrase in, the mask of exactly that out."""
+"""Referring image segmentation with ReferSAM: an image and a phrase in, the mask of exactly that out."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def save_png(image: Image, path: Path, **options: Any) -> None:
-    """Write a picture as a PNG, at once or not at all.
+    """Write an image as a PNG, at once or not at all.
 
     Args:
         image: any mode that a PNG can have.

@@ -60,7 +60,7 @@ def _rows(description: Description, in_the_box: bool) -> list[tuple[str, str]]:
         *([("left out", ", ".join(description.left_out))] if description.left_out else []),
         *((f"parameters, {part}", f"{count:,}") for part, count in parts.items()),
         ("parameters", f"{total:,}"),
-        ("number format", ", ".join(f"{name} ({count:,})" for name, count in description.number_formats.items())),
+        ("dtype", ", ".join(f"{name} ({count:,})" for name, count in description.number_formats.items())),
         ("weights' files", f"{description.file_bytes:,} bytes"),
         ("input", "unknown: no processor" if size is None else f"{size[1]} x {size[0]} px"),
         ("longest phrase", "unknown: no processor" if size is None else f"{description.max_text_tokens} tokens"),

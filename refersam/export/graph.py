@@ -1,4 +1,4 @@
-"""A ReferSAM model as one graph, for any number of pictures, phrases and tokens, and, if wanted, any size."""
+"""A ReferSAM model as one graph, for any number of images, phrases and tokens, and, if wanted, any size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPSET = 20
 """ONNX operator set: the first whose GridSample, GELU and the rest need no help."""
 
 MAX_COUNT = 1024
-"""Most pictures, and most phrases, in a batch; a bound that the exporter wants named."""
+"""Most images, and most phrases, in a batch; a bound that the exporter wants named."""
 
 
 class ExportError(ReferSamError, RuntimeError):
@@ -80,7 +80,7 @@ def trace(model: ReferSamModel, size: tuple[int, int] | None) -> Any:
 
     Args:
         model: in evaluation mode, in float32 on the CPU, its forms recorded.
-        size: (height, width) of its pictures; None for any multiples of 32.
+        size: (height, width) of its images; None for any multiples of 32.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
@@ -97,15 +97,15 @@ def trace(model: ReferSamModel, size: tuple[int, int] | None) -> Any:
         )  # an example with sides that differ
         rows, columns = (open_size(name, min=1, max=most) for name in ("rows", "columns"))
         dimensions = {2: SIZE_MULTIPLE * rows, 3: SIZE_MULTIPLE * columns}
-    pictures, phrases = (open_size(name, min=1, max=MAX_COUNT) for name in ("pictures", "phrases"))
+    images, phrases = (open_size(name, min=1, max=MAX_COUNT) for name in ("images", "phrases"))
     tokens = open_size("tokens", min=1, max=most_tokens)
-    ids = torch.ones(4, most_tokens, dtype=torch.long)  # several pictures, and several phrases for each
+    ids = torch.ones(4, most_tokens, dtype=torch.long)  # several images, and several phrases for each
     names = output_names(model)
     with torch.no_grad():
         program = torch.export.export(
             NamedOutputs(model, names),
             (torch.zeros(2, 3, *size), ids, ids.clone()),  # one tensor twice would become one input
-            dynamic_shapes=({0: pictures, **dimensions}, {0: phrases, 1: tokens}, {0: phrases, 1: tokens}),
+            dynamic_shapes=({0: images, **dimensions}, {0: phrases, 1: tokens}, {0: phrases, 1: tokens}),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )

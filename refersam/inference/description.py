@@ -45,7 +45,7 @@ class Description:
         text_encoder: its kind and sizes, in words.
         image_encoder: its sizes, in words.
         left_out: parts of ReferSAM that it does without, as in an ablation.
-        upsampling: how masks come to the size of the input: "bilinear", or "guided filter" along the picture's edges.
+        upsampling: how masks come to the size of the input: "bilinear", or "guided filter" along the image's edges.
         heads: "no_target", "iou": whether it says that nothing matches, and how good its mask is.
         parameters: by part, and "total"; of an exported model the total alone.
         number_formats: parameters stored in each; of an exported model with the constants of its graph.
@@ -191,7 +191,7 @@ def _describe_processor(processor: ReferSamProcessor | None) -> dict[str, Any]:
 
 
 def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[dict[str, int], dict[str, int]]:
-    """Parameters by part and by number format, of (name, shape, format)."""
+    """Parameters by part and by dtype, of (name, shape, format)."""
     parts, formats = dict.fromkeys(_PARTS, 0), dict[str, int]()
     for name, shape, number_format in entries:
         part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), "other")

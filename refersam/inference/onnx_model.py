@@ -1,7 +1,7 @@
 """An exported model: one .onnx file with its settings and tokenizer, run by ONNX Runtime, called like `ReferSamModel`.
 
 The file may come from anywhere. It is read as data: it can neither name code to load nor reach files outside its
-folder, and loops are refused, so that the work is bounded by the graph and the size of the picture.
+folder, and loops are refused, so that the work is bounded by the graph and the size of the image.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ REFUSED_OPERATORS = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pictures(OneLineRepr):
-    """What `OnnxModel.encode_image` gives: the pictures themselves, since an exported model runs in one piece.
+class Images(OneLineRepr):
+    """What `OnnxModel.encode_image` gives: the images themselves, since an exported model runs in one piece.
 
     Attributes:
         pixel_values: (I, 3, H, W).
@@ -88,7 +88,7 @@ class OnnxModel:
         for side, own in zip((height, width), self._size, strict=True):
             if isinstance(own, int) and side != own:
                 raise ValueError(
-                    f"This exported model takes pictures of {' x '.join(map(str, self._size))} px, but one has "
+                    f"This exported model takes images of {' x '.join(map(str, self._size))} px, but one has "
                     f"{height} x {width}: {self._other_sizes}."
                 )
 
@@ -103,13 +103,13 @@ class OnnxModel:
         return self
 
     def encode_image(self, pixel_values: Tensor) -> Any:
-        """(I, 3, H, W) pictures for `image_features`; saves no time, since an exported model runs in one piece.
+        """(I, 3, H, W) images for `image_features`; saves no time, since an exported model runs in one piece.
 
         Raises:
             ValueError: another shape.
         """
         self._check_images(pixel_values)
-        return Pictures(pixel_values)
+        return Images(pixel_values)
 
     def __call__(
         self,
@@ -152,15 +152,15 @@ def load_onnx(
     Args:
         path: what `refersam export onnx` wrote.
         device: 'cpu', or 'cuda' with onnxruntime-gpu; None for the best there is.
-        dtype: 'float32': the number format is chosen when a model is exported.
+        dtype: 'float32': the dtype is chosen when a model is exported.
 
     Raises:
         CheckpointError: no such file, a broken or foreign one, or one that asks for more than a model needs.
-        DeviceError: another device or number format.
+        DeviceError: another device or dtype.
         MissingExtraError: onnx or onnxruntime is not installed.
     """
     if dtype not in ("float32", torch.float32):
-        raise DeviceError(f"{path} is an exported model, whose number format is fixed: leave the format at float32.")
+        raise DeviceError(f"{path} is an exported model, whose dtype is fixed: leave the format at float32.")
     runtime = require("onnxruntime", EXTRA, "Running an exported model")
     providers = _providers(device, runtime.get_available_providers())
     settings = read_settings(path)
@@ -234,7 +234,7 @@ def read_contents(path: Path) -> tuple[Settings, Contents]:
         try:
             formats[name_of(tensor.data_type).name] += math.prod(tensor.dims)
         except KeyError as error:
-            raise CheckpointError(f"{path} holds weights of an unknown number format.") from error
+            raise CheckpointError(f"{path} holds weights of an unknown dtype.") from error
         beside |= {path.parent / entry.value for entry in tensor.external_data if entry.key == "location"}
     return settings, Contents(dict(formats), (path, *sorted(beside)))
 

@@ -34,32 +34,32 @@ _NOTEBOOK_SIDE = 1024  # pixels, at most
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Answer):
-    """The answer to one phrase about one picture of H x W pixels, with the picture.
+    """The answer to one phrase about one image of H x W pixels, with the image.
 
     Attributes:
-        image: the picture as it was read, RGB.
+        image: the image as it was read, RGB.
     """
 
     image: Image.Image
 
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = OVERLAY_OPACITY) -> Image.Image:
-        """The picture with the mask laid over it and outlined."""
+        """The image with the mask laid over it and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
 
     def _repr_png_(self) -> bytes:
         """The overlay, which a notebook shows; a large one is reduced."""
-        picture, file = self.overlay(), io.BytesIO()
-        picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
-        picture.save(file, format="PNG")
+        image, file = self.overlay(), io.BytesIO()
+        image.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        image.save(file, format="PNG")
         return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncodedImage(OneLineRepr):
-    """A picture that a predictor has looked at already, for `predict`: only the phrases are still to be read.
+    """An image that a predictor has looked at already, for `predict`: only the phrases are still to be read.
 
     Attributes:
-        image: the picture as it was read, RGB.
+        image: the image as it was read, RGB.
         features: what its model made of it.
         model: that made them.
     """
@@ -70,7 +70,7 @@ class EncodedImage(OneLineRepr):
 
 
 class ReferSamPredictor:
-    """Segments pictures by phrases; holds a model, its processor and where they run.
+    """Segments images by phrases; holds a model, its processor and where they run.
 
     Args:
         model: put into evaluation mode.
@@ -107,7 +107,7 @@ class ReferSamPredictor:
 
         Raises:
             CheckpointError: no such model, no weights in it, or another kind of model.
-            DeviceError: a device or number format that is not there.
+            DeviceError: a device or dtype that is not there.
         """
         name = os.fspath(model) if model is not None else os.fspath(BUNDLED_CHECKPOINT)
         if (load := exported_loader(name)) is not None:
@@ -127,21 +127,21 @@ class ReferSamPredictor:
 
     @torch.inference_mode()
     def set_image(self, image: ImageSource) -> EncodedImage:
-        """Look at a picture before any phrase is known: `predict` takes the result in place of the picture.
+        """Look at an image before any phrase is known: `predict` takes the result in place of the image.
 
-        For interactive use, where phrases about one picture come one after the other: what does not depend on the
-        phrase is computed here, once. The answers are those about the picture itself.
+        For interactive use, where phrases about one image come one after the other: what does not depend on the
+        phrase is computed here, once. The answers are those about the image itself.
 
         Args:
             image: path, PIL image, array or the bytes of a file.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
         """
-        picture = load_image(image)
-        pixel_values = self.processor(images=picture)["pixel_values"]
+        image = load_image(image)
+        pixel_values = self.processor(images=image)["pixel_values"]
         features = self.model.encode_image(pixel_values.to(self.model.device, self.model.dtype))
-        return EncodedImage(picture, features, self.model)
+        return EncodedImage(image, features, self.model)
 
     @overload  # a str is a Sequence[str] too, but the first declaration is the one that counts
     def predict(  # type: ignore[overload-overlap]
@@ -175,7 +175,7 @@ class ReferSamPredictor:
 
         Args:
             image: path, PIL image, array or the bytes of a file, or what `set_image` made of one.
-            phrase: one phrase, or several about the same picture, which run as one batch.
+            phrase: one phrase, or several about the same image, which run as one batch.
             threshold: a pixel belongs to the mask where its probability is at least this.
             no_target_threshold: nothing matches where the probability of a target is below this. Models without an
                 object-score head always answer with a mask.
@@ -186,23 +186,23 @@ class ReferSamPredictor:
             One result, or a list for a list of phrases.
 
         Raises:
-            ImageError: a picture that cannot be read.
+            ImageError: an image that cannot be read.
             PhraseError: no phrase, or one without a word.
-            ValueError: a threshold or fraction outside [0, 1], or a picture that another predictor has looked at.
+            ValueError: a threshold or fraction outside [0, 1], or an image that another predictor has looked at.
         """
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
         check_thresholds(threshold, no_target_threshold, min_component_fraction)
         if isinstance(image, EncodedImage):
             if image.model is not self.model:
-                raise ValueError("Another predictor looked at this picture: call set_image of the one that is asked.")
-            picture, features = image.image, image.features
+                raise ValueError("Another predictor looked at this image: call set_image of the one that is asked.")
+            image, features = image.image, image.features
         else:
-            picture, features = load_image(image), None
-        query = Query.prepare(self.processor, picture, phrases, features)
+            image, features = load_image(image), None
+        query = Query.prepare(self.processor, image, phrases, features)
         (output,) = run_queries(self.model, [query])
         settings = (threshold, no_target_threshold, min_component_fraction)
         results = [
-            Segmentation(**vars(answer), image=picture)
+            Segmentation(**vars(answer), image=image)
             for answer in read_answers(self.model, self.processor, output, query, *settings)
         ]
         return results[0] if isinstance(phrase, str) else results

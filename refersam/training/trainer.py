@@ -135,7 +135,7 @@ class Trainer:
         Raises:
             KeyboardInterrupt: after a SIGINT, with a checkpoint; after a second one at once.
             TrainingError: too many steps whose loss is no number, or explodes; or the device is out of memory.
-            DataError: pictures or masks that cannot be read.
+            DataError: images or masks that cannot be read.
             OSError: the disk is full; the last good checkpoint stays.
         """
         grace = _FORWARDED_SECONDS if self.accelerator.num_processes > 1 else 0.0
@@ -290,8 +290,8 @@ class Trainer:
 
     @property
     def _samples_per_step(self) -> int:
-        pictures = self.settings.batch_size * self.settings.gradient_accumulation_steps * self.accelerator.num_processes
-        return pictures * self.settings.data.phrases_per_image
+        images = self.settings.batch_size * self.settings.gradient_accumulation_steps * self.accelerator.num_processes
+        return images * self.settings.data.phrases_per_image
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -427,5 +427,5 @@ def total_steps(settings: TrainSettings, source: Source, processes: int) -> int:
     """Optimizer steps of the run, by steps or by passes over the data."""
     if settings.epochs is None or source.length is None:
         return settings.steps
-    pictures = settings.batch_size * settings.gradient_accumulation_steps * processes
-    return max(1, round(settings.epochs * source.length / pictures))
+    images = settings.batch_size * settings.gradient_accumulation_steps * processes
+    return max(1, round(settings.epochs * source.length / images))

@@ -54,6 +54,6 @@ def original(folder: Path) -> ReferSamPredictor:
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """37 x 53, noise."""
     return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)

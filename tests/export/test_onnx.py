@@ -59,14 +59,14 @@ def test_reassociated_attention_is_part_of_the_graph(exported: SimpleNamespace, 
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5, 20), (2, 4, 9), (3, 3, 24)])
-def test_any_number_of_pictures_phrases_and_tokens(
+def test_any_number_of_images_phrases_and_tokens(
     predictor: ReferSamPredictor, original: ReferSamPredictor, shape: tuple[int, ...]
 ) -> None:
     """Every output is the model's, with padding in some phrases."""
-    pictures, phrases, tokens = shape
+    images, phrases, tokens = shape
     ids = torch.randint(5, 90, (phrases, tokens))
     attention = (torch.arange(tokens) < torch.randint(3, tokens + 1, (phrases, 1))).long()
-    inputs = (torch.randn(pictures, 3, 64, 96), ids * attention, attention)
+    inputs = (torch.randn(images, 3, 64, 96), ids * attention, attention)
     with torch.inference_mode():
         expected, got = original.model(*inputs), predictor.model(*inputs)
     for name in output_names(original.model):
@@ -75,7 +75,7 @@ def test_any_number_of_pictures_phrases_and_tokens(
 
 
 @pytest.mark.slow
-def test_masks_along_edges_of_pictures_of_any_size(folder: Path, tmp_path: Path) -> None:
+def test_masks_along_edges_of_images_of_any_size(folder: Path, tmp_path: Path) -> None:
     """The guided filter is part of the graph; every comparison is with the model's own."""
     model, processor = load_model(str(folder), {"guided_filter_radius": 2})
     plain, _ = load_model(str(folder))
@@ -123,12 +123,12 @@ def test_norms_of_large_maps_keep_their_digits(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     norm = MapNorm(64).eval()
-    picture = torch.randn(1, 64, 224, 224) + 0.5
-    program = torch.export.export(norm, (picture,))
+    image = torch.randn(1, 64, 224, 224) + 0.5
+    program = torch.export.export(norm, (image,))
     torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "norm.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "norm.onnx", providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {session.get_inputs()[0].name: picture.numpy()})
-    expected = norm.double()(picture.double()).detach()
+    (got,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    expected = norm.double()(image.double()).detach()
     assert (torch.from_numpy(got) - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
@@ -174,12 +174,12 @@ def test_a_second_export_to_a_file_is_refused(
 
 
 def test_the_predictor_answers_alike(
-    predictor: ReferSamPredictor, original: ReferSamPredictor, picture: np.ndarray, phrases: list[str]
+    predictor: ReferSamPredictor, original: ReferSamPredictor, image: np.ndarray, phrases: list[str]
 ) -> None:
-    """Masks, probabilities, scores and decisions, for a picture and for one that was looked at before."""
-    expected = original.predict(picture, phrases)
-    seen = predictor.set_image(picture)
-    for answers in (predictor.predict(picture, phrases), predictor.predict(seen, phrases)):
+    """Masks, probabilities, scores and decisions, for an image and for one that was looked at before."""
+    expected = original.predict(image, phrases)
+    seen = predictor.set_image(image)
+    for answers in (predictor.predict(image, phrases), predictor.predict(seen, phrases)):
         for ours, theirs in zip(expected, answers, strict=True):
             np.testing.assert_allclose(theirs.probability, ours.probability, atol=1e-4)
             assert theirs.score == pytest.approx(ours.score, abs=1e-4)
@@ -187,12 +187,12 @@ def test_the_predictor_answers_alike(
             assert (theirs.mask != ours.mask).mean() < 0.01
 
 
-def test_it_needs_pictures_of_the_right_shape(predictor: ReferSamPredictor) -> None:
+def test_it_needs_images_of_the_right_shape(predictor: ReferSamPredictor) -> None:
     """The same errors as the model's."""
     ids = torch.ones(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match="multiples of 32"):
         predictor.model(torch.zeros(1, 3, 63, 96), ids)
-    with pytest.raises(ValueError, match="takes pictures of 64 x 96 px"):
+    with pytest.raises(ValueError, match="takes images of 64 x 96 px"):
         predictor.model(torch.zeros(1, 3, 96, 64), ids)
     with pytest.raises(ValueError, match="not both or neither"):
         predictor.model(None, ids)
@@ -201,12 +201,12 @@ def test_it_needs_pictures_of_the_right_shape(predictor: ReferSamPredictor) -> N
 
 
 def test_segment_and_evaluate_take_the_file(
-    exported: SimpleNamespace, run: Callable[..., SimpleNamespace], picture: np.ndarray, tmp_path: Path
+    exported: SimpleNamespace, run: Callable[..., SimpleNamespace], image: np.ndarray, tmp_path: Path
 ) -> None:
     """From the command line."""
     from PIL import Image
 
-    Image.fromarray(picture).save(tmp_path / "noise.png")
+    Image.fromarray(image).save(tmp_path / "noise.png")
     result = run("segment", "noise.png", "star", "--model", exported.path, "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)[0]["phrase"] == "star"
@@ -220,7 +220,7 @@ def test_segment_and_evaluate_take_the_file(
 
 @pytest.mark.parametrize(("what", "value"), [("device", "mps"), ("dtype", "bfloat16")])
 def test_what_a_file_cannot_do(exported: SimpleNamespace, what: str, value: str) -> None:
-    """Devices that ONNX Runtime lacks, number formats that were not exported."""
+    """Devices that ONNX Runtime lacks, dtypes that were not exported."""
     with pytest.raises(DeviceError, match="exported model"):
         ReferSamPredictor.from_pretrained(exported.path, **{what: value})
 
@@ -252,7 +252,7 @@ def test_info_describes_the_file(
         model.graph.initializer[0].data_type = 99
 
     foreign = change(exported.path, tmp_path / "foreign.onnx", unknown_format)
-    assert "unknown number format" in run("info", foreign).err
+    assert "unknown dtype" in run("info", foreign).err
     with pytest.raises(CheckpointError):
         load_onnx(foreign)
     broken = tmp_path / "broken.onnx"
@@ -314,7 +314,7 @@ def test_a_file_that_asks_for_more_is_refused(exported: SimpleNamespace, tmp_pat
     [(b"", "not a ReferSAM model"), (b"\x89PNG and so on", "not an ONNX file"), (None, "No such")],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes | None, sentence: str) -> None:
-    """Empty, a picture, none at all."""
+    """Empty, an image, none at all."""
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -354,14 +354,14 @@ def test_the_example_without_refersam(
     code = (Path(__file__).parents[2] / "docs" / "export.md").read_text().split("```python\n")[1].split("```")[0]
     assert "refersam" not in code
     assert "torch" not in code
-    picture = np.random.default_rng(1).integers(0, 256, (128, 192, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "photo.png")
+    image = np.random.default_rng(1).integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
     (tmp_path / "model.onnx").symlink_to(exported.path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(code, names)
     for mask, result in zip(
-        names["masks"], original.predict(picture, ["the dog", "the red car on the left"], 0.5, 0.0), strict=True
+        names["masks"], original.predict(image, ["the dog", "the red car on the left"], 0.5, 0.0), strict=True
     ):
         assert mask.shape == (128, 192)
         assert (mask != result.mask).mean() < 0.01

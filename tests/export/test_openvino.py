@@ -82,13 +82,13 @@ def test_any_number_of_images_phrases_and_tokens(
 
 
 def test_an_image_is_encoded_once(
-    predictor: ReferSamPredictor, original: ReferSamPredictor, picture: np.ndarray, phrases: list[str],
+    predictor: ReferSamPredictor, original: ReferSamPredictor, image: np.ndarray, phrases: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Answers about an encoded image are the model's, and do not run the image encoder again."""
-    expected = original.predict(picture, phrases)
-    encoded = predictor.set_image(picture)
-    predictor.set_image(255 - picture)  # other features, which must not overwrite the first
+    expected = original.predict(image, phrases)
+    encoded = predictor.set_image(image)
+    predictor.set_image(255 - image)  # other features, which must not overwrite the first
     monkeypatch.setattr(OpenVinoModel, "encode_image", None)
     for answers in (predictor.predict(encoded, phrases), [predictor.predict(encoded, phrase) for phrase in phrases]):
         for ours, theirs in zip(expected, answers, strict=True):
@@ -97,29 +97,29 @@ def test_an_image_is_encoded_once(
 
 
 def test_bfloat16_is_the_precision_of_inference(
-    exported: SimpleNamespace, predictor: ReferSamPredictor, picture: np.ndarray
+    exported: SimpleNamespace, predictor: ReferSamPredictor, image: np.ndarray
 ) -> None:
     """The precision reaches OpenVINO, and probabilities move by its rounding only."""
     rounded = ReferSamPredictor.from_pretrained(exported.path, dtype="bfloat16")
     (request, _) = rounded.model._requests
     assert request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT").get_type_name() == "bf16"
-    exact = predictor.predict(picture, "star").probability
-    assert np.abs(rounded.predict(picture, "star").probability - exact).mean() < 0.05
+    exact = predictor.predict(image, "star").probability
+    assert np.abs(rounded.predict(image, "star").probability - exact).mean() < 0.05
 
 
 def test_int8_agrees_and_is_smaller(
-    exported: SimpleNamespace, original: ReferSamPredictor, picture: np.ndarray, phrases: list[str], tmp_path: Path,
+    exported: SimpleNamespace, original: ReferSamPredictor, image: np.ndarray, phrases: list[str], tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Products are in int8, masks agree, and NNCF prints nothing."""
-    samples = [(np.roll(picture, shift, axis=0), phrases) for shift in range(9)]
+    samples = [(np.roll(image, shift, axis=0), phrases) for shift in range(9)]
     report = export.export_openvino(original.model, original.processor, tmp_path / "int8", calibration=samples)
     assert capfd.readouterr().out == ""
     assert report.quantized > 8
     assert report.agreement > export.LEAST_AGREEMENT
     assert report.megabytes < exported.report.megabytes
     model, processor = load_openvino(tmp_path / "int8")
-    inputs = processor(images=picture, text=phrases)
+    inputs = processor(images=image, text=phrases)
     with torch.inference_mode():
         expected, got = original.model(**inputs).mask_logits, model(**inputs).mask_logits
     assert not torch.allclose(expected, got, atol=1e-4)
@@ -127,7 +127,7 @@ def test_int8_agrees_and_is_smaller(
 
 
 def test_masks_that_differ_are_not_written(
-    exported: SimpleNamespace, original: ReferSamPredictor, copied: Path, picture: np.ndarray,
+    exported: SimpleNamespace, original: ReferSamPredictor, copied: Path, image: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Neither graphs of another model nor int8 with other masks take the place of an earlier export."""
@@ -138,7 +138,7 @@ def test_masks_that_differ_are_not_written(
     monkeypatch.setattr(export, "quantize", lambda *_: (graphs, 1))
     monkeypatch.setattr(export, "mask_agreement", lambda *_: 0.5)
     with pytest.raises(ExportError, match=r"overlap with the model's by 0\.500 only"):
-        export.export_openvino(original.model, original.processor, copied, calibration=[(picture, ["star"])])
+        export.export_openvino(original.model, original.processor, copied, calibration=[(image, ["star"])])
     monkeypatch.setattr(comparison, "TOLERANCE", 0.0)
     with pytest.raises(ExportError, match="differs from the model by"):
         export.export_openvino(original.model, original.processor, copied)
@@ -156,10 +156,10 @@ def test_other_files_are_left_alone(original: ReferSamPredictor, tmp_path: Path)
 
 
 def test_commands_take_the_folder(
-    exported: SimpleNamespace, folder: Path, run: Callable[..., SimpleNamespace], picture: np.ndarray
+    exported: SimpleNamespace, folder: Path, run: Callable[..., SimpleNamespace], image: np.ndarray
 ) -> None:
     """segment answers; info describes it as the model; export names the model that is needed."""
-    Image.fromarray(picture).save("noise.png")
+    Image.fromarray(image).save("noise.png")
     result = run("segment", "noise.png", "star", "--model", exported.path, "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)[0]["phrase"] == "star"
@@ -173,7 +173,7 @@ def test_commands_take_the_folder(
 
 
 def test_the_command_calibrates_on_images(
-    folder: Path, run: Callable[..., SimpleNamespace], picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    folder: Path, run: Callable[..., SimpleNamespace], image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder of images, or own data with phrases; wrong options are refused before any work."""
     from refersam.cli.export import CALIBRATION_PHRASES
@@ -186,7 +186,7 @@ def test_the_command_calibrates_on_images(
 
     monkeypatch.setattr(export, "export_openvino", write)
     Path("images").mkdir()
-    Image.fromarray(picture).save("images/noise.png")
+    Image.fromarray(image).save("images/noise.png")
     Path("images/list.jsonl").write_text('{"image": "noise.png", "phrase": "star"}\n')
     common = ("export", "openvino", "--model", folder, "--out", "new")
     for images in ("images", "images/list.jsonl"):
