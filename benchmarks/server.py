@@ -2,6 +2,7 @@
 
     python benchmarks/server.py                              # 2,000 requests: 1, then 4, then 16 clients
     python benchmarks/server.py --requests 200 --clients 8
+    python benchmarks/server.py --models model exported      # the bundled model, and one of `refersam export openvino`
     python benchmarks/server.py --url http://127.0.0.1:8000  # a server that already runs, with the same model
 
 Each client sends one image of examples/ with one to three phrases, waits for the answer, and sends the next. Every
@@ -32,6 +33,8 @@ from refersam import ReferSamPredictor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PHRASES = ("the orange star", "every red object", "the largest circle")
+BUNDLED = "model"
+"""Name of the bundled model."""
 MOST_DIFFERENT = 0.002
 """Share of an image's pixels that rounding may move."""
 
@@ -72,9 +75,10 @@ class Case:
 
 
 @contextlib.contextmanager
-def running_server() -> Iterator[str]:
+def running_server(model: str) -> Iterator[str]:
     """Address of a server of its own."""
     command = [sys.executable, "-m", "refersam", "serve", "--port", "0"]
+    command += [] if model == BUNDLED else ["--model", model]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         found = re.search(r"http://\S+", process.stdout.readline() if process.stdout else "")
@@ -97,6 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=2000, help="in all")
+    parser.add_argument(
+        "--models", nargs="+", default=[BUNDLED], help=f"one server after the other; {BUNDLED!r} is bundled"
+    )
     parser.add_argument("--url", help="of a server that already runs; else one is started")
     add_option(parser)
     args = parser.parse_args()
@@ -106,16 +113,17 @@ def main() -> None:
     cases = [Case(path, PHRASES[: 1 + index % 3], predictor) for index, path in enumerate(images)]
     del predictor
     rows = []
-    with running_server() if args.url is None else contextlib.nullcontext(args.url) as url:
-        with httpx2.Client(base_url=url, timeout=120) as client:
-            while client.get("/ready").status_code != 200:
-                time.sleep(0.1)
-            for case in cases:  # buffers are filled once
-                case.ask(client)
-        for clients in args.clients:
-            rows.append(measure(url, cases, clients, args.requests // len(args.clients)))
+    for model in args.models:
+        with running_server(model) if args.url is None else contextlib.nullcontext(args.url) as url:
+            with httpx2.Client(base_url=url, timeout=120) as client:
+                while client.get("/ready").status_code != 200:
+                    time.sleep(0.1)
+                for case in cases:  # buffers are filled once
+                    case.ask(client)
+            for clients in args.clients:
+                rows.append((Path(model).name, *measure(url, cases, clients, args.requests // len(args.clients))))
     numbers = ("requests/s", "phrases/s", "p50 ms", "p95 ms", "p99 ms", "MiB before", "MiB after")
-    report(f"refersam serve: {machine()}", ("clients", "requests", *numbers, "answers"), rows, args.table)
+    report(f"refersam serve: {machine()}", ("model", "clients", "requests", *numbers, "answers"), rows, args.table)
 
 
 def measure(url: str, cases: list[Case], clients: int, requests: int) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from refersam.model.refersam import ReferSamOutput as ReferSamOutput
     from refersam.processor import ReferSamImageProcessor as ReferSamImageProcessor
     from refersam.processor import ReferSamProcessor as ReferSamProcessor
+
+# Idle threads of OpenMP sleep after a thousand turns instead of spinning, so that processes on the same cores do not
+# stall each other (docs/performance.md). libgomp reads the variable once, when torch is loaded.
+if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 _HOMES = {
     "EncodedImage": "refersam.inference.predictor",

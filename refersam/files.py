@@ -73,6 +73,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a finished folder in the place of another, which may be there."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def save_png(image: Image, path: Path, **options: Any) -> None:
     """Write an image as PNG atomically; `options` are passed to Pillow."""
     write_atomically(path, lambda file: image.save(file, format="PNG", **options))

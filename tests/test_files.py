@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from refersam.checkpoints.folders import load_model
 from refersam.export import onnx as export
-from refersam.files import check_space, errors_named, write_atomically
+from refersam.files import check_space, errors_named, replace_folder, write_atomically
 from refersam.training.checkpoint import save_checkpoint
 
 FULL = "No space left on device"
@@ -81,3 +81,13 @@ def test_long_writers_name_their_file(tiny_model_folder: Path, tmp_path: Path, m
         export.export_onnx(*load_model(str(tiny_model_folder)), tmp_path / "model.onnx")
     assert caught.value.filename == str(tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints"]
+
+
+def test_replace_folder(tmp_path: Path) -> None:
+    """The new one takes the old one's place, and nothing is left beside it."""
+    for name in ("final", "temporary"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text("x")
+    replace_folder(tmp_path / "temporary", tmp_path / "final")
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    assert [path.name for path in (tmp_path / "final").iterdir()] == ["temporary.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,16 @@ import pytest
 import refersam
 
 
-def run_fresh(code: str) -> str:
-    """Return the output of code in a new interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def run_fresh(code: str, **variables: str) -> str:
+    """The output of code in a new interpreter, with these variables of OpenMP alone."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = kept | variables
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return done.stdout.strip()
 
 
 def test_import_loads_nothing_heavy_and_has_no_side_effects() -> None:
-    """Neither torch nor transformers is loaded; environment, logging, warnings and signals are unchanged."""
+    """Neither torch nor transformers is loaded; logging, warnings, signals and all but one variable are unchanged."""
     code = """
 import logging, os, signal, sys, threading, warnings
 def state():
@@ -27,12 +30,28 @@ def state():
             signal.getsignal(signal.SIGINT), list(sys.path), sys.excepthook)
 before = state()
 import refersam
+assert os.environ.pop("GOMP_SPINCOUNT") == "1000"
 assert state() == before, "import refersam changed the interpreter's state"
 loaded = {name.split(".")[0] for name in sys.modules}
 heavy = {"torch", "transformers", "numpy", "PIL", "safetensors", "tokenizers", "pydantic", "typer", "rich", "yaml"}
 print(sorted(heavy & loaded))
 """
     assert run_fresh(code) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("before", "variables", "expected"),
+    [
+        ("", {}, "1000"),
+        ("import torch", {}, "None"),
+        ("", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("", {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_idle_threads_of_openmp_sleep_soon(before: str, variables: dict[str, str], expected: str) -> None:
+    """Set before torch reads it, for child processes too, unless the user has a setting."""
+    code = f"{before}\nimport os, refersam\nprint(os.environ.get('GOMP_SPINCOUNT'))"
+    assert run_fresh(code, **variables) == expected
 
 
 def test_dir_and_version_load_nothing_heavy() -> None:

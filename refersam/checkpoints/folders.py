@@ -29,6 +29,8 @@ BUNDLED_CHECKPOINT = Path(__file__).parents[1] / "assets" / "model"
 """Folder of the bundled checkpoint: a tiny model trained on synthetic scenes, not on photographs."""
 
 _PUBLISHED = "answers phrases as it was published, and cannot be trained, exported or loaded as a ReferSamModel"
+OPENVINO_FILE = "openvino.json"
+"""File that only a model exported for OpenVINO has."""
 
 
 def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[ReferSamModel, ReferSamProcessor]:
@@ -43,10 +45,25 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
         ValueError: the overridden configuration is invalid.
     """
     register_classes()  # transformers needs it to load the image processor
+    if (Path(name) / OPENVINO_FILE).is_file():
+        raise CheckpointError(f"{name} was exported for OpenVINO: give the folder or Hub id that it came from.")
     config, place = load_config(name)
     if changes:
         config = ReferSamConfig(**{**config.to_dict(), **changes})
-    model = load_weights(name, config=config, **place)
+    return load_weights(name, config=config, **place), load_processor(name, config, place)
+
+
+def load_processor(name: str, config: ReferSamConfig, place: Mapping[str, bool]) -> ReferSamProcessor:
+    """Load the processor of a model.
+
+    Args:
+        name: a folder or Hub id.
+        config: of the model.
+        place: as `load_config` returns it.
+
+    Raises:
+        CheckpointError: no processor, or one that does not fit the model.
+    """
     try:
         processor = ReferSamProcessor.from_pretrained(name, trust_remote_code=False, **place)
     except Exception as error:
@@ -55,7 +72,7 @@ def load_model(name: str, changes: Mapping[str, Any] | None = None) -> tuple[Ref
             f"{name} has no processor (tokenizer and image settings) that can be read: {one_line(error)}."
         ) from error
     check_room(processor, config, name)
-    return model, processor
+    return processor
 
 
 def read_model_type(name: str) -> tuple[Any, dict[str, Any], dict[str, bool]]:

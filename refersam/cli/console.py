@@ -76,8 +76,8 @@ OUT = Path("out")
 BATCH_SIZE = 8
 """Phrases in one forward pass, unless another number is given."""
 MODEL_HELP = (
-    "Model to use: a folder, a Hub id or an exported .onnx file; clipseg, grounded-sam or sam3 for a published model "
-    "of photographs (docs/photographs.md). Without it: the bundled model."
+    "Model to use: a folder, a Hub id or an export (OpenVINO folder, .onnx); clipseg, grounded-sam or sam3 for a "
+    "published model of photographs (docs/photographs.md). Without it: the bundled model."
 )
 
 # Options of several commands, declared once.

@@ -1,1 +1,1 @@
-"""Models that leave Python: one file for ONNX Runtime, in float32 or int8."""
+"""Exported models: a folder for OpenVINO in float32 or int8, and one file for ONNX Runtime and other tools."""

@@ -24,9 +24,6 @@ INLINE_BYTES = 1_800_000_000
 OPSET = 20
 """ONNX operator set: the first whose GridSample, GELU and the rest need no help."""
 
-SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes which module a node comes from."""
-
 MAX_COUNT = 1024
 """Most images, and most phrases, in a batch; a bound that the exporter wants named."""
 
@@ -124,8 +121,8 @@ def trace(model: ReferSamModel, size: tuple[int, int] | None) -> Any:
 def _tidy(graph: Any) -> None:
     """Inline functions and compute what is constant; ONNX Runtime fuses the rest when it loads the file.
 
-    Transposed weights, too, are stored as they are multiplied: int8 finds them there, and loading is faster. The
-    exporter's own optimisation is left out: its search for patterns takes minutes, growing with the graph's square.
+    Transposed weights, too, are stored as they are multiplied: loading is faster. The exporter's own optimisation is
+    left out: its search for patterns takes minutes, growing with the graph's square.
     """
     from onnxscript import ir, optimizer
 
@@ -139,7 +136,4 @@ def _tidy(graph: Any) -> None:
     common.DeduplicateInitializersPass()(graph)
     common.NameFixPass()(graph)
     for node in graph.graph:  # the exporter notes every call with the paths of its machine
-        kept = node.metadata_props.get(SCOPES_KEY)
         node.metadata_props.clear()
-        if kept is not None:
-            node.metadata_props[SCOPES_KEY] = kept

@@ -18,7 +18,8 @@ from refersam.checkpoints.registration import register_classes
 from refersam.config import PRESETS, ReferSamConfig
 from refersam.errors import CheckpointError
 from refersam.hub import fetch, how_to_get_access
-from refersam.inference.onnx_model import read_contents
+from refersam.inference import openvino_model
+from refersam.inference.onnx_model import Contents, Settings, read_contents
 from refersam.inference.predictor import ONNX_SUFFIX
 from refersam.processor import ReferSamProcessor
 
@@ -99,14 +100,16 @@ def describe_model(name: str) -> Description | PublishedDescription:
     """Describe a model by its files, a published model by what is known of it: nothing is downloaded for that.
 
     Args:
-        name: a folder or Hub id, one of the authors' checkpoints (.pth), an exported model (.onnx), or an alias.
+        name: folder, Hub id, checkpoint of the authors (.pth), export (OpenVINO folder, .onnx), or alias.
 
     Raises:
         CheckpointError: no such model, another kind of model, or files that cannot be read.
-        MissingExtraError: for an exported model, onnx is not installed.
+        MissingExtraError: for an exported model, onnx or openvino is not installed.
     """
     if name.endswith(ONNX_SUFFIX):
-        return _of_exported(Path(name))
+        return _of_exported(name, *read_contents(Path(name)))
+    if openvino_model.is_openvino(Path(name)):
+        return _of_exported(name, *openvino_model.read_contents(Path(name)))
     if Path(name).is_file():
         return _of_checkpoint(Path(name))
     if (published := recognise_published(name)) is not None:
@@ -148,10 +151,9 @@ def _describe_weights(name: str) -> Weights:
     return Weights(name, parameters["total"], megabytes, _licence(folder / "README.md") or "unknown")
 
 
-def _of_exported(path: Path) -> Description:
-    settings, contents = read_contents(path)
+def _of_exported(name: str, settings: Settings, contents: Contents) -> Description:
     return Description(
-        model=str(path),
+        model=name,
         **_describe_config(settings.config) | {"supports_clicks": False},
         parameters={"total": settings.num_parameters},
         dtypes=contents.dtypes,

@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ PROCESSOR_KEYS = ("processor_config.json", "tokenizer.json", "tokenizer_config.j
 
 INPUTS = ("pixel_values", "input_ids", "attention_mask")
 OUTPUTS = ("mask_logits", "low_res_mask_logits", "coarse_mask_logits", "iou_scores", "object_score_logits")
+NEEDED_OUTPUTS = frozenset({"mask_logits", "low_res_mask_logits", "iou_scores"})
 
 MAX_FILE_BYTES = 2**31
 """An ONNX file cannot be larger; weights beyond that lie in a second file beside it."""
@@ -42,9 +43,6 @@ MAX_SETTINGS_BYTES = 64 * 2**20
 OPERATOR_SETS = frozenset({"", "ai.onnx", "com.microsoft"})
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 """What ONNX Runtime puts together by itself, and then runs slower on a CPU than apart (docs/performance.md)."""
-EXACT_INT8 = ("session.x64quantprecision", "1")
-"""Processors with AVX2 or AVX-512, but without VNNI, add up pairs of int8 products in 16 bits, which overflow: masks
-would be wrong. With this ONNX Runtime takes a slower kernel there, and the same as ever on all others."""
 REFUSED_OPERATORS = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 
 
@@ -85,29 +83,33 @@ class OnnxModel:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._num_parameters:,} parameters)"
 
-    def _check_size(self, height: int, width: int) -> None:
+    def _check_images(self, pixel_values: Tensor) -> None:
+        check_images(pixel_values)
+        height, width = pixel_values.shape[2:]
         for side, own in zip((height, width), self._size, strict=True):
             if isinstance(own, int) and side != own:
                 raise ValueError(
                     f"This exported model takes images of {' x '.join(map(str, self._size))} px, but one has "
-                    f"{height} x {width}: export it with --any-size for others."
+                    f"{height} x {width}: {self._other_sizes}."
                 )
+
+    _other_sizes = "export it with --any-size for others"
 
     def num_parameters(self) -> int:
         """Of the model that was exported."""
         return self._num_parameters
 
-    def eval(self) -> OnnxModel:
+    def eval(self) -> Self:
         """Itself: it is always ready to answer."""
         return self
 
-    def encode_image(self, pixel_values: Tensor) -> Images:
+    def encode_image(self, pixel_values: Tensor) -> Any:
         """(I, 3, H, W) images for `image_features`; saves no time, since an exported model runs in one piece.
 
         Raises:
             ValueError: another shape.
         """
-        check_images(pixel_values)
+        self._check_images(pixel_values)
         return Images(pixel_values)
 
     def encode_phrases(
@@ -115,7 +117,7 @@ class OnnxModel:
         pixel_values: Tensor | None,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        image_features: Images | None = None,
+        image_features: Any = None,
     ) -> None:
         """Return None: an exported model runs in one piece."""
 
@@ -128,7 +130,7 @@ class OnnxModel:
         pixel_values: Tensor | None,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        image_features: Images | None = None,
+        image_features: Any = None,
         input_points: Tensor | None = None,
         input_labels: Tensor | None = None,
         input_boxes: Tensor | None = None,
@@ -138,24 +140,22 @@ class OnnxModel:
 
         Raises:
             ValueError: shapes that do not fit, neither pixel_values nor image_features, or both.
-            PromptError: clicks, boxes or previous masks.
-            ReferSamError: ONNX Runtime cannot run the file.
+            ReferSamError: the runtime cannot run the file.
         """
         if any(prompt is not None for prompt in (input_points, input_labels, input_boxes, mask_prompt)):
             raise PromptError(WITHOUT_CLICKS)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        if image_features is not None and pixel_values is None:
-            pixels = image_features.pixel_values
-        elif pixel_values is not None and image_features is None:
-            pixels = pixel_values
-        else:
+        if (pixel_values is None) == (image_features is None):
             raise ValueError("Either pixel_values or image_features must be given, not both or neither.")
-        check_images(pixels)
-        self._check_size(*pixels.shape[2:])
-        check_text(pixels.shape[0], input_ids, attention_mask)
-        tensors = (pixels.float(), input_ids.long(), attention_mask.long())
-        feeds = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, tensors, strict=True)}
+        if pixel_values is not None:
+            image_features = self.encode_image(pixel_values)
+        check_text(image_features.num_images, input_ids, attention_mask)
+        return self._run(image_features, input_ids.cpu().long(), attention_mask.cpu().long())
+
+    def _run(self, features: Any, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
+        tensors = (features.pixel_values.cpu().float(), input_ids, attention_mask)
+        feeds = {name: tensor.numpy() for name, tensor in zip(INPUTS, tensors, strict=True)}
         try:
             results = self._session.run(self._outputs, feeds)
         except Exception as error:  # of kinds that ONNX Runtime keeps to itself
@@ -187,7 +187,6 @@ def load_onnx(
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    options.add_session_config_entry(*EXACT_INT8)
     try:
         session = runtime.InferenceSession(
             os.fspath(path),
@@ -311,8 +310,7 @@ def _check_location(path: Path, location: str) -> None:
 
 def _check_names(path: Path, session: Any) -> None:
     inputs, outputs = ([each.name for each in some] for some in (session.get_inputs(), session.get_outputs()))
-    needed = {"mask_logits", "low_res_mask_logits", "iou_scores"}
-    if sorted(inputs) != sorted(INPUTS) or not needed <= set(outputs) <= set(OUTPUTS):
+    if sorted(inputs) != sorted(INPUTS) or not NEEDED_OUTPUTS <= set(outputs) <= set(OUTPUTS):
         raise CheckpointError(
             f"{path} takes {', '.join(inputs)} and gives {', '.join(outputs)}, which is not a ReferSAM model's way."
         )

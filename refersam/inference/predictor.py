@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
@@ -121,7 +121,7 @@ class ReferSamPredictor:
         Where the model was trained on one kind of images only (`config.domain`), a warning is logged once.
 
         Args:
-            model: a folder, a Hub id or an exported .onnx file; 'clipseg', 'grounded-sam' or 'sam3' for a published
+            model: a folder, a Hub id or an export (OpenVINO folder, .onnx file); 'clipseg', 'grounded-sam' or 'sam3' for a published
                 model of photographs (docs/photographs.md), or a folder or Hub id with one of their kind; None for
                 the bundled model, which knows synthetic scenes, not photographs.
             device: 'cpu', 'cuda', 'cuda:1', 'mps'; None for the best there is.
@@ -132,10 +132,8 @@ class ReferSamPredictor:
             DeviceError: a device or dtype that is not there.
         """
         name = os.fspath(model) if model is not None else os.fspath(BUNDLED_CHECKPOINT)
-        if name.endswith(ONNX_SUFFIX):
-            from refersam.inference.onnx_model import load_onnx
-
-            predictor = cls(*load_onnx(Path(name), device, dtype))
+        if (load := exported_loader(name)) is not None:
+            predictor = cls(*load(Path(name), device, dtype))
             log_domain(predictor.domain, name)
             return predictor
         place, precision = resolve_device(device), resolve_dtype(dtype)
@@ -312,3 +310,12 @@ def load_predictor(
 ) -> ReferSamPredictor:
     """Load a model by its name; see `ReferSamPredictor.from_pretrained`."""
     return ReferSamPredictor.from_pretrained(name, device=device, dtype=dtype)
+
+
+def exported_loader(name: str) -> Callable[..., tuple[Model, Processor]] | None:
+    """Return the function that loads an exported model; None for any other model."""
+    from refersam.inference import onnx_model, openvino_model
+
+    if name.endswith(ONNX_SUFFIX):
+        return onnx_model.load_onnx
+    return openvino_model.load_openvino if openvino_model.is_openvino(Path(name)) else None

@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import re
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -110,16 +109,6 @@ def clear(folder: Path) -> None:
     """Remove temporary files of interrupted writes."""
     for leftover in folder.glob("*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Replace a folder by a complete temporary one."""
-    old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    temporary.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object, set_seed
 
 from refersam.evaluate.processes import Processes
-from refersam.files import LOCK, WriteLock, errors_named
+from refersam.files import LOCK, WriteLock, errors_named, replace_folder
 from refersam.model.refersam import ReferSamModel
 from refersam.training import checkpoint
 from refersam.training.building import build_model, build_processor
@@ -403,7 +403,7 @@ class Trainer:
             with errors_named(final, str(temporary)):
                 model.save_pretrained(temporary)
                 self.processor.save_pretrained(temporary)
-            checkpoint.replace_folder(temporary, final)
+            replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

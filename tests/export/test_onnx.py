@@ -13,53 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from refersam import ReferSamImageProcessor, ReferSamModel, ReferSamPredictor, ReferSamProcessor
+from refersam import ReferSamPredictor
 from refersam.checkpoints.folders import load_model
-from refersam.config import sam_vision_config
 from refersam.errors import CheckpointError, DataError, DeviceError, MissingExtraError, PromptError, ReferSamError
+from refersam.export import comparison
 from refersam.export import onnx as export
-from refersam.export.graph import output_names
+from refersam.export.graph import ExportError, output_names
 from refersam.inference.onnx_model import OnnxModel, load_onnx, read_contents
 from refersam.model.attention import AttentionProjections
 from refersam.model.refersam import ReferSamOutput
 from refersam.model.spatial_prior import MapNorm
-from refersam.tokenizer import train_tokenizer
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-
-PHRASES = ["the red circle on the left", "star", "a zebra, far away"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Any]) -> Path:
-    """A model of two ViT layers, one windowed, with lively random weights, for images of 64 x 96 pixels."""
-    tokenizer = train_tokenizer(PHRASES, vocab_size=256, min_count=1)
-    config = small_config(
-        vision_config=sam_vision_config(48, 2, 3, [1], 64, 3, 32),
-        layer_groups=[[0, 1]],
-        num_extra_fusions=0,
-        num_prompter_layers=1,
-        fusion_num_heads=1,
-        prompter_num_heads=2,
-        object_score_head=True,
-        domain="chest X-rays",
-    )
-    config.text_config.vocab_size = len(tokenizer)
-    config.text_config.num_hidden_layers = config.mask_decoder_config.num_hidden_layers = 1
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models") / "small"
-    ReferSamModel(config).save_pretrained(folder)
-    image_processor = ReferSamImageProcessor(size={"height": 64, "width": 96})
-    ReferSamProcessor(image_processor, tokenizer).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def original(folder: Path) -> ReferSamPredictor:
-    """The model itself."""
-    return ReferSamPredictor.from_pretrained(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +41,6 @@ def exported(folder: Path, original: ReferSamPredictor) -> SimpleNamespace:
 def predictor(exported: SimpleNamespace) -> ReferSamPredictor:
     """Of the file."""
     return ReferSamPredictor.from_pretrained(exported.path, device="cpu")
-
-
-@pytest.fixture
-def image() -> np.ndarray:
-    """37 x 53, noise."""
-    return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 
 
 def test_clicks_are_refused(predictor: ReferSamPredictor, image: np.ndarray) -> None:
@@ -118,7 +79,7 @@ def test_any_number_of_images_phrases_and_tokens(
     with torch.inference_mode():
         expected, got = original.model(*inputs), predictor.model(*inputs)
     for name in output_names(original.model):
-        assert export.relative_error(expected, got, name) < 1e-4, name
+        assert comparison.relative_error(expected, got, name) < 1e-4, name
     assert got.coarse_mask_logits is None
 
 
@@ -145,7 +106,7 @@ def test_the_file_says_nothing_of_the_machine(exported: SimpleNamespace) -> None
 def test_the_report_holds_every_comparison(exported: SimpleNamespace) -> None:
     """It was compared when it was written."""
     assert {(case.images, case.phrases) for case in exported.report.cases} == {(1, 1), (1, 3), (2, 4)}
-    assert all(case.error <= export.TOLERANCE for case in exported.report.cases)
+    assert all(case.error <= comparison.TOLERANCE for case in exported.report.cases)
     assert exported.report.megabytes == pytest.approx(exported.path.stat().st_size / 1e6)
     assert [file.name for file in exported.path.parent.iterdir() if file.suffix == ".onnx"] == ["small.onnx"]
 
@@ -157,11 +118,11 @@ def test_an_error_at_a_single_place_is_seen() -> None:
     def error(share: float) -> float:
         changed = values.clone()
         changed[0, 7, 7] += share * values.abs().max()
-        return export.relative_error(
+        return comparison.relative_error(
             ReferSamOutput(mask_logits=values), ReferSamOutput(mask_logits=changed), "mask_logits"
         )
 
-    assert error(0.9e-4) < export.TOLERANCE < error(1.1e-4)
+    assert error(0.9e-4) < comparison.TOLERANCE < error(1.1e-4)
     assert error(float("nan")) == float("inf")
 
 
@@ -187,14 +148,13 @@ def test_an_export_that_differs_is_not_written(
     monkeypatch.setattr(export, "trace", lambda *_: SimpleNamespace(metadata_props={}))
 
     def save_another(_graph: object, path: Path) -> None:
-        path.parent.mkdir()
         model = onnx.load(exported.path)
         weight = next(t for t in model.graph.initializer if t.name.endswith("context_tokens"))
         weight.raw_data = np.zeros(weight.dims, np.float32).tobytes()
         onnx.save(model, path)
 
     monkeypatch.setattr(export, "_save", save_another)
-    with pytest.raises(export.ExportError, match="differs from the model by"):
+    with pytest.raises(ExportError, match="differs from the model by"):
         export.export_onnx(original.model, original.processor, tmp_path / "out" / "model.onnx")
     assert not (tmp_path / "out").exists()
 
@@ -210,11 +170,11 @@ def test_a_second_export_to_a_file_is_refused(
             again.append(True)
             with pytest.raises(DataError, match=r"^Another process is at work in .*model\.onnx"):
                 export.export_onnx(original.model, original.processor, path)
-        raise export.ExportError("enough")
+        raise ExportError("enough")
 
     monkeypatch.setattr(export, "trace", lambda *_: SimpleNamespace(metadata_props={}))
     monkeypatch.setattr(export, "_save", meanwhile)
-    with pytest.raises(export.ExportError, match="enough"):
+    with pytest.raises(ExportError, match="enough"):
         export.export_onnx(original.model, original.processor, path)
     assert not list(tmp_path.iterdir())
 
@@ -223,12 +183,12 @@ def test_a_second_export_to_a_file_is_refused(
 
 
 def test_the_predictor_answers_alike(
-    predictor: ReferSamPredictor, original: ReferSamPredictor, image: np.ndarray
+    predictor: ReferSamPredictor, original: ReferSamPredictor, image: np.ndarray, phrases: list[str]
 ) -> None:
     """Masks, probabilities, scores and decisions, for an image and for one that was looked at before."""
-    expected = original.predict(image, PHRASES)
+    expected = original.predict(image, phrases)
     seen = predictor.set_image(image)
-    for answers in (predictor.predict(image, PHRASES), predictor.predict(seen, PHRASES)):
+    for answers in (predictor.predict(image, phrases), predictor.predict(seen, phrases)):
         for ours, theirs in zip(expected, answers, strict=True):
             np.testing.assert_allclose(theirs.probability, ours.probability, atol=1e-4)
             assert theirs.score == pytest.approx(ours.score, abs=1e-4)
@@ -272,33 +232,6 @@ def test_what_a_file_cannot_do(exported: SimpleNamespace, what: str, value: str)
     """Devices that ONNX Runtime lacks, dtypes that were not exported."""
     with pytest.raises(DeviceError, match="exported model"):
         ReferSamPredictor.from_pretrained(exported.path, **{what: value})
-
-
-# -------------------------------------------------------------------------------------------------------------- int8
-
-
-def test_int8_is_smaller_and_agrees(exported: SimpleNamespace, original: ReferSamPredictor, tmp_path: Path) -> None:
-    """The matrix products of the ViT are in int8, those of the mask decoder are not."""
-    from refersam.export.quantization import quantize
-
-    path = tmp_path / "int8.onnx"
-    count = quantize(exported.path, path)
-    operators = [node.op_type for node in onnx.load(path).graph.node]
-    assert operators.count("MatMulInteger") == count > 8
-    assert "MatMul" in operators
-    assert path.stat().st_size < exported.path.stat().st_size
-    metadata = [{entry.key: entry.value for entry in onnx.load(each).metadata_props} for each in (path, exported.path)]
-    assert metadata[0].items() >= metadata[1].items()
-    before, after = (read_contents(each)[1].dtypes for each in (exported.path, path))
-    assert after["int8"] > 0.9 * (before["float32"] - after["float32"]) > 50_000
-    model, processor = load_onnx(path)
-    inputs = processor(images=np.zeros((8, 8, 3), np.uint8), text=PHRASES)
-    with torch.inference_mode():
-        expected, got = original.model(**inputs).mask_logits, model(**inputs).mask_logits
-    assert float((expected - got).square().mean().sqrt() / expected.std()) < 0.2
-    assert not torch.equal(expected, got)
-    # What this says is for processors without VNNI, where the products would overflow.
-    assert model._session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
 
 
 def test_info_describes_the_file(

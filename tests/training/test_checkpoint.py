@@ -123,13 +123,3 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="None of the 1 checkpoints"):
         checkpoint.load_newest(tmp_path)
     assert not (tmp_path / "pwned").exists()
-
-
-def test_replace_folder(tmp_path: Path) -> None:
-    """The new folder replaces the old one, and no temporary folder remains."""
-    for name in ("final", "temporary"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.txt").write_text("x")
-    checkpoint.replace_folder(tmp_path / "temporary", tmp_path / "final")
-    assert [path.name for path in tmp_path.iterdir()] == ["final"]
-    assert [path.name for path in (tmp_path / "final").iterdir()] == ["temporary.txt"]
