@@ -135,7 +135,7 @@ def _only_box(boxes: Any) -> Any:
     if not isinstance(boxes, Sequence) or not boxes or not isinstance(boxes[0], Sequence):
         return boxes
     if len(boxes) > 1:
-        raise PromptError(f"One box is read for a phrase, but there are {len(boxes)}.")
+        raise PromptError(f"At most one box is allowed for a phrase, but there are {len(boxes)}.")
     return boxes[0]
 
 

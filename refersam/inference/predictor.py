@@ -241,7 +241,7 @@ class ReferSamPredictor:
         check_thresholds(threshold, no_target_threshold, min_component_fraction)
         if isinstance(image, EncodedImage):
             if image.model is not self.model:
-                raise ValueError("Another predictor looked at this image: call set_image of the one that is asked.")
+                raise ValueError("Another predictor looked at this image: call set_image of this predictor.")
             rgb, features = image.image, image.features
         else:
             rgb, features = load_image(image), None
@@ -283,7 +283,7 @@ class ReferSamPredictor:
         check_thresholds(threshold, no_target_threshold, min_component_fraction)
         state = result._state
         if state is None or state.model is not self.model:
-            raise ValueError("This result is of another predictor: refine it with the one that made it.")
+            raise ValueError("This result is of another predictor: refine it with that predictor.")
         added = Prompts.build(points, point_labels, box, result.image.width, result.image.height)
         if not added:
             raise PromptError("A click or a box is needed to refine a result, but none is given.")

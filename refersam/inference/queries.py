@@ -89,7 +89,7 @@ class Query(OneLineRepr):
             special = set(processor.tokenizer.all_special_ids)
             for phrase, row in zip(phrases, text["input_ids"].tolist(), strict=True):
                 if not allow_unknown and special.issuperset(row):
-                    raise PhraseError(f"The model knows no sign of the phrase {phrase[:40]!r}: say it in other words.")
+                    raise PhraseError(f"The model knows no sign of the phrase {phrase[:40]!r}: rephrase it.")
             lengths = zip(phrases, text["attention_mask"].sum(dim=1).tolist(), strict=True)
             most = processor.max_text_tokens
             left_out = tuple(processor.cut_off(phrase) if length >= most else "" for phrase, length in lengths)
