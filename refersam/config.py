@@ -1,4 +1,4 @@
-"""Configuration of ReferSAM: every size of the model is an explicit field, declared once."""
+"""Configuration of ReferSAM, with all sizes of the model as explicit fields."""
 
 from __future__ import annotations
 
@@ -23,64 +23,64 @@ PRESETS = ("tiny", "base", "large", "huge")
 TEXT_ENCODERS = ("bert", "clip")
 
 PATCH_SIZE = 16
-"""SAM's patch size in pixels; the pyramid's strides 8, 16 and 32 are laid around it."""
+"""SAM's patch size in pixels, the middle one of the pyramid's strides 8, 16 and 32."""
 
 SIZE_MULTIPLE = 32
-"""Height and width of the model's input must be multiples of this many pixels: the pyramid's largest stride."""
+"""Divisor of the height and width of the model input in pixels: the largest stride of the pyramid."""
 
 MIN_COMPONENT_FRACTION = 0.01
-"""Default of `drop_specks`: the largest that loses no target object on SceneRef (docs/concepts.md, "Specks")."""
+"""Default of `drop_specks`: the largest value without lost target objects on SceneRef (docs/concepts.md, "Specks")."""
 
 
 class ReferSamConfig(PreTrainedConfig):
     """Sizes and switches of a ReferSAM model.
 
-    Build one with `ReferSamConfig.from_preset("base", text_encoder="bert")`, or give the parts:
+    Create it with `ReferSamConfig.from_preset("base", text_encoder="bert")`, or from its fields:
 
     Args:
         vision_config: SAM's image encoder (`SamVisionConfig` or its dictionary).
         mask_decoder_config: SAM's two-way mask decoder; its `hidden_size` is the prompt width C.
         prompt_encoder_config: SAM's prompt encoder, which embeds coarse masks, clicks and boxes.
-        text_config: `BertConfig` or `CLIPTextConfig` (or a dictionary with their `model_type`).
-        freeze_text_encoder: keep the text encoder's weights as they are in training. None: frozen for CLIP,
-            fine-tuned for BERT, as in the paper.
-        freeze_image_encoder: keep the weights of SAM's image encoder as they are in training.
-        layer_groups: first and last ViT layer (inclusive) of each group; the interactor injects before a group and
-            extracts and fuses after it. Together they must cover every layer in order.
+        text_config: text encoder, a `BertConfig` or `CLIPTextConfig` (or a dictionary with its `model_type`).
+        freeze_text_encoder: whether the text encoder is frozen in training. None: frozen for CLIP, trainable for BERT,
+            as in the paper.
+        freeze_image_encoder: whether SAM's image encoder is frozen in training.
+        layer_groups: first and last ViT layer (inclusive) of each group. The interactor injects before a group, and
+            extracts and fuses after it. The groups must cover all layers in order.
         spatial_prior_channels: width n of the convolutional spatial prior at stride 4.
-        deformable_num_heads: heads of the deformable attention of injectors and extractors.
-        deformable_num_points: sampling points per head and level.
-        deformable_value_ratio: width of the deformable attention's values as a share of the ViT width.
+        deformable_num_heads: number of heads of the deformable attention in injectors and extractors.
+        deformable_num_points: number of sampling points per head and level.
+        deformable_value_ratio: width of the deformable attention's values, as a fraction of the ViT width.
         fusion_hidden_size: attention width of the fusion between text and pyramid.
-        fusion_num_heads: heads of the fusion attention.
-        fusion_ffn_ratio: hidden width of the fusion's feed-forward nets, as a multiple of each stream's own width.
-        num_extra_fusions: further (extract, fuse) pairs after the last group.
-        num_context_tokens: learned tokens that travel with the text through the interactor; 0 for none.
-        num_sparse_tokens: learned tokens that become SAM's sparse prompts; 0 for none.
-        num_prompter_layers: layers of the prompter.
-        prompter_num_heads: heads of the prompter's attention.
-        prompter_ffn_ratio: hidden width of the prompter's feed-forward nets, as a multiple of C.
-        injection_gate_init: start of the injectors' gates gamma (the authors: 1e-6, which suits a pretrained ViT).
-        fusion_gate_init: start of the fusion's gates (the authors: 1).
-        supervise_iou: SAM's predicted IoU is trained to be the mask's real IoU, and so serves as the confidence. Off in
-            the authors' models, whose predicted IoU was never trained for phrases.
-        object_score_head: adds a head on the decoder's IoU token that says whether the phrase has a target at all
-            (as SAM 2's object score). Off in the authors' models.
-        use_interactor: off for an ablation: the image encoder runs alone, and image and text do not meet in it.
-        use_prompter: off for an ablation: the sentence feature is SAM's one prompt.
-        use_dense_prompt: off for an ablation: no coarse mask, and no prompt made of it.
-        guided_filter_radius: of the guided filter that brings masks to the image's size along its edges, in cells of
-            stride 4. 0 for bilinear upsampling, as in the authors' models.
-        guided_filter_epsilon: squared contrast below which an edge of the image counts little, in units of the
-            normalised image.
-        drop_path: in training, chance that a sample skips the ViT's last layer; earlier ones proportionally less.
-        domain: the only kind of images that the model was trained on, such as 'synthetic scenes'; users are warned of
-            it. None for a model of general images.
-        supports_clicks: the decoder was trained with clicks and boxes beside the phrase; users of clicks are warned
-            where it was not.
+        fusion_num_heads: number of heads of the fusion attention.
+        fusion_ffn_ratio: hidden width of the fusion's feed-forward networks, as a multiple of each stream's width.
+        num_extra_fusions: number of additional (extract, fuse) pairs after the last group.
+        num_context_tokens: number of learned tokens appended to the text in the interactor; 0 for none.
+        num_sparse_tokens: number of learned tokens that become SAM's sparse prompts; 0 for none.
+        num_prompter_layers: number of prompter layers.
+        prompter_num_heads: number of heads of the prompter's attention.
+        prompter_ffn_ratio: hidden width of the prompter's feed-forward networks, as a multiple of C.
+        injection_gate_init: initial value of the injectors' gates gamma (the authors: 1e-6, for a pretrained ViT).
+        fusion_gate_init: initial value of the fusion's gates (the authors: 1).
+        supervise_iou: whether SAM's predicted IoU is trained with the mask's true IoU and used as confidence. False in
+            the authors' models, where the predicted IoU is not trained for phrases.
+        object_score_head: whether a head on the decoder's IoU token predicts the probability of a target, as SAM 2's
+            object score. False in the authors' models.
+        use_interactor: whether the interactor is used. False (ablation): the image encoder has no text conditioning.
+        use_prompter: whether the prompter is used. False (ablation): the sentence feature is SAM's only prompt.
+        use_dense_prompt: whether the coarse mask is used as a dense prompt. False (ablation): there is no coarse mask.
+        guided_filter_radius: radius of the guided filter for edge-aware upsampling of masks, in cells of stride 4. 0
+            for bilinear upsampling, as in the authors' models.
+        guided_filter_epsilon: regularisation of the guided filter, the squared contrast below which image edges have
+            little effect, in units of the normalised image.
+        drop_path: drop-path probability of the ViT's last layer in training; proportionally lower for earlier layers.
+        domain: only image domain of the training data, such as 'synthetic scenes', used in warnings. None for a model
+            of general images.
+        supports_clicks: whether the decoder was trained with clicks and boxes in addition to the phrase. If False, the
+            use of clicks logs a warning.
 
     Raises:
-        ValueError: fields of a wrong type, or sizes that do not fit together.
+        ValueError: a field has a wrong type, or sizes are inconsistent.
     """
 
     model_type = "refersam"
@@ -92,7 +92,7 @@ class ReferSamConfig(PreTrainedConfig):
         "mask_decoder_config": SamMaskDecoderConfig,
     }
 
-    # Dictionaries or nothing when given, configurations from __post_init__ on.
+    # Dictionaries, configurations or None as arguments; configurations after __post_init__.
     vision_config: Any = None
     prompt_encoder_config: Any = None
     mask_decoder_config: Any = None
@@ -144,7 +144,7 @@ class ReferSamConfig(PreTrainedConfig):
 
     @property
     def text_encoder_kind(self) -> str:
-        """'bert' or 'clip'."""
+        """Kind of the text encoder: 'bert' or 'clip'."""
         return "bert" if self.text_config.model_type == "bert" else "clip"
 
     @property
@@ -153,7 +153,7 @@ class ReferSamConfig(PreTrainedConfig):
         return self.mask_decoder_config.hidden_size
 
     def get_text_config(self, *_args: Any, **_kwargs: Any) -> PreTrainedConfig:
-        """The text encoder's configuration (transformers asks for it by this name)."""
+        """Return the text encoder's configuration (name required by transformers)."""
         return self.text_config
 
     def _check_sizes(self) -> None:
@@ -195,27 +195,27 @@ class ReferSamConfig(PreTrainedConfig):
 
     @classmethod
     def field_names(cls) -> list[str]:
-        """Names of all fields, sorted."""
+        """Return the names of all fields, sorted."""
         return sorted(field.name for field in dataclasses.fields(cls))
 
     @classmethod
     def own_field_names(cls) -> list[str]:
-        """Names of ReferSAM's own fields, without those that transformers gives to every configuration."""
+        """Return the names of ReferSAM's own fields, without the common fields of `PreTrainedConfig`."""
         common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
         return [field.name for field in dataclasses.fields(ReferSamConfig) if field.name not in common]
 
     @classmethod
     def from_preset(cls, name: str, text_encoder: str = "bert", **overrides: Any) -> ReferSamConfig:
-        """The configuration of a preset.
+        """Create the configuration of a preset.
 
         Args:
-            name: 'tiny' (trained from scratch on SceneRef, its own tokenizer), 'base', 'large' or 'huge' (SAM ViT-B,
-                ViT-L, ViT-H with BERT-base or CLIP ViT-B/16's text model).
+            name: 'tiny' (trained from scratch on SceneRef, with a tokenizer of its own), 'base', 'large' or 'huge' (SAM
+                ViT-B, ViT-L, ViT-H with BERT-base or CLIP ViT-B/16's text model).
             text_encoder: 'bert' or 'clip'.
-            overrides: any other field of this class.
+            overrides: values of other fields of this class.
 
         Raises:
-            ValueError: an unknown preset or text encoder.
+            ValueError: the preset, text encoder or a field is unknown.
         """
         if name not in PRESETS:
             raise ValueError(f"Unknown preset {name!r}: choose one of {', '.join(PRESETS)}.")
@@ -238,7 +238,7 @@ def sam_vision_config(
     window_size: int,
     output_channels: int,
 ) -> SamVisionConfig:
-    """SAM's image encoder with everything that follows from its sizes filled in."""
+    """Create the configuration of SAM's image encoder, including the derived sizes."""
     return SamVisionConfig(
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
@@ -248,7 +248,7 @@ def sam_vision_config(
         window_size=window_size,
         output_channels=output_channels,
         num_pos_feats=output_channels // 2,
-        # transformers' default of 1e-10 suits weights that are loaded; from scratch nothing would pass.
+        # transformers' default of 1e-10 is for pretrained weights; from scratch, activations would vanish.
         initializer_range=0.02,
     )
 
@@ -256,7 +256,7 @@ def sam_vision_config(
 def sam_fields(
     vision: SamVisionConfig, mlp_dim: int = 2048, iou_width: int | None = None, mask_channels: int = 16
 ) -> dict[str, Any]:
-    """The fields of a `ReferSamConfig` for SAM's three parts; the prompt width is the vision encoder's output width."""
+    """Return the fields of SAM's three parts; the prompt width is the output width of the vision encoder."""
     width = vision.output_channels
     return {
         "vision_config": vision,
@@ -276,7 +276,7 @@ def _published_fields(name: str, text_encoder: str) -> dict[str, Any]:
         "huge": (1280, 32, 16, [7, 15, 23, 31]),
     }[name]
     per_group = depth // 4
-    # BERT-base, or the text half of CLIP ViT-B/16: the classes' own defaults but for CLIP's end token.
+    # Defaults of the classes are BERT-base and the text model of CLIP ViT-B/16, except for CLIP's special tokens.
     text = BertConfig() if text_encoder == "bert" else CLIPTextConfig(bos_token_id=49406, eos_token_id=49407)
     return {
         "vision_config": sam_vision_config(width, depth, heads, global_layers, 1024, 14, 256),
@@ -299,7 +299,7 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
         "max_position_embeddings": 64,
     }
     if text_encoder == "bert":
-        # Trained from scratch, where BERT's own dropout of 0.1 only slows the learning of a small vocabulary.
+        # Without BERT's dropout of 0.1, which slows training from scratch on a small vocabulary.
         text: PreTrainedConfig = BertConfig(
             **text_sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0
         )
@@ -322,8 +322,10 @@ def _tiny_fields(text_encoder: str) -> dict[str, Any]:
 
 
 def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check fields of a `ReferSamConfig` from a recipe, down to those of its parts; return them in their declared
-    types, or raise ValueError for unknown names and wrong types.
+    """Validate fields of a `ReferSamConfig` from a recipe, including nested ones; return them in their declared types.
+
+    Raises:
+        ValueError: a name is unknown, or a value has a wrong type.
     """
     checked = check_fields(ReferSamConfig, values)
     kinds: dict[str, type[PreTrainedConfig]] = {**ReferSamConfig.sub_configs, "text_config": BertConfig}
@@ -335,7 +337,7 @@ def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(part, dict):
             if name == "text_config":
                 kind = TEXT_CONFIGS[_text_kind(part)]
-            # What transformers gives to every configuration is not a size, and goes through as it is.
+            # Common fields of PreTrainedConfig are not sizes, and are passed on unchanged.
             common = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"model_type"}
             own = check_fields(kind, {key: value for key, value in part.items() if key not in common}, name)
             checked[name] = {**part, **own}
@@ -343,8 +345,10 @@ def check_overrides(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_spelling(fields: Iterable[str]) -> None:
-    """Raise ValueError for a name in a config.json that is nearly one of ReferSAM's fields, which transformers would
-    ignore. Other unknown names pass.
+    """Validate the field names of a config.json; transformers would ignore misspelt ones.
+
+    Raises:
+        ValueError: an unknown name is similar to a field of ReferSAM. Other unknown names are accepted.
     """
     known = ReferSamConfig.own_field_names()
     everything = {*known, *ReferSamConfig().to_dict()}
@@ -367,7 +371,7 @@ def _sub_config(name: str, given: Any, kind: type[PreTrainedConfig], **defaults:
 
 
 def _build(name: str, kind: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig:
-    """A part of the configuration, with transformers' error about a field in one sentence."""
+    """Create a part of the configuration; convert transformers' field errors to one sentence."""
     try:
         return kind(**fields)
     except StrictDataclassError as error:

@@ -1,4 +1,4 @@
-"""Image and phrase to tensors, and logits back to masks at the image's own size."""
+"""Preprocessing of images and phrases to tensors, and resizing of mask logits to the image size."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import check_phrases, replace_symbols
 
 MAX_SIDE = 4096
-"""Longest side of the network's input in pixels: a settings file from elsewhere must not exhaust the machine."""
+"""Maximum side of the model input in pixels; it limits memory use with untrusted settings files."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ReferSamImageProcessor(BaseImageProcessor):
-    """Resizes without keeping the aspect ratio, as the published tools do, and normalises.
+    """Image processor that resizes without keeping the aspect ratio, as the published code, and normalises.
 
     Args:
-        size: {"height": ..., "width": ...} of the network's input, multiples of 32.
-        image_mean: per channel, of pixels in [0, 1].
-        image_std: per channel.
+        size: {"height": ..., "width": ...} of the model input in pixels, multiples of 32.
+        image_mean: mean per channel, of pixels in [0, 1].
+        image_std: standard deviation per channel, of pixels in [0, 1].
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers' own declaration
@@ -63,11 +63,11 @@ class ReferSamImageProcessor(BaseImageProcessor):
         return f"{type(self).__name__}(size={self.size}, image_mean={self.image_mean}, image_std={self.image_std})"
 
     def __call__(self, images: ImageSource | Sequence[ImageSource], **kwargs: Any) -> BatchFeature:
-        """See `preprocess`."""
+        """Preprocess images; see `preprocess`."""
         return self.preprocess(images, **kwargs)
 
     def preprocess(self, images: ImageSource | Sequence[ImageSource], **_kwargs: Any) -> BatchFeature:
-        """One image or several -> pixel_values (I, 3, H, W) float32; anything that `load_image` takes."""
+        """Convert one or several images (types of `load_image`) to (I, 3, H, W) float32 `pixel_values`."""
         several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         pixels = [
             self.normalise(resize_to_array(load_image(image), self.size["height"], self.size["width"]))
@@ -76,19 +76,20 @@ class ReferSamImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": torch.stack(pixels)})
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 RGB -> (3, H, W) float32."""
+        """Normalise an (H, W, 3) uint8 RGB image to a (3, H, W) float32 tensor."""
         tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         return (tensor - mean) / std
 
 
 class ReferSamProcessor(ProcessorMixin):
-    """Image processor and tokenizer together.
+    """Image processor and tokenizer.
 
     Args:
-        image_processor: a `ReferSamImageProcessor`.
-        tokenizer: any fast tokenizer of transformers.
-        max_text_tokens: longer phrases are cut, keeping the end token; special tokens count.
+        image_processor: `ReferSamImageProcessor` for the images.
+        tokenizer: fast tokenizer of transformers.
+        max_text_tokens: maximum number of tokens per phrase, including special tokens. Longer phrases are truncated;
+            the end token is kept.
     """
 
     valid_kwargs = ["max_text_tokens"]  # noqa: RUF012 - transformers' own declaration
@@ -105,10 +106,11 @@ class ReferSamProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> ReferSamProcessor:
-        """Load from a folder or Hub id; as transformers' own, but never asks for torchvision.
+        """Load a processor from a directory or Hub id; unlike the method of transformers, it does not need torchvision.
 
         Raises:
-            DownloadError: a Hub id that was never downloaded, while the Hub cannot be reached.
+            CheckpointError: tokenizer.json is missing or unreadable.
+            DownloadError: the Hub id is not in the cache, and the Hub cannot be reached.
         """
         name = os.fspath(pretrained_model_name_or_path)
         if "local_files_only" not in kwargs:
@@ -119,7 +121,7 @@ class ReferSamProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
         except Exception as error:
             raise_if_not_downloaded(name, error, local_files_only=kwargs["local_files_only"])
-            if isinstance(error, KeyError | TypeError | ValueError):  # transformers' own say nothing of the file
+            if isinstance(error, KeyError | TypeError | ValueError):  # transformers' messages do not name the file
                 raise CheckpointError("tokenizer.json is missing, or cannot be read") from error
             raise
         own = {key: settings[key] for key in cls.valid_kwargs if key in settings}
@@ -127,14 +129,14 @@ class ReferSamProcessor(ProcessorMixin):
 
     @classmethod
     def from_text_encoder(cls, text: str | os.PathLike, image_size: int = 448) -> ReferSamProcessor:
-        """The processor for a model of `model_from_backbones`: the text encoder's own tokenizer, a square input.
+        """Create the processor for a model of `model_from_backbones`, with the text encoder's tokenizer.
 
         Args:
-            text: Hub id or folder of the text encoder.
-            image_size: side in pixels, a multiple of 32.
+            text: Hub id or directory of the text encoder.
+            image_size: side of the square model input in pixels, a multiple of 32.
 
         Raises:
-            CheckpointError: no tokenizer there, or none that can be downloaded.
+            CheckpointError: the tokenizer is missing, or cannot be downloaded.
         """
         name = os.fspath(text)
         options = hub_options(name)
@@ -151,18 +153,18 @@ class ReferSamProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         **_kwargs: Any,
     ) -> BatchFeature:
-        """Tensors for the model.
+        """Convert images and phrases to model inputs.
 
         Args:
-            images: one image or several; anything that `load_image` takes.
-            text: one phrase or several; a multiple of the images, those of one image following one another.
+            images: one image or several, of the types of `load_image`.
+            text: one phrase or several, B / I consecutive phrases per image.
 
         Returns:
             `pixel_values` (I, 3, H, W), `input_ids` and `attention_mask` (B, S), padded to the longest phrase.
 
         Raises:
-            ImageError: an image that cannot be read.
-            PhraseError: a phrase without a word.
+            ImageError: an image cannot be read.
+            PhraseError: a phrase has no word.
         """
         data: dict[str, Tensor] = {}
         if images is not None:
@@ -173,16 +175,16 @@ class ReferSamProcessor(ProcessorMixin):
 
     @property
     def image_size(self) -> dict[str, int]:
-        """{"height": ..., "width": ...} of the network's input in pixels."""
+        """Size of the model input in pixels: {"height": ..., "width": ...}."""
         return dict(self.image_processor.size)
 
     def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Tensor]:
-        """Phrases -> `input_ids` and `attention_mask` (B, S), padded to the longest.
+        """Tokenize phrases to `input_ids` and `attention_mask` (B, S), padded to the longest phrase.
 
-        Symbols that the tokenizer does not know, such as emoji, are left out; see `unknown_parts`.
+        Symbols outside the tokenizer's vocabulary, such as emoji, are removed; see `unknown_parts`.
 
         Raises:
-            PhraseError: a phrase without a word.
+            PhraseError: a phrase has no word.
         """
         check_phrases(phrases)
         encoded = self.tokenizer(
@@ -199,26 +201,26 @@ class ReferSamProcessor(ProcessorMixin):
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def cut_off(self, phrase: str) -> str:
-        """The end of a phrase that does not fit into `max_text_tokens`, as written; empty where all of it fits.
+        """Return the end of a phrase beyond `max_text_tokens`, as in the input; empty if nothing is truncated.
 
         Raises:
-            PhraseError: a phrase without a word.
+            PhraseError: the phrase has no word.
         """
         check_phrases([phrase])
         tokens = self._tokens(self._without_unknown_symbols(phrase))
         return phrase[tokens[self._room][1] :] if len(tokens) > self._room else ""
 
     def unknown_parts(self, phrase: str) -> tuple[str, ...]:
-        """Find what the tokenizer does not know in the part of a phrase that fits into `max_text_tokens`.
+        """Return the parts of a phrase outside the tokenizer's vocabulary, within `max_text_tokens`.
 
-        Symbols are left out before the phrase is tokenised, words are mapped to [UNK]. A tokenizer of bytes, as CLIP's,
-        knows everything.
+        Symbols are removed before tokenization; words are mapped to [UNK]. A byte-level tokenizer such as CLIP's covers
+        every text.
 
         Returns:
-            Each part once, as written.
+            Parts without duplicates, as in the input.
 
         Raises:
-            PhraseError: a phrase without a word.
+            PhraseError: the phrase has no word.
         """
         check_phrases([phrase])
         text = self._without_unknown_symbols(phrase)
@@ -227,7 +229,7 @@ class ReferSamProcessor(ProcessorMixin):
         for token, start, end in tokens[: self._room]:
             if token == self.tokenizer.unk_token_id:
                 is_unknown[start:end] = [True] * (end - start)
-        for place in range(1, len(phrase)):  # the variation selector of an emoji, and what joins two
+        for place in range(1, len(phrase)):  # variation selectors and joiners of emoji
             is_unknown[place] |= is_unknown[place - 1] and unicodedata.category(phrase[place]) in ("Cf", "Mn")
         end = tokens[self._room][1] if len(tokens) > self._room else len(phrase)
         runs = groupby(zip(is_unknown[:end], phrase[:end], strict=True), key=itemgetter(0))
@@ -235,9 +237,9 @@ class ReferSamProcessor(ProcessorMixin):
         return tuple(dict.fromkeys(parts))
 
     def _without_unknown_symbols(self, phrase: str) -> str:
-        """The phrase with symbols replaced inside tokens that would be [UNK]; as long as before, so that places fit.
+        """Return the phrase with symbols replaced inside [UNK] tokens; its length, and so all offsets, stay the same.
 
-        A phrase of known tokens stays as it is, whatever it holds. So does one that would have no token left.
+        A phrase of known tokens is unchanged, as is a phrase that would lose all its tokens.
         """
         if phrase.isascii():
             return phrase
@@ -249,17 +251,17 @@ class ReferSamProcessor(ProcessorMixin):
         return text if text == phrase or self._tokens(text) else phrase
 
     def _tokens(self, text: str) -> list[tuple[int, int, int]]:
-        """Id, start and end in the text of each token, without special ones."""
+        """Return (id, start, end) of each token, without special tokens; start and end are offsets in the text."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [(token, *place) for token, place in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
 
     @property
     def _room(self) -> int:
-        """How many tokens of a phrase fit, without special ones."""
+        """Maximum number of tokens per phrase, without special tokens."""
         return int(self.max_text_tokens - self.tokenizer.num_special_tokens_to_add())
 
     def resize_logits(self, mask_logits: Tensor, height: int, width: int) -> Tensor:
-        """(B, H, W) logits -> (B, height, width), bilinear, in float32: resized first, cut at 0 afterwards."""
+        """Resize (B, H, W) logits to (B, height, width) float32, bilinear; apply the mask threshold afterwards."""
         logits = mask_logits.float().unsqueeze(1)
         if logits.shape[2:] != (height, width):
             logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
@@ -271,15 +273,15 @@ class ReferSamProcessor(ProcessorMixin):
 
 
 def check_room(processor: ReferSamProcessor, config: ReferSamConfig, name: str) -> None:
-    """The model must know every token, and every place of a phrase.
+    """Validate that the model has an embedding for every token and position of the processor.
 
     Args:
-        processor: of the model.
-        config: of the model.
-        name: of the model, for the error.
+        processor: the processor of the model.
+        config: the configuration of the model.
+        name: name of the model for the error message.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: the vocabulary or the number of positions of the model is too small.
     """
     for what, needed, room in (
         ("entries", len(processor.tokenizer), config.text_config.vocab_size),

@@ -1,1 +1,1 @@
-"""Answers: predictor, queries, runtimes, transformers' pipeline and Auto classes."""
+"""Inference: predictor, queries, runtimes, transformers' pipeline and Auto classes."""

@@ -1,4 +1,4 @@
-"""Answers: masks, scores and decisions, read from a model's outputs."""
+"""Answers: masks, scores and no-target decisions, computed from model outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from refersam.model.refersam import ReferSamOutput
 
 
 class NanOutputError(ReferSamError):
-    """A model whose output has NaN or infinite values."""
+    """The model output contains NaN or infinite values."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,14 +31,14 @@ class Answer:
     """The answer to one phrase about one image of H x W pixels.
 
     Attributes:
-        phrase: as it was asked.
-        mask: (H, W) bool, without specks; all False where `no_target`.
-        probability: (H, W) float32 in [0, 1], before the no-target decision.
-        score: confidence in [0, 1]: the IoU that the model expects its mask to have with the truth.
-        no_target: the model says that nothing matches the phrase; never where a foreground click or a box shows it.
-        left_out: the end of a phrase that is longer than the model reads; empty where all of it was read.
-        unknown: parts of the phrase that the tokenizer does not know: symbols, which are left out, and words, which
-            are read as [UNK].
+        phrase: the input phrase, unchanged.
+        mask: (H, W) bool mask without specks; all False if `no_target`.
+        probability: (H, W) float32 foreground probabilities in [0, 1], before the no-target decision.
+        score: confidence in [0, 1], the expected IoU of the mask with the ground truth.
+        no_target: True if no object matches the phrase; always False with a foreground click or a box.
+        left_out: the truncated end of a phrase that exceeds the token limit; empty if nothing was truncated.
+        unknown: parts of the phrase outside the tokenizer's vocabulary. Symbols are removed, words are mapped to
+            [UNK].
     """
 
     phrase: str
@@ -57,7 +57,7 @@ class Answer:
 
     @property
     def area(self) -> int:
-        """Pixels of the mask."""
+        """Number of pixels in the mask."""
         return int(np.count_nonzero(self.mask))
 
     @property
@@ -69,19 +69,19 @@ class Answer:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask as a black and white PNG, at once or not at all; a file of that name is replaced."""
+        """Write the mask atomically as a black and white PNG; an existing file is replaced."""
         target = Path(path)
         save_png(mask_image(self.mask), target)
         return target
 
     def to_rle(self) -> dict[str, Any]:
-        """COCO run-length encoding: {"size": [H, W], "counts": str}."""
+        """Return the mask in COCO run-length encoding: {"size": [H, W], "counts": str}."""
         from refersam.metrics.masks import encode_mask
 
         return encode_mask(self.mask)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: phrase, score (4 digits), no_target, box, area and rle; left_out and unknown where not empty."""
+        """Return JSON fields: phrase, score (4 digits), no_target, box, area, rle; left_out, unknown if not empty."""
         return {
             "phrase": self.phrase,
             **({"left_out": self.left_out} if self.left_out else {}),
@@ -97,10 +97,10 @@ class Answer:
 def check_thresholds(
     threshold: float = 0.5, no_target_threshold: float | None = None, min_component_fraction: float | None = None
 ) -> None:
-    """Validate the settings of `read_answers`, which are probabilities or fractions, or None for the model's own.
+    """Validate the thresholds of `read_answers`: numbers in [0, 1], or None for the model's default.
 
     Raises:
-        ValueError: a value outside [0, 1].
+        ValueError: a value is outside [0, 1].
     """
     for name, value in (
         ("threshold", threshold),
@@ -121,20 +121,20 @@ def read_answers(
     no_target_threshold: float | None = None,
     min_component_fraction: float | None = None,
 ) -> Iterator[Answer]:
-    """One answer for each phrase of a query, made as it is asked for: only one is at the image's full size at a time.
+    """Yield one answer per phrase of a query; only one answer at full image size is in memory at a time.
 
     Args:
-        model: that made the output.
-        processor: of the model.
-        output: of `run_queries`.
-        query: that it answers.
-        threshold: a pixel belongs to the mask where its probability is at least this.
-        no_target_threshold: nothing matches where the probability of a target is below this; None for the model's own.
-        min_component_fraction: a connected component of a mask with less than this fraction of the largest
-            component's area is dropped, as in `drop_specks`; 0 keeps all; None for the model's own.
+        model: the model that produced `output`.
+        processor: the processor of the model.
+        output: the output of `run_queries` for `query`.
+        query: the query with P phrases.
+        threshold: minimum probability of a mask pixel.
+        no_target_threshold: minimum target probability; below it, no object matches. None for the model's default.
+        min_component_fraction: minimum area of a connected component, as a fraction of the largest component's area
+            (see `drop_specks`). 0 keeps all; None for the model's default.
 
     Raises:
-        NanOutputError: the output has NaN or infinite values.
+        NanOutputError: the output contains NaN or infinite values.
     """
     if no_target_threshold is None:
         no_target_threshold = model.config.no_target_threshold
@@ -155,12 +155,12 @@ def read_answers(
 
 @dataclass(frozen=True)
 class PhraseOutput:
-    """Output of a model for one phrase.
+    """Model output for one phrase.
 
     Attributes:
-        output: of the model, with B = 1.
-        logits: (1, H, W) mask logits at the image's size, in float32.
-        target_probability: that the phrase has a target; 1 for a model without an object-score head.
+        output: the model output with B = 1.
+        logits: (1, H, W) float32 mask logits at the image's size.
+        target_probability: probability that the phrase has a target; 1 for a model without an object-score head.
     """
 
     output: ReferSamOutput
@@ -171,15 +171,15 @@ class PhraseOutput:
 def phrase_outputs(
     output: ReferSamOutput, sizes: Iterable[tuple[int, int]], processor: Processor
 ) -> Iterator[PhraseOutput]:
-    """Resize the masks of B phrases to their images, one at a time, so that only one is in memory.
+    """Resize the masks of B phrases to their image sizes, one at a time to save memory.
 
     Args:
-        output: of the model.
-        sizes: B times (height, width) of the phrase's image in pixels.
-        processor: of the model.
+        output: the model output for B phrases.
+        sizes: B image sizes (height, width) in pixels.
+        processor: the processor of the model.
 
     Raises:
-        NanOutputError: the output has NaN or infinite values.
+        NanOutputError: the output contains NaN or infinite values.
     """
     has_target = target_probability(output)
     if not all(torch.isfinite(values).all() for values in (output.mask_logits, output.iou_scores, has_target)):
@@ -194,7 +194,7 @@ def phrase_outputs(
 
 
 def target_probability(output: ReferSamOutput) -> Tensor:
-    """(B,) probability that the phrase has a target; 1 for a model without an object-score head."""
+    """Return (B,) target probabilities; 1 for a model without an object-score head."""
     if output.object_score_logits is None:
         return torch.ones(output.mask_logits.shape[0], device=output.mask_logits.device)
     return output.object_score_logits.float().sigmoid()
@@ -203,16 +203,16 @@ def target_probability(output: ReferSamOutput) -> Tensor:
 def confidence(
     output: ReferSamOutput, probabilities: Tensor, iou_is_supervised: bool, inside: Tensor | None = None
 ) -> Tensor:
-    """(B,) the IoU that the mask is expected to have, in [0, 1].
+    """Return the (B,) expected IoU of the masks, in [0, 1].
 
-    With a supervised IoU: the predicted IoU times the probability of a target. Without: the mean probability inside
-    the mask, which is all that such a model knows of its certainty.
+    It is the target probability times the predicted IoU. Without IoU supervision, the mean probability inside the mask
+    replaces the predicted IoU.
 
     Args:
-        output: of the model.
-        probabilities: (B, H, W).
-        iou_is_supervised: `config.supervise_iou`.
-        inside: (B, H, W) bool, the masks; None for all pixels with a probability of at least 0.5.
+        output: the model output for B phrases.
+        probabilities: (B, H, W) foreground probabilities.
+        iou_is_supervised: the value of `config.supervise_iou`.
+        inside: (B, H, W) bool masks; None for all pixels with a probability of at least 0.5.
     """
     if iou_is_supervised:
         expected = output.iou_scores.float().clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Connected components of masks, and masks without specks."""
+"""Connected components of masks, and removal of specks (small components)."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from refersam.config import MIN_COMPONENT_FRACTION
 
 
 def label_components(mask: np.ndarray) -> np.ndarray:
-    """Number the connected components of a mask; pixels that touch at a side or a corner are connected.
+    """Label the connected components of a mask with 8-connectivity.
 
     Args:
-        mask: (H, W) bool.
+        mask: (H, W) bool mask.
 
     Returns:
-        (H, W) int32: 0 outside the mask, 1 for the component of the first pixel in reading order, then 2, ...
+        (H, W) int32 labels: 0 outside the mask; 1, 2, ... in the reading order of the components' first pixels.
     """
     starts, ends, labels = _label_runs(mask)
-    changes = np.zeros(mask.size + 1, np.int32)  # of the label along the pixels in reading order
+    changes = np.zeros(mask.size + 1, np.int32)  # differences of the labels of consecutive pixels
     np.add.at(changes, starts, labels)
     np.subtract.at(changes, ends, labels)
     return np.cumsum(changes[:-1], dtype=np.int32).reshape(mask.shape)
 
 
 def drop_specks(mask: np.ndarray, min_fraction: float = MIN_COMPONENT_FRACTION) -> np.ndarray:
-    """Remove the components that are small beside the largest one.
+    """Remove components that are small relative to the largest one.
 
     Args:
-        mask: (H, W) bool.
-        min_fraction: in [0, 1]; a component with less than this fraction of the largest component's area is removed.
+        mask: (H, W) bool mask.
+        min_fraction: minimum area of a component as a fraction of the largest component's area, in [0, 1].
 
     Returns:
-        (H, W) bool: a copy, or `mask` itself where nothing is removed.
+        (H, W) bool mask: a copy, or `mask` itself if nothing is removed.
     """
     if not min_fraction:
         return mask
@@ -50,19 +50,19 @@ def drop_specks(mask: np.ndarray, min_fraction: float = MIN_COMPONENT_FRACTION) 
 
 
 def _label_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split a mask into runs, its rows' maximal sequences of set pixels.
+    """Split a mask into runs: maximal horizontal sequences of set pixels.
 
     Returns:
-        For each of R runs in reading order: its first pixel, the pixel after its last, both as indices into the
-        flattened mask, and the number of its component, from 1 in the order of their first runs.
+        Starts, ends (exclusive) and component labels of R runs in reading order. Starts and ends are indices into the
+        flattened mask; labels count from 1 in the order of the components' first runs.
     """
     height, width = mask.shape
-    stride = width + 2  # two cleared pixels end each row: runs of different rows never touch along the flattened rows
+    stride = width + 2  # two cleared pixels per row separate the runs of consecutive rows in the flattened mask
     padded = np.zeros((height, stride), np.int8)
     padded[:, 1:-1] = mask
     edges = np.flatnonzero(np.diff(padded.reshape(-1))) + 1
     starts, ends = edges[::2], edges[1::2]
-    # A run touches those of the row above that begin before or at its end, and end at or after its start.
+    # A run touches the runs of the row above with start <= its end and end >= its start.
     first = np.searchsorted(ends, starts - stride)
     touching = np.searchsorted(starts, ends - stride, side="right") - first
     below = np.repeat(np.arange(starts.size), touching)
@@ -74,7 +74,7 @@ def _label_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _union(count: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """For each of `count` nodes, the smallest node of its component; `one` and `other` are the ends of the edges."""
+    """Return the smallest node of each node's component, for `count` nodes and the edges (`one`, `other`)."""
     parents = np.arange(count)
     while True:
         lower, higher = np.minimum(parents[one], parents[other]), np.maximum(parents[one], parents[other])

@@ -1,4 +1,4 @@
-"""What a model is, read from its files: neither its weights nor any code in them is loaded."""
+"""Model descriptions, read from model files without loading weights or executing code."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ _PARTS = {
     "prompter": ("prompter.",),
     "decoder": ("sam.",),
 }
-"""Parts of the model by how their weights' names begin; the first that fits counts."""
+"""Parameter name prefixes of each part of the model; the first match counts."""
 
 _FORMATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_MOST_OF_A_CARD = 65_536  # bytes
+_MOST_OF_A_CARD = 65_536  # bytes of a model card that are read at most
 
 
 @dataclass(frozen=True)
 class Description:
-    """Of a model.
+    """Description of a ReferSAM model.
 
     Attributes:
-        model: as it was named.
-        preset: whose sizes it has: "tiny", "base", "large" or "huge"; None for sizes of its own.
-        text_encoder: its kind and sizes, in words.
-        image_encoder: its sizes, in words.
-        left_out: parts of ReferSAM that it does without, as in an ablation.
-        upsampling: how masks come to the size of the input: "bilinear", or "guided filter" along the image's edges.
-        heads: "no_target", "iou": whether it says that nothing matches, and how good its mask is.
-        parameters: by part, and "total"; of an exported model the total alone.
-        dtypes: parameters stored in each; of an exported model with the constants of its graph.
-        file_bytes: of the weights.
-        input_size: (height, width) in pixels; None without a processor.
-        max_text_tokens: of a phrase; None without a processor.
-        licence: as its model card says; None where it does not.
-        domain: the only kind of images that it was trained on; None for a model of general images.
-        supports_clicks: it was trained with clicks, and takes them.
+        model: the name passed to `describe_model`.
+        preset: "tiny", "base", "large" or "huge"; None for other sizes.
+        text_encoder: kind and sizes of the text encoder, as text.
+        image_encoder: sizes of the image encoder, as text.
+        left_out: parts of ReferSAM that are disabled, as in an ablation.
+        upsampling: upsampling of masks to the input size: "bilinear", or edge-aware "guided filter".
+        heads: presence of the "no_target" and "iou" heads.
+        parameters: number of parameters per part and in "total"; only "total" for an exported model.
+        dtypes: number of parameters per dtype; for an exported model, with the constants of its graph.
+        file_bytes: size of the weight files in bytes.
+        input_size: (height, width) of the model input in pixels; None without a processor.
+        max_text_tokens: maximum number of tokens per phrase; None without a processor.
+        licence: licence in the model card; None if absent.
+        domain: the only image domain of the training data; None for a model of general images.
+        supports_clicks: whether the model was trained with clicks and accepts them.
     """
 
     model: str
@@ -77,15 +77,15 @@ class Description:
 
 @dataclass(frozen=True)
 class PublishedDescription:
-    """Of a published model of transformers.
+    """Description of a published model of transformers.
 
     Attributes:
-        model: as it was named.
-        family: alias of its kind.
-        method: how a phrase becomes a mask.
-        weights: of each part: repository or directory, parameters, megabytes, licence, gated.
-        approximate: the sizes are those of the published files, which need not be on this machine.
-        access: how to get access to gated weights; None for open ones.
+        model: the name passed to `describe_model`.
+        family: alias of the model family.
+        method: summary of the segmentation method.
+        weights: per part: repository or directory, parameters, megabytes, licence, gated.
+        approximate: True if the sizes are those of the published files, not measured on this machine.
+        access: instructions for access to gated weights; None for open weights.
     """
 
     model: str
@@ -97,14 +97,14 @@ class PublishedDescription:
 
 
 def describe_model(name: str) -> Description | PublishedDescription:
-    """Describe a model by its files, a published model by what is known of it: nothing is downloaded for that.
+    """Describe a model from its files. A published model is described from stored facts, without a download.
 
     Args:
-        name: folder, Hub id, checkpoint of the authors (.pth), export (OpenVINO folder, .onnx), or alias.
+        name: directory, Hub id, authors' checkpoint (.pth), export (OpenVINO folder, .onnx), or alias of a published model.
 
     Raises:
-        CheckpointError: no such model, another kind of model, or files that cannot be read.
-        MissingExtraError: for an exported model, onnx or openvino is not installed.
+        CheckpointError: the model does not exist, is of another kind, or has unreadable files.
+        MissingExtraError: onnx or openvino is not installed, and the model is an export.
     """
     if name.endswith(ONNX_SUFFIX):
         return _of_exported(name, *read_contents(Path(name)))
@@ -120,7 +120,7 @@ def describe_model(name: str) -> Description | PublishedDescription:
     files = _weight_files(folder)
     try:
         processor = ReferSamProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except Exception:  # of any kind, in a foreign folder; a converted model may have none
+    except Exception:  # a foreign directory may raise any error; a converted model may have no processor
         processor = None
     parameters, dtypes = _count(entry for file in files for entry in _read_header(file))
     return Description(
@@ -143,7 +143,7 @@ def _of_published(name: str, published: Published) -> PublishedDescription:
 
 
 def _describe_weights(name: str) -> Weights:
-    """Count the weights of a directory, or of a Hub id that nothing is known of, which is downloaded."""
+    """Count the weights in a directory, or of an unlisted Hub id, which is downloaded."""
     folder = fetch(name)
     files = _weight_files(folder)
     parameters, _ = _count(entry for file in files for entry in _read_header(file))
@@ -234,7 +234,7 @@ def _describe_processor(processor: ReferSamProcessor | None) -> dict[str, Any]:
 
 
 def _count(entries: Iterable[tuple[str, tuple[int, ...], str]]) -> tuple[dict[str, int], dict[str, int]]:
-    """Parameters by part and by dtype, of (name, shape, format)."""
+    """Count parameters by part and by dtype, from (name, shape, dtype) entries."""
     parts, formats = dict.fromkeys(_PARTS, 0), dict[str, int]()
     for name, shape, precision in entries:
         part = next((part for part, starts in _PARTS.items() if name.startswith(starts)), "other")
@@ -273,7 +273,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _licence(card: Path) -> str | None:
-    """The `license` of a model card's head."""
+    """Return the `license` in the metadata of a model card; None if absent."""
     if not card.is_file():
         return None
     with card.open("rb") as file:

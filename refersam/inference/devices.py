@@ -1,4 +1,4 @@
-"""Devices and precisions."""
+"""Devices and dtypes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best there is.
+    """Return the requested device, or the fastest available one for None and 'auto'.
 
     Raises:
-        DeviceError: unknown or not there.
+        DeviceError: the device is unknown or not available.
     """
     available = ["cpu"]
     if torch.cuda.is_available():
@@ -37,10 +37,10 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype asked for.
+    """Return the requested dtype.
 
     Raises:
-        DeviceError: unknown.
+        DeviceError: the dtype is unknown.
     """
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if wanted is None or wanted not in DTYPES.values():
@@ -49,7 +49,7 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this machine's CPU has no instructions for a dtype, and makes up for them in software."""
+    """Return whether the device is a CPU without native instructions for a dtype (software emulation)."""
     if device.type != "cpu" or dtype == torch.float32 or not torch.backends.mkldnn.is_available():
         return False
     operators = torch.ops.mkldnn
@@ -58,7 +58,7 @@ def is_emulated(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def warn_if_emulated(device: torch.device, dtype: torch.dtype) -> None:
-    """Say that a dtype is slow here, where it is."""
+    """Log a warning if a dtype is emulated on the device, and therefore slow."""
     if is_emulated(device, dtype):
         name = str(dtype).removeprefix("torch.")
         logger.warning("This CPU has no instructions for %s, which is much slower here than float32.", name)

@@ -1,4 +1,4 @@
-"""Several answers about one image, as one map or as detections."""
+"""Label maps and detections from several answers about one image."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def label_map(answers: Iterable[Answer]) -> np.ndarray:
-    """One map of several phrases: where masks overlap, a pixel belongs to the phrase that is most probable there.
+    """Merge masks into one label map; overlapping pixels get the phrase with the highest probability.
 
     Args:
-        answers: about one image of H x W pixels, at least one; only one is held at a time.
+        answers: 1 to 65,535 answers about one image of H x W pixels; only one is in memory at a time.
 
     Returns:
-        (H, W) uint16: 0 for no phrase, 1 for the first, 2 for the second, ...
+        (H, W) uint16 labels: 0 for no phrase, 1 for the first phrase, 2 for the second, ...
 
     Raises:
-        ValueError: no answer, more than 65,535, or answers about images of different sizes.
+        ValueError: there is no answer, there are more than 65,535, or the image sizes differ.
     """
     labels: np.ndarray | None = None
     best: np.ndarray | None = None
@@ -41,32 +41,32 @@ def label_map(answers: Iterable[Answer]) -> np.ndarray:
         labels[wins] = number
         best[wins] = answer.probability[wins]
     if labels is None:
-        raise ValueError("A label map needs at least one answer, but none came.")
+        raise ValueError("A label map needs at least one answer, but none is given.")
     return labels
 
 
 def label_image(answers: Sequence[Answer]) -> Image.Image:
-    """`label_map` as an image whose grey values are the numbers: of 8 bits, or of 16 for more than 255 phrases."""
+    """Return `label_map` as a greyscale image: 8 bits, or 16 bits for more than 255 phrases."""
     labels = label_map(answers)
     return Image.fromarray(labels.astype(np.uint8) if len(answers) <= np.iinfo(np.uint8).max else labels)
 
 
 def to_supervision(answers: Sequence[Answer]) -> supervision.Detections:
-    """The answers as `supervision.Detections`: a detection for each mask that is not empty.
+    """Convert answers to `supervision.Detections`, one detection per non-empty mask.
 
-    Its class_id is the phrase's place in the list, `data["class_name"]` the phrase, its confidence the score. Where
-    nothing matches there are 0 detections, with arrays of the same types and a mask of the shape (0, H, W).
+    `class_id` is the index of the phrase, `data["class_name"]` the phrase and `confidence` the score. Without any match
+    there are 0 detections, with arrays of the same dtypes and a mask of shape (0, H, W).
 
     Args:
-        answers: about one image of H x W pixels, at least one.
+        answers: one or more answers about one image of H x W pixels.
 
     Raises:
         MissingExtraError: supervision is not installed.
-        ValueError: no answer.
+        ValueError: there is no answer.
     """
     sv: Any = require("supervision", "supervision", "to_supervision")
     if not answers:
-        raise ValueError("Detections need at least one answer, but none came: pass what predict returns.")
+        raise ValueError("Detections need at least one answer, but none is given: pass the results of `predict`.")
     found = [(index, answer) for index, answer in enumerate(answers) if answer.box is not None]
     return sv.Detections(
         xyxy=np.array([answer.box for _, answer in found], np.float32).reshape(-1, 4),

@@ -26,10 +26,10 @@ PROMPTS = ("points", "point_labels", "boxes")
 
 
 class ReferringImageSegmentationPipeline(Pipeline):
-    """Masks for phrases about images, in the form of transformers' other segmentation pipelines.
+    """Pipeline that segments images by phrases, with results like those of transformers' segmentation pipelines.
 
-    Made by `transformers.pipeline("referring-image-segmentation", model=...)`; without a model, by the bundled one,
-    which knows rendered scenes, not photographs.
+    Create it with `transformers.pipeline("referring-image-segmentation", model=...)`. The default is the bundled model,
+    which was trained on synthetic scenes, not photographs.
     """
 
     _load_processor = True
@@ -39,29 +39,30 @@ class ReferringImageSegmentationPipeline(Pipeline):
     _load_tokenizer = False
 
     def __call__(self, inputs: Any, phrases: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
-        """Segment what phrases mean.
+        """Segment the objects that phrases describe.
 
         Args:
-            inputs: an image (path, PIL image, array or the bytes of a file; URLs are never fetched), a dictionary
-                {"image": image, "phrases": phrase or phrases} that may also hold the prompts below, or a list,
-                generator or data set of them.
-            phrases: one phrase or several, for every image that does not bring its own.
-            kwargs: prompts for a single phrase, in pixels of the image: `points` (clicks (x, y)), `point_labels` (for
-                each 1 to add, 0 to remove; all 1 by default) and `boxes` (a box (left, top, right, bottom), or a list
-                of one). Thresholds as in `ReferSamPredictor.predict`: `threshold`, `no_target_threshold` and
-                `min_component_fraction`. `batch_size` and `num_workers` as in other pipelines of transformers.
+            inputs: an image (path, PIL image, array or file bytes; URLs are never fetched), a dictionary
+                {"image": image, "phrases": phrase or phrases} with optional prompts (see kwargs), or a list,
+                generator or dataset of these.
+            phrases: one phrase or several, for all images without their own phrases.
+            kwargs: prompts for a single phrase, in pixels of the image: `points` (clicks (x, y)), `point_labels` (per
+                point 1 for foreground, 0 for background; all 1 by default) and `boxes` (one box (left, top, right,
+                bottom), or a list with one box). Thresholds as in `ReferSamPredictor.predict`: `threshold`,
+                `no_target_threshold` and `min_component_fraction`. `batch_size` and `num_workers` as in other
+                transformers pipelines.
 
         Returns:
-            For an image, a list of dictionaries, one for each phrase: `label` (the phrase), `score` (predicted IoU),
-            `mask` (black and white PIL image of the image's size), `box` (left, top, right, bottom in pixels, None
-            for an empty mask) and `no_target` (nothing matches). For a list, a list of such lists; for a generator or
-            data set, an iterator of them.
+            For one image, a list of dictionaries, one per phrase: `label` (the phrase), `score` (predicted IoU),
+            `mask` (black and white PIL image of the image's size), `box` (left, top, right, bottom in pixels; None
+            for an empty mask) and `no_target` (True if no object matches). For a list, a list of such lists; for a
+            generator or dataset, an iterator of them.
 
         Raises:
-            ImageError: an image that cannot be read.
-            PhraseError: no phrase, or one without a word.
-            PromptError: points or boxes that cannot be used; see `ReferSamPredictor.predict`.
-            ValueError: a threshold or fraction outside [0, 1].
+            ImageError: an image cannot be read.
+            PhraseError: there is no phrase, or a phrase has no word.
+            PromptError: points or boxes are invalid; see `ReferSamPredictor.predict`.
+            ValueError: a threshold or fraction is outside [0, 1].
         """
         if phrases is not None:
             kwargs["phrases"] = phrases
@@ -70,7 +71,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Write model and processor. transformers would add this file, and then ask to trust it as foreign code."""
+        """Save model and processor. The method of transformers would also copy this file as remote code."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -84,7 +85,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return before, {}, after
 
     def preprocess(self, input_: Any, phrases: str | Sequence[str] | None = None, **prompts: Any) -> dict[str, Any]:
-        """Return the query of an image, or of a dictionary of an image with its phrases and clicks."""
+        """Return the query for an image, or for a dictionary with image, phrases and prompts."""
         source = input_
         if isinstance(input_, Mapping):
             if "image" not in input_:
@@ -102,7 +103,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return {"query": Query.prepare(self.processor, image, asked, prompts=clicks)}
 
     def _forward(self, input_tensors: dict[str, Any]) -> dict[str, Any]:
-        """One query, or the list of a batch; only those with the same `batch_key` can run together."""
+        """Run one query, or the queries of a batch grouped by `batch_key`."""
         query = input_tensors["query"]
         if isinstance(query, Query):
             return {"query": query, "output": run_queries(self.model, [query])[0]}
@@ -113,8 +114,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return {"query": query, "output": [outputs[place] for place in range(len(query))]}
 
     def postprocess(self, model_outputs: dict[str, Any], **settings: float) -> list[dict[str, Any]]:
-        """The output for a query -> a dictionary for each phrase."""
-        values = model_outputs["output"]  # transformers has made a dictionary of it
+        """Convert the output for a query to one dictionary per phrase."""
+        values = model_outputs["output"]  # transformers converted the output to a dictionary
         output = ReferSamOutput(**{field.name: values.get(field.name) for field in fields(ReferSamOutput)})
         answers: Iterator[Answer] = read_answers(self.model, self.processor, output, model_outputs["query"], **settings)
         return [
@@ -130,23 +131,23 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
 
 def _only_box(boxes: Any) -> Any:
-    """Return the box of a list of one; a box itself stays."""
+    """Return the only box of a list, or the box itself if `boxes` is not a list of boxes."""
     if not isinstance(boxes, Sequence) or not boxes or not isinstance(boxes[0], Sequence):
         return boxes
     if len(boxes) > 1:
-        raise PromptError(f"One box is read for a phrase, but there are {len(boxes)}.")
+        raise PromptError(f"At most one box is allowed for a phrase, but there are {len(boxes)}.")
     return boxes[0]
 
 
 class PipelineModel:
-    """What `pipeline` loads a model by: as strictly as the predictor does, and in the same dtype."""
+    """Model class for `pipeline`: loads weights as strictly as the predictor, and in the same dtype."""
 
     @staticmethod
     def from_pretrained(name: str, dtype: str | torch.dtype | None = None, **options: Any) -> ReferSamModel:
-        """In float32 unless another dtype is asked for: weights may be stored in half the bytes.
+        """Load a model in float32 unless `dtype` is given, even if its weights are stored in 16 bits.
 
         Raises:
-            ReferSamError: see `load_weights`. Not a ValueError: transformers would try again and bury the sentence.
+            ReferSamError: see `load_weights`. A ValueError would make transformers retry and hide the message.
         """
         for of_foreign_code in ("code_revision", "trust_remote_code"):
             options.pop(of_foreign_code, None)

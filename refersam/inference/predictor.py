@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 
 ONNX_SUFFIX = ".onnx"
 
-_NOTEBOOK_SIDE = 1024  # pixels, at most
+_NOTEBOOK_SIDE = 1024  # maximum side of an image in a notebook, in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What a click needs of an earlier answer.
+    """State of an answer for `ReferSamPredictor.refine`.
 
     Attributes:
-        query: of one phrase, with its features.
-        mask_logits: (1, H/4, W/4) of the answer.
-        model: that made them.
+        query: query of one phrase, with its features.
+        mask_logits: (1, H/4, W/4) mask logits of the answer.
+        model: the model that produced `mask_logits`.
     """
 
     query: Query
@@ -52,11 +52,11 @@ class _State:
 class Segmentation(Answer):
     """The answer to one phrase about one image of H x W pixels, with the image.
 
-    The state for `ReferSamPredictor.refine` is about 1 MB at the base model's 448 x 448 pixels.
+    The state for `ReferSamPredictor.refine` takes about 1 MB with the base model at 448 x 448 pixels.
 
     Attributes:
-        image: the image as it was read, RGB.
-        prompts: all clicks and the box that led to this answer.
+        image: the RGB input image.
+        prompts: all clicks and the box used for this answer.
     """
 
     image: Image.Image
@@ -64,11 +64,11 @@ class Segmentation(Answer):
     _state: _State | None = field(default=None, kw_only=True)
 
     def overlay(self, colour: tuple[int, int, int] = OVERLAY_COLOUR, opacity: float = OVERLAY_OPACITY) -> Image.Image:
-        """The image with the mask laid over it and outlined."""
+        """Return the image with the mask overlaid and outlined."""
         return draw_overlay(self.image, self.mask, colour, opacity)
 
     def _repr_png_(self) -> bytes:
-        """The overlay, which a notebook shows; a large one is reduced."""
+        """Return the overlay as PNG for notebooks, downscaled if large."""
         image, file = self.overlay(), io.BytesIO()
         image.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
         image.save(file, format="PNG")
@@ -77,12 +77,12 @@ class Segmentation(Answer):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncodedImage(OneLineRepr):
-    """An image that a predictor has looked at already, for `predict`: only the phrases are still to be read.
+    """An image with its text-independent features, as input of `predict`.
 
     Attributes:
-        image: the image as it was read, RGB.
-        features: what its model made of it.
-        model: that made them.
+        image: the RGB input image.
+        features: text-independent features of the image.
+        model: the model that produced `features`.
     """
 
     image: Image.Image
@@ -91,11 +91,11 @@ class EncodedImage(OneLineRepr):
 
 
 class ReferSamPredictor:
-    """Segments images by phrases; holds a model, its processor and where they run.
+    """Segmentation of images by phrases, with a model and its processor.
 
     Args:
-        model: put into evaluation mode.
-        processor: of the model.
+        model: the model; it is switched to evaluation mode.
+        processor: the processor of the model.
     """
 
     def __init__(self, model: Model, processor: Processor) -> None:
@@ -118,18 +118,18 @@ class ReferSamPredictor:
     ) -> ReferSamPredictor:
         """Load a model and its processor.
 
-        Where the model was trained on one kind of images only (`config.domain`), a warning is logged once.
+        A warning is logged once if the model was trained on one image domain only (`config.domain`).
 
         Args:
-            model: a folder, a Hub id or an export (OpenVINO folder, .onnx file); 'clipseg', 'grounded-sam' or 'sam3' for a published
-                model of photographs (docs/photographs.md), or a folder or Hub id with one of their kind; None for
-                the bundled model, which knows synthetic scenes, not photographs.
-            device: 'cpu', 'cuda', 'cuda:1', 'mps'; None for the best there is.
+            model: directory, Hub id or export (OpenVINO folder, .onnx file); 'clipseg', 'grounded-sam' or 'sam3' for a
+                published model (docs/photographs.md), or a directory or Hub id of such a model; None for the bundled
+                model, which was trained on synthetic scenes, not photographs.
+            device: 'cpu', 'cuda', 'cuda:1' or 'mps'; None for the fastest available device.
             dtype: 'float32', 'bfloat16' or 'float16'.
 
         Raises:
-            CheckpointError: no such model, no weights in it, or another kind of model.
-            DeviceError: a device or dtype that is not there.
+            CheckpointError: the model does not exist, has no weights, or is of another kind.
+            DeviceError: the device or dtype is not available.
         """
         name = os.fspath(model) if model is not None else os.fspath(BUNDLED_CHECKPOINT)
         if (load := exported_loader(name)) is not None:
@@ -148,28 +148,28 @@ class ReferSamPredictor:
 
     @property
     def domain(self) -> str | None:
-        """The only kind of images that the model was trained on; None for a model of general images."""
+        """The only image domain of the training data; None for a model of general images."""
         return self.model.config.domain
 
     @torch.inference_mode()
     def set_image(self, image: ImageSource) -> EncodedImage:
-        """Look at an image before any phrase is known: `predict` takes the result in place of the image.
+        """Encode the text-independent features of an image once; pass the result to `predict` in place of the image.
 
-        For several phrases about one image: the text-independent features are computed once. The answers are equal to
-        those of `predict` with the image itself.
+        Use it for several phrases about one image, one after the other. The results equal those of `predict` with the
+        image.
 
         Args:
-            image: path, PIL image, array or the bytes of a file.
+            image: path, PIL image, array or file bytes.
 
         Raises:
-            ImageError: an image that cannot be read.
+            ImageError: the image cannot be read.
         """
         rgb = load_image(image)
         pixel_values = self.processor(images=rgb)["pixel_values"]
         features = self.model.encode_image(pixel_values.to(self.model.device, self.model.dtype))
         return EncodedImage(rgb, features, self.model)
 
-    @overload  # a str is a Sequence[str] too, but the first declaration is the one that counts
+    @overload  # str is also a Sequence[str]; the first overload takes precedence
     def predict(  # type: ignore[overload-overlap]
         self,
         image: ImageSource | EncodedImage,
@@ -209,36 +209,37 @@ class ReferSamPredictor:
         point_labels: Sequence[int] | None = None,
         box: Box | None = None,
     ) -> Segmentation | list[Segmentation]:
-        """Segment what a phrase means, and clicks and a box show; `refine` adds further ones.
+        """Segment the object that a phrase, and optional clicks or a box, describe; see `refine` for further clicks.
 
         Args:
-            image: path, PIL image, array or the bytes of a file, or what `set_image` made of one.
+            image: path, PIL image, array, file bytes, or a result of `set_image`.
             phrase: one phrase, or several about the same image, which run as one batch.
-            threshold: a pixel belongs to the mask where its probability is at least this.
-            no_target_threshold: nothing matches where the probability of a target is below this. Models without an
-                object-score head always answer with a mask. None for the model's own: 0.5, or that of a published
+            threshold: minimum probability of a mask pixel.
+            no_target_threshold: minimum target probability; below it, no object matches. Models without an
+                object-score head always return a mask. None for the model's default: 0.5, or the value of a published
                 model.
-            min_component_fraction: a connected component of the mask with less than this fraction of the largest
-                component's area is dropped; 0 keeps all. None for the model's own: 0.01, or 0 for a published model.
-            points: clicks (x, y) in pixels of the image, with one phrase; None for none.
-            point_labels: for each point 1 (belongs to the object) or 0 (does not); None for all 1.
-            box: (left, top, right, bottom) around the object in pixels of the image; None for none.
+            min_component_fraction: minimum area of a connected component, as a fraction of the largest component's
+                area; smaller ones are removed. 0 keeps all. None for the model's default: 0.01, or 0 for a published
+                model.
+            points: clicks (x, y) in pixels of the image, for one phrase only; None for no clicks.
+            point_labels: per point 1 (foreground) or 0 (background); None for all 1.
+            box: (left, top, right, bottom) around the object in pixels of the image; None for no box.
 
         Returns:
             One result, or a list for a list of phrases.
 
         Raises:
-            ImageError: an image that cannot be read.
-            PhraseError: no phrase, or one without a word.
-            PromptError: points outside the image, labels that do not fit, a box without area, clicks for several
-                phrases, or a model that was exported without clicks.
-            ValueError: a threshold or fraction outside [0, 1], or an image that another predictor has looked at.
+            ImageError: the image cannot be read.
+            PhraseError: there is no phrase, or a phrase has no word.
+            PromptError: a point is outside the image, the numbers of points and labels differ, the box has no area,
+                clicks are given for several phrases, or the model was exported without clicks.
+            ValueError: a threshold or fraction is outside [0, 1], or another predictor encoded the image.
         """
         phrases = [phrase] if isinstance(phrase, str) else list(phrase)
         check_thresholds(threshold, no_target_threshold, min_component_fraction)
         if isinstance(image, EncodedImage):
             if image.model is not self.model:
-                raise ValueError("Another predictor looked at this image: call set_image of the one that is asked.")
+                raise ValueError("Another predictor looked at this image: call set_image of this predictor.")
             rgb, features = image.image, image.features
         else:
             rgb, features = load_image(image), None
@@ -259,28 +260,28 @@ class ReferSamPredictor:
         no_target_threshold: float | None = None,
         min_component_fraction: float | None = None,
     ) -> Segmentation:
-        """Correct a result by further clicks or a box; only SAM's decoder runs.
+        """Refine a result with further clicks or a box; only SAM's decoder runs.
 
-        The decoder gets the phrase, the earlier clicks and the new ones, and the earlier mask. `result` stays as it
-        is: to undo a click, refine the result before it.
+        Inputs of the decoder are the phrase, all clicks and the previous mask. `result` is not modified: to undo a
+        click, refine the previous result.
 
         Args:
-            result: of this predictor's `predict` or `refine`.
-            points: further clicks, as in `predict`.
-            point_labels: of these, as in `predict`.
-            box: replaces an earlier one.
+            result: a result of this predictor's `predict` or `refine`.
+            points: additional clicks, as in `predict`.
+            point_labels: labels of `points`, as in `predict`.
+            box: box that replaces the previous one, as in `predict`.
             threshold: as in `predict`.
             no_target_threshold: as in `predict`.
             min_component_fraction: as in `predict`.
 
         Raises:
-            PromptError: as in `predict`; neither a point nor a box is given.
-            ValueError: a threshold or fraction outside [0, 1], or a result of another predictor.
+            PromptError: as in `predict`, or neither a point nor a box is given.
+            ValueError: a threshold or fraction is outside [0, 1], or `result` is of another predictor.
         """
         check_thresholds(threshold, no_target_threshold, min_component_fraction)
         state = result._state
         if state is None or state.model is not self.model:
-            raise ValueError("This result is of another predictor: refine it with the one that made it.")
+            raise ValueError("This result is of another predictor: refine it with that predictor.")
         added = Prompts.build(points, point_labels, box, result.image.width, result.image.height)
         if not added:
             raise PromptError("A click or a box is needed to refine a result, but none is given.")
@@ -308,7 +309,7 @@ def load_predictor(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
 ) -> ReferSamPredictor:
-    """Load a model by its name; see `ReferSamPredictor.from_pretrained`."""
+    """Load a predictor by the name of its model; see `ReferSamPredictor.from_pretrained`."""
     return ReferSamPredictor.from_pretrained(name, device=device, dtype=dtype)
 
 

@@ -1,4 +1,4 @@
-"""Prompts of a user beside the phrase: clicks on the image and a box."""
+"""Prompts in addition to the phrase: clicks on the image and a box."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refersam.errors import PromptError, counted, shown
 logger = logging.getLogger(__name__)
 
 MAX_POINTS = 100
-"""Most clicks for one phrase."""
+"""Maximum number of clicks per phrase."""
 
 WITHOUT_CLICKS = "This model was exported without clicks: load the model that it was exported from instead."
 
@@ -30,9 +30,9 @@ class Prompts:
     """Clicks and a box for one phrase, in pixels of the image.
 
     Attributes:
-        points: clicks (x, y), from (0, 0) at the centre of the top left pixel.
-        labels: for each click 1 (foreground: belongs to the object) or 0 (background).
-        box: (left, top, right, bottom) around the object, right and bottom exclusive, as `Answer.box`; None for none.
+        points: clicks (x, y); (0, 0) is the centre of the top left pixel.
+        labels: per click 1 (foreground) or 0 (background).
+        box: (left, top, right, bottom) around the object, right and bottom exclusive, as `Answer.box`; None for no box.
     """
 
     points: tuple[Point, ...] = ()
@@ -44,15 +44,15 @@ class Prompts:
         """Validate prompts for an image of width x height pixels.
 
         Args:
-            points: sequence or array of (x, y), 0 <= x < width and 0 <= y < height; None for none.
-            labels: as many of 1 and 0; None for all 1.
-            box: (left, top, right, bottom), clipped to the image; None for none.
-            width: of the image.
-            height: of the image.
+            points: sequence or array of (x, y), 0 <= x < width and 0 <= y < height; None for no points.
+            labels: per point 1 (foreground) or 0 (background); None for all 1.
+            box: (left, top, right, bottom), clipped to the image; None for no box.
+            width: width of the image in pixels.
+            height: height of the image in pixels.
 
         Raises:
-            PromptError: no numbers, NaN, points outside the image, labels that do not fit, a box without area, or too
-                many points.
+            PromptError: a value is not a finite number, a point is outside the image, the numbers of points and labels
+                differ, a label is not 1 or 0, the box has no area, or there are too many points.
         """
         clicks = _numbers("points", points, "(x, y)", 2)
         if len(clicks) > MAX_POINTS:
@@ -77,7 +77,7 @@ class Prompts:
         return bool(self.points) or self.box is not None
 
     def add(self, later: Prompts) -> Prompts:
-        """Return these prompts followed by later ones; a later box replaces an earlier one."""
+        """Return the prompts extended by `later`; a later box replaces the earlier one."""
         box = self.box if later.box is None else later.box
         if len(self.points) + len(later.points) > MAX_POINTS:
             raise PromptError(f"At most {MAX_POINTS} points are allowed for a phrase: start anew with `predict`.")
@@ -85,15 +85,15 @@ class Prompts:
 
     @property
     def has_target(self) -> bool:
-        """The user shows an object: by a foreground click or a box."""
+        """Whether a foreground click or a box marks an object."""
         return 1 in self.labels or self.box is not None
 
     def tensors(self, image_size: tuple[int, int], input_size: tuple[int, int]) -> dict[str, Tensor]:
-        """Return `input_points`, `input_labels` and `input_boxes` of `ReferSamModel.forward` for B = 1, where given.
+        """Return the given ones of `input_points`, `input_labels`, `input_boxes` of `ReferSamModel.forward` for B = 1.
 
         Args:
             image_size: (height, width) of the image in pixels.
-            input_size: (H, W) of the model's input.
+            input_size: (H, W) of the model input in pixels.
         """
         tensors = {}
         if self.points:
@@ -106,13 +106,13 @@ class Prompts:
 
 
 def to_input(points: Tensor, image_size: Sequence[int], input_size: Sequence[int]) -> Tensor:
-    """Convert (..., 2) pixels (x, y) of an image of (height, width) to pixels of the model's input of (H, W)."""
+    """Convert (..., 2) coordinates (x, y) from an image of (height, width) to a model input of (H, W), in pixels."""
     scale = torch.tensor([input_size[1] / image_size[1], input_size[0] / image_size[0]])
     return (points + 0.5) * scale - 0.5
 
 
 NO_PROMPTS = Prompts()
-"""Only the phrase."""
+"""No clicks and no box."""
 
 
 def _numbers(name: str, values: Any, form: str, count: int) -> list[Any]:
@@ -147,7 +147,7 @@ def warn_untrained(name: str) -> None:
     """Log once per model that it was not trained with clicks.
 
     Args:
-        name: of the model.
+        name: name of the model.
     """
     logger.warning(
         "%s was not trained with clicks (config.supports_clicks is false): masks may follow them badly. Train it with "

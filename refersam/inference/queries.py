@@ -1,4 +1,4 @@
-"""Queries: images and phrases, prepared for a model, and their forward passes."""
+"""Queries: preprocessed images and phrases, and their forward passes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from refersam.model.refersam import PhraseFeatures, ReferSamOutput
 from refersam.reprs import OneLineRepr
 
 _ONE_TOKENIZER = Lock()
-"""A fast tokenizer fails where two threads set its padding at once."""
+"""Lock for fast tokenizers, which fail if two threads set the padding concurrently."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Query(OneLineRepr):
-    """An image of height x width pixels and P phrases about it, ready for the model; small, whatever the image.
+    """Preprocessed image and P phrases; its memory does not depend on the image size.
 
     Attributes:
-        phrases: P, as they were asked.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        pixel_values: (1, 3, H, W), the model's input, or several tensors; None where there are image features.
-        input_ids: (P, S).
-        attention_mask: (P, S).
-        pad_token: id that fills a shorter phrase up.
-        left_out: P, the end of each phrase that is longer than the model reads.
-        unknown: P, the parts of each phrase that the tokenizer does not know.
-        image_features: what the model made of `pixel_values` before; None to compute it.
-        prompts: clicks and a box for the one phrase; empty for none.
-        prompt_tensors: the same as arguments of the model, for B = 1.
-        phrase_features: what the model made of image and phrases before (`encode_queries`); None to compute it.
+        phrases: P input phrases.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        pixel_values: (1, 3, H, W) model input, or several tensors; None if image features are given.
+        input_ids: (P, S) token ids.
+        attention_mask: (P, S) mask, 1 for tokens and 0 for padding.
+        pad_token: id of the padding token.
+        left_out: P strings, the truncated end of each phrase that exceeds the token limit.
+        unknown: P tuples, the parts of each phrase outside the tokenizer's vocabulary.
+        image_features: features of `Model.encode_image`; None to compute them.
+        prompts: clicks and a box for a single phrase; empty without prompts.
+        prompt_tensors: `prompts` as model arguments for B = 1.
+        phrase_features: features of `encode_queries` for image and phrases; None to compute them.
     """
 
     phrases: tuple[str, ...]
@@ -68,19 +68,19 @@ class Query(OneLineRepr):
         *,
         allow_unknown: bool = False,
     ) -> Query:
-        """Resize and tokenise; from any thread.
+        """Resize the image and tokenize the phrases; thread-safe.
 
         Args:
-            processor: of the model.
-            image: as `load_image` gives it.
-            phrases: at least one.
-            image_features: what the model made of the image before, which then is not resized again.
-            allow_unknown: accept phrases of which the tokenizer knows nothing, as a benchmark may have.
-            prompts: clicks and a box, with one phrase only.
+            processor: the processor of the model.
+            image: RGB image from `load_image`.
+            phrases: one or more phrases.
+            image_features: features of the image from `Model.encode_image`; the image is then not resized.
+            allow_unknown: accept phrases whose tokens are all [UNK], as benchmarks may contain.
+            prompts: clicks and a box, for one phrase only.
 
         Raises:
-            PhraseError: no phrase, one without a word, or one of signs that the tokenizer does not know.
-            PromptError: prompts with several phrases.
+            PhraseError: there is no phrase, or a phrase has no word or no known token.
+            PromptError: prompts are given for several phrases.
         """
         if not phrases:
             raise PhraseError("At least one phrase is needed, but the list is empty.")
@@ -114,22 +114,22 @@ class Query(OneLineRepr):
         """Return the query with other prompts.
 
         Args:
-            prompts: all that count.
-            input_size: (H, W) of the model's input.
-            mask_prompt: (1, H/4, W/4) `low_res_mask_logits` of an earlier output; None for none.
+            prompts: all clicks and the box, which replace the present ones.
+            input_size: (H, W) of the model input in pixels.
+            mask_prompt: (1, H/4, W/4) `low_res_mask_logits` of an earlier output; None for no mask prompt.
 
         Raises:
             PromptError: the query has several phrases.
         """
         if len(self.phrases) != 1:
-            raise PromptError(f"Clicks and boxes need one phrase, but there are {len(self.phrases)}: ask one by one.")
+            raise PromptError(f"Clicks and boxes need one phrase, but there are {len(self.phrases)}: pass one phrase.")
         tensors = prompts.tensors((self.height, self.width), input_size)
         if mask_prompt is not None:
             tensors["mask_prompt"] = mask_prompt
         return replace(self, prompts=prompts, prompt_tensors=tensors)
 
     def part(self, start: int, stop: int) -> Query:
-        """Return the query for phrases `start` to `stop` (exclusive) of the same image."""
+        """Return the query for phrases `start` to `stop` (exclusive)."""
         rows = slice(start, stop)
         return replace(
             self,
@@ -142,31 +142,31 @@ class Query(OneLineRepr):
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
-        """Queries with the same key can run as one batch, and then give the same answers as alone."""
+        """Batching key: queries with equal keys can run as one batch, with the same answers as alone."""
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(self.prompt_tensors.items()))
         encoded = self.phrase_features is not None
         return (len(self.phrases), shapes, encoded, None if encoded or self.image_features is None else id(self))
 
 
 def input_size(processor: Processor) -> tuple[int, int]:
-    """Return height and width of the model's input in pixels."""
+    """Return (height, width) of the model input in pixels."""
     return processor.image_size["height"], processor.image_size["width"]
 
 
 @torch.inference_mode()
 def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
-    """Compute the model's outputs for I queries with P phrases each, as one batch, or one by one if input sizes differ.
+    """Run the model on I queries with P phrases each: as one batch, or one by one if input sizes differ.
 
     Args:
-        model: in evaluation mode.
-        queries: I with the same `batch_key`.
+        model: the model in evaluation mode.
+        queries: I queries with the same `batch_key`.
 
     Returns:
-        I outputs, each of P rows, on the model's device.
+        I outputs of P rows each, on the model's device.
 
     Raises:
-        ReferSamError: the device has not enough memory for so many.
-        PromptError: clicks for a model that was exported without.
+        ReferSamError: the device runs out of memory.
+        PromptError: clicks are given for a model that was exported without clicks.
     """
     inputs = [getattr(query.pixel_values, "shape", place) for place, query in enumerate(queries)]
     if len(set(inputs)) > 1 and queries[0].phrase_features is None:
@@ -192,18 +192,18 @@ def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
 
 @torch.inference_mode()
 def encode_queries(model: Model, queries: Sequence[Query]) -> list[Query]:
-    """Compute everything before the decoder, as one batch; `run_queries` of the results then runs the decoder alone.
+    """Compute the decoder inputs as one batch; `run_queries` then runs only the decoder.
 
     Args:
-        model: in evaluation mode.
-        queries: I with the same `batch_key`, without `phrase_features`.
+        model: the model in evaluation mode.
+        queries: I queries with the same `batch_key`, without `phrase_features`.
 
     Returns:
-        I queries with `phrase_features`, without what these replace; the queries themselves for a model that runs in
-        one piece.
+        I queries with `phrase_features` in place of `pixel_values` and `image_features`. A model without a separate
+        decoder leaves the queries unchanged.
 
     Raises:
-        ReferSamError: the device has not enough memory for so many.
+        ReferSamError: the device runs out of memory.
     """
     with _errors_of_memory(model, sum(len(query.phrases) for query in queries)):
         features = model.encode_phrases(**_inputs(model, queries))
@@ -216,7 +216,7 @@ def encode_queries(model: Model, queries: Sequence[Query]) -> list[Query]:
 
 
 def _inputs(model: Model, queries: Sequence[Query]) -> dict[str, Any]:
-    """Return images, or their features, and text as the model's arguments."""
+    """Return the model arguments: images or their features, and tokenized text."""
     longest = max(query.input_ids.shape[1] for query in queries)
     ids = [F.pad(q.input_ids, (0, longest - q.input_ids.shape[1]), value=q.pad_token) for q in queries]
     attention = [F.pad(query.attention_mask, (0, longest - query.attention_mask.shape[1])) for query in queries]
@@ -239,5 +239,5 @@ def _errors_of_memory(model: Model, phrases: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ReferSamError(
-            f"{model.device} has not enough memory for {phrases} phrases at once: ask fewer at a time."
+            f"{model.device} has not enough memory for {phrases} phrases at once: pass fewer at a time."
         ) from error

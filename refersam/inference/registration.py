@@ -15,8 +15,8 @@ from refersam.inference.pipeline import TASK, PipelineModel, ReferringImageSegme
 def register() -> None:
     """Register ReferSAM with AutoConfig, AutoModel, AutoImageProcessor, AutoProcessor and `pipeline`.
 
-    The first use of a name of `refersam` does it. Call it before `AutoModel.from_pretrained` or
-    `pipeline("referring-image-segmentation")` otherwise.
+    The first access to a name of `refersam` calls it. Without such an access, call it before
+    `AutoModel.from_pretrained` or `pipeline("referring-image-segmentation")`.
     """
     register_classes()
     PIPELINE_REGISTRY.register_pipeline(

@@ -1,4 +1,4 @@
-"""What inference needs of a model and its processor: PyTorch, ONNX Runtime, published models of transformers."""
+"""Interfaces of models and processors for inference: PyTorch, ONNX Runtime, published models of transformers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Features(Protocol):
 
     @property
     def num_images(self) -> int:
-        """I."""
+        """Number of images I."""
 
 
 class Config(Protocol):
-    """Facts about a model that its answers depend on."""
+    """Model properties that inference depends on."""
 
     @property
     def text_config(self) -> Any:
-        """Of the text encoder; its `max_position_embeddings` limits the tokens of a phrase."""
+        """Configuration of the text encoder; `max_position_embeddings` limits the tokens per phrase."""
 
     @property
     def domain(self) -> str | None:
-        """The only kind of images that the model was trained on; None for a model of general images."""
+        """The only image domain of the training data; None for a model of general images."""
 
     @property
     def supports_clicks(self) -> bool:
@@ -36,19 +36,19 @@ class Config(Protocol):
 
     @property
     def supervise_iou(self) -> bool:
-        """Whether `iou_scores` are the confidence; otherwise it is the mean probability inside the mask."""
+        """Whether `iou_scores` are the confidence. Otherwise the mean probability inside the mask is."""
 
     @property
     def object_score_head(self) -> bool:
-        """Whether the model decides that nothing matches."""
+        """Whether the model predicts the probability of a target."""
 
     @property
     def no_target_threshold(self) -> float:
-        """Default: nothing matches where the probability of a target is below this."""
+        """Default minimum of the target probability; below it, no object matches."""
 
     @property
     def min_component_fraction(self) -> float:
-        """Default of `drop_specks`."""
+        """Default minimum area of a component in `drop_specks`."""
 
 
 class Model(Protocol):
@@ -56,7 +56,7 @@ class Model(Protocol):
 
     @property
     def config(self) -> Config:
-        """Facts about the model."""
+        """Properties of the model."""
 
     @property
     def device(self) -> torch.device:
@@ -64,16 +64,16 @@ class Model(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of `pixel_values`."""
+        """Dtype of `pixel_values`."""
 
     def eval(self) -> Self:
-        """Put the model into evaluation mode."""
+        """Switch the model to evaluation mode."""
 
     def num_parameters(self) -> int:
         """Return the number of parameters."""
 
     def encode_image(self, pixel_values: Any) -> Any:
-        """Encode the text-independent features of I images once, for `image_features` of later calls."""
+        """Encode the text-independent features of I images; pass them as `image_features` to later calls."""
 
     def encode_phrases(
         self,
@@ -82,7 +82,7 @@ class Model(Protocol):
         attention_mask: Tensor | None = None,
         image_features: Any = None,
     ) -> PhraseFeatures | None:
-        """Compute everything before the decoder, for `decode`; None for a model that runs in one piece."""
+        """Compute the inputs of `decode`; return None if the model has no separate decoder."""
 
     def decode(
         self,
@@ -92,7 +92,7 @@ class Model(Protocol):
         input_boxes: Tensor | None = None,
         mask_prompt: Tensor | None = None,
     ) -> ReferSamOutput:
-        """Segment what `encode_phrases` computed; see `ReferSamModel.decode`."""
+        """Run the decoder on features of `encode_phrases`; see `ReferSamModel.decode`."""
 
     def __call__(
         self,
@@ -105,38 +105,38 @@ class Model(Protocol):
         input_boxes: Tensor | None = None,
         mask_prompt: Tensor | None = None,
     ) -> ReferSamOutput:
-        """Segment; see `ReferSamModel.forward`. `image_features` are those of the same model's `encode_image`."""
+        """Segment; see `ReferSamModel.forward`. `image_features` come from `encode_image` of the same model."""
 
 
 class Processor(Protocol):
-    """Images and phrases to a model's inputs, and its outputs to masks."""
+    """Preprocessing of images and phrases, and postprocessing of masks."""
 
     tokenizer: Any
     max_text_tokens: int
 
     @property
     def image_size(self) -> dict[str, int]:
-        """Size of the model's input in pixels, by side."""
+        """Size of the model input in pixels: {"height": ..., "width": ...}."""
 
     def __call__(self, images: Any = None, text: Any = None) -> Any:
-        """Return `pixel_values` of images: (I, 3, H, W), or several tensors that move together by `to`."""
+        """Return `pixel_values` of images: (I, 3, H, W), or several tensors in a container with `to`."""
 
     def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask` (B, S), padded to the longest phrase."""
 
     def cut_off(self, phrase: str) -> str:
-        """Return the end of a phrase that is longer than the model reads; empty where all of it is read."""
+        """Return the end of a phrase that exceeds the token limit; empty if nothing is truncated."""
 
     def unknown_parts(self, phrase: str) -> tuple[str, ...]:
-        """Return the parts of a phrase that the tokenizer does not know."""
+        """Return the parts of a phrase outside the tokenizer's vocabulary."""
 
     def mask_logits(self, output: ReferSamOutput, image_size: tuple[int, int], size: tuple[int, int], /) -> Tensor:
-        """Resize the mask of one phrase.
+        """Resize the mask logits of one phrase.
 
         Args:
-            output: with B = 1.
+            output: model output with B = 1.
             image_size: (height, width) of the phrase's image in pixels.
-            size: (height, width) of the result.
+            size: (height, width) of the result in pixels.
 
         Returns:
             (1, height, width) mask logits in float32.

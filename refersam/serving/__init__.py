@@ -1,1 +1,1 @@
-"""A server that answers images and phrases over HTTP."""
+"""HTTP server for referring image segmentation."""

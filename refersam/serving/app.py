@@ -1,4 +1,4 @@
-"""The server's pages: segment, health, readiness, metrics."""
+"""HTTP endpoints: segment, health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from refersam.serving.settings import ServerSettings
 from refersam.version import __version__
 
 _CLIENT_GONE = 499
-"""Status in the metrics of a request that nobody waits for."""
+"""Status in the metrics for a request whose client disconnected."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Thresholds = tuple[float, float | None, float | None]
-"""Of the mask, of the no-target decision, and the smallest fraction of a component, as `read_answers` takes them."""
+"""`threshold`, `no_target_threshold` and `min_component_fraction` of `read_answers`."""
 FIELDS = (
     "image", "phrases", "points", "point_labels", "box", "threshold", "no_target_threshold", "min_component_fraction",
     "format",
 )  # fmt: skip
 DOMAIN_HEADER = "X-ReferSAM-Domain"
-"""Of an answer as PNG: the domain of the model, if it has one."""
+"""Header of PNG responses with the domain of the model, if it has one."""
 
 
 def _parse_json(text: str) -> Any:
@@ -59,15 +59,15 @@ def _parse_json(text: str) -> Any:
 
 
 JsonText = Annotated[str, AfterValidator(_parse_json)]
-"""A form field in JSON; what it holds is checked by `Prompts.build`."""
+"""Form field in JSON; `Prompts.build` validates its value."""
 Probability = Annotated[float, Form(ge=0, le=1, allow_inf_nan=False)]
 OwnDefault = Annotated[
-    float | None, Form(ge=0, le=1, allow_inf_nan=False, description="Without it: the model's own default.")
+    float | None, Form(ge=0, le=1, allow_inf_nan=False, description="Default: the value of the model.")
 ]
 
 
 class Rle(BaseModel):
-    """COCO's run-length encoding."""
+    """Mask in COCO run-length encoding."""
 
     size: tuple[int, int] = Field(description="Height and width in pixels.")
     counts: str
@@ -77,53 +77,57 @@ class PhraseResult(BaseModel):
     """The answer to one phrase."""
 
     phrase: str
-    left_out: str = Field("", description="The end of a phrase that is longer than the model reads; only then.")
-    unknown: list[str] = Field([], description="Parts of the phrase that the tokenizer does not know; only then.")
-    score: float = Field(description="The IoU that the model expects its mask to have, 0 to 1.")
-    no_target: bool = Field(description="Nothing in the image matches the phrase; the mask is empty.")
+    left_out: str = Field("", description="Truncated end of a phrase that exceeds the token limit; absent otherwise.")
+    unknown: list[str] = Field([], description="Parts of the phrase outside the vocabulary; absent if there are none.")
+    score: float = Field(description="Expected IoU of the mask, 0 to 1.")
+    no_target: bool = Field(description="True if no object matches the phrase; the mask is empty.")
     box: tuple[int, int, int, int] | None = Field(description="Left, top, right, bottom in pixels.")
-    area: int = Field(description="Pixels of the mask.")
+    area: int = Field(description="Number of pixels in the mask.")
     rle: Rle
 
 
 class SegmentReply(BaseModel):
-    """The answers about one image, turned upright where its camera marked it as turned."""
+    """Answers about one image, in pixels of the upright image (after EXIF rotation)."""
 
     width: int
     height: int
     results: list[PhraseResult]
     domain: str | None = Field(
         None,
-        description="The only kind of images that the model was trained on; on others its answers mean nothing. Absent "
+        description="The only image domain of the training data; answers about other images are not meaningful. Absent "
         "for a general model.",
     )
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """Reason for an error response."""
 
     detail: str
 
 
 _PROBLEMS = {
-    401: "No API key, or another one.",
+    401: "The API key is missing or wrong.",
     408: "The body took too long to arrive.",
     413: "Too many bytes or pixels.",
-    415: "Not multipart/form-data, or a file that is no image.",
-    422: "A broken image, an empty phrase, too many phrases, a wrong field.",
+    415: "Not multipart/form-data, or not an image file.",
+    422: "Broken image, empty phrase, too many phrases, or invalid field.",
     429: "Too many requests are waiting; see Retry-After.",
     500: "The model failed.",
-    503: "It took too long, or the server is shutting down; see Retry-After.",
+    503: "Timeout, or the server is starting or shutting down; see Retry-After.",
 }
 
 
 def create_app(
     predictor: ReferSamPredictor | Callable[[], ReferSamPredictor], settings: ServerSettings | None = None
 ) -> FastAPI:
-    """Return an ASGI application for a model, or for a function that loads it in the background.
+    """Return an ASGI application for a predictor, or for a function that loads it in the background.
 
-    In the latter case requests are refused as not ready until then; if loading fails, the application sets
-    `app.state.failure` to the error and calls `app.state.give_up()`.
+    Requests are rejected as not ready while the function runs. If it fails, the application sets `app.state.failure`
+    to the error and calls `app.state.give_up()`.
+
+    Args:
+        predictor: predictor, or function that returns one.
+        settings: limits of the server; None for the defaults.
     """
     limits = settings or ServerSettings()
     metrics = Metrics()
@@ -145,8 +149,8 @@ def create_app(
 
     @app.post(
         "/v1/segment",
-        summary="Segment what phrases mean in an image",
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if limits.api_key else [],  # the gate checks it
+        summary="Segment the objects that phrases describe in an image",
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if limits.api_key else [],  # for the docs; see Gate
         response_model=SegmentReply,
         responses={
             200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
@@ -156,30 +160,30 @@ def create_app(
     async def segment(
         request: Request,
         image: Annotated[UploadFile, File(description="PNG, JPEG, WebP, TIFF, ...")],
-        phrases: Annotated[list[str], Form(description="One field for each phrase.")],
+        phrases: Annotated[list[str], Form(description="One field per phrase.")],
         points: Annotated[
             JsonText | None,
-            Form(description="With one phrase: clicks [[x, y], ...] in pixels of the upright image."),
+            Form(description="Clicks [[x, y], ...] in pixels of the upright image; one phrase only."),
         ] = None,
         point_labels: Annotated[
             JsonText | None,
-            Form(description="For each point 1 (belongs to the target) or 0 (does not); all 1 by default."),
+            Form(description="Per point 1 (foreground) or 0 (background); all 1 by default."),
         ] = None,
         box: Annotated[
             JsonText | None,
-            Form(description="With one phrase: [left, top, right, bottom] around the target, in pixels."),
+            Form(description="[left, top, right, bottom] around the target, in pixels; one phrase only."),
         ] = None,
         threshold: Probability = 0.5,
         no_target_threshold: OwnDefault = None,
         min_component_fraction: OwnDefault = None,
         format: Annotated[
             Literal["json", "png"],
-            Form(description="png: one phrase's mask, black and white; several: a label map, 0, 1 for the first, ..."),
+            Form(description="png: black and white mask of one phrase; label map (0, 1, 2, ...) of several phrases."),
         ] = "json",
     ) -> Response:
-        """JSON with run lengths, box, score and no_target for each phrase, in order; or a PNG.
+        """Return JSON with run lengths, box, score and no_target per phrase, in order; or a PNG.
 
-        `domain` (PNG: the header X-ReferSAM-Domain) names the only kind of images that the model was trained on.
+        `domain` (PNG: the header X-ReferSAM-Domain) names the only image domain of the training data.
         """
         _check_fields(await request.form())
         _check_phrases(phrases, limits)
@@ -192,18 +196,18 @@ def create_app(
         except TimeoutError as error:
             raise HTTPException(503, f"No answer within {limits.answer_seconds:g} s.", {"Retry-After": "5"}) from error
 
-    @app.get("/health", summary="The process is alive")
+    @app.get("/health", summary="Liveness: the process runs")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/ready", summary="Requests will be answered", responses={503: {"model": Problem}})
+    @app.get("/ready", summary="Readiness: requests are accepted", responses={503: {"model": Problem}})
     async def ready(request: Request) -> dict[str, str]:
         state = request.app.state
         if not state.ready or state.draining:
             raise HTTPException(503, NOT_READY, {"Retry-After": "5"})
         return {"status": "ready", **service.domain()}
 
-    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def read_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -215,7 +219,7 @@ def create_app(
 
 
 class _Service:
-    """An image's way through decoding, the model, and encoding."""
+    """Request processing: image decoding, model, and encoding of the answers."""
 
     predictor: ReferSamPredictor
 
@@ -228,7 +232,7 @@ class _Service:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Start before the first request, or, where the model is still to be loaded, beside them; stop at the end."""
+        """Start and stop the service. A model that is not loaded yet is loaded in the background."""
         starting = asyncio.create_task(self._start(app))
         if not callable(self.source):
             await starting
@@ -239,7 +243,7 @@ class _Service:
         self.readers.shutdown(wait=False, cancel_futures=True)
 
     async def _start(self, app: FastAPI) -> None:
-        """Load the model and run it once: the first run is slower than the others."""
+        """Load the model and run it once, because the first run is slow."""
         try:
             self.predictor = await asyncio.to_thread(self.source) if callable(self.source) else self.source
             self.batcher.start()
@@ -253,7 +257,7 @@ class _Service:
             app.state.give_up()
 
     def domain(self) -> dict[str, str]:
-        """The field `domain` of an answer; empty for a general model."""
+        """Return the field `domain` of a response; empty for a general model."""
         domain = self.predictor.domain
         return {} if domain is None else {"domain": domain}
 
@@ -294,7 +298,7 @@ class _Service:
         return response
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
-        waiting = [work]  # taken out where the client goes away: a reader's queue would hold its image
+        waiting = [work]  # emptied on cancellation: the executor's queue would keep the image in memory
         del work
         try:
             return await asyncio.get_running_loop().run_in_executor(self.readers, lambda: waiting.pop()())
@@ -303,7 +307,7 @@ class _Service:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """Do the work; leave it where the client goes away, whose query then leaves the queue."""
+    """Await `work`; cancel it if the client disconnects, which removes its query from the queue."""
 
     async def wait_until_gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -319,7 +323,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) ->
 
 
 def _check_fields(names: Iterable[str]) -> None:
-    """A misspelt threshold would be without effect."""
+    """Reject unknown fields: FastAPI would ignore a misspelt threshold."""
     unknown = next((name for name in names if name not in FIELDS), None)
     if unknown is not None:
         raise HTTPException(422, f"There is no field {unknown[:40]!r}, but {', '.join(FIELDS)}.")
@@ -343,7 +347,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def told(_request: Request, error: StarletteHTTPException) -> JSONResponse:
-        status = 422 if error.status_code == 400 else error.status_code  # a body that is no form
+        status = 422 if error.status_code == 400 else error.status_code  # invalid form data
         return JSONResponse({"detail": error.detail}, status, error.headers)
 
     @app.exception_handler(ImageError)
@@ -355,4 +359,4 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, _error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "The model failed on this request; the server's log says why."}, 500)
+        return JSONResponse({"detail": "The model failed on this request; see the server's log."}, 500)

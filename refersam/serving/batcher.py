@@ -1,7 +1,7 @@
-"""Dynamic batching: what arrives while the model is at work runs together when it is free.
+"""Dynamic batching: queries that arrive during a model run form the next batch.
 
-Nothing waits for a batch to fill, so a lone client is as fast as without it. The serving libraries that bring batching
-fail all requests of a batch with one, or do not bound what waits; these are a few lines of asyncio instead.
+A batch is never delayed to fill it, so batching adds no latency for a single client. Serving libraries with batching
+fail all requests of a batch if one fails, or have no queue limit; hence this small asyncio implementation.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 class Batcher:
-    """Runs queries of many clients through one model in one thread, oldest first; callers bound the queue, one query
-    per open request.
+    """Queue of queries for one model in one thread, oldest first. Callers bound its length: one query per request.
 
     Args:
-        run: the model, for queries with the same `batch_key`.
-        most: phrases in a batch.
-        observe: called with the number of phrases of each batch.
+        run: function that runs the model on queries with the same `batch_key`.
+        most: maximum number of phrases per batch.
+        observe: callback with the number of phrases of each batch.
     """
 
     def __init__(self, run: Run, most: int, observe: Callable[[int], None] = lambda _: None) -> None:
@@ -37,11 +36,11 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """From the event loop that asks."""
+        """Start processing; call it from the event loop of the callers of `ask`."""
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def stop(self) -> None:
-        """After the batch at work; what still waits is cancelled."""
+        """Finish the running batch and cancel the waiting queries."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -75,7 +74,7 @@ class Batcher:
                 _log.exception("A batch of %d requests failed", len(batch))
                 answers = [error] if len(batch) == 1 else [await self._alone(query) for query in queries]
             for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():  # the client gave up
+                if future.done():  # the client disconnected
                     continue
                 if isinstance(answer, Exception):
                     future.set_exception(answer)
@@ -86,14 +85,14 @@ class Batcher:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, queries)
 
     async def _alone(self, query: Query) -> ReferSamOutput | Exception:
-        """One that brings a batch down does not bring down its neighbours."""
+        """Run one query of a failed batch separately, so that the other queries can succeed."""
         try:
             return (await self._in_thread([query]))[0]
         except Exception as error:
             return error
 
     def _take(self) -> list[tuple[Query, asyncio.Future[ReferSamOutput]]]:
-        """The oldest, and those with the same `batch_key`, up to a full batch; the others keep their places."""
+        """Remove and return the next batch: the oldest query, and others with its `batch_key` up to `most` phrases."""
         waiting = [entry for entry in self._waiting if not entry[1].done()]
         if not waiting:
             self._waiting = []

@@ -1,4 +1,4 @@
-"""Who may come in, and with how much: decided before a request's body is read or while it arrives."""
+"""Access control and limits of requests, checked before and while a request's body is read."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refersam.serving.metrics import Metrics
 from refersam.serving.settings import ServerSettings
 
-NOT_READY = "The server is loading its model or shutting down: ask again later."
+NOT_READY = "The server is loading its model or shutting down: try again later."
 
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 _DRAIN_SECONDS = 5.0
-"""A client that is turned away may go on sending for so long: else it would see a broken connection, not the reason."""
+"""Time to read the body of a rejected request; closing at once would reset the connection and lose the response."""
 
 
 class Gate:
-    """ASGI middleware for the paths in `guarded`: checks API key, readiness, load, content type, size and time."""
+    """ASGI middleware that checks API key, readiness, load, content type, size and time for the paths in `guarded`."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, guarded: tuple[str, ...]) -> None:
         self.app, self.settings, self.metrics, self.guarded = app, settings, metrics, guarded
         self.open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle an ASGI request."""
         if scope["type"] != "http" or scope["path"] not in self.guarded or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
@@ -70,9 +70,9 @@ class Gate:
         if not ready:
             return _error(503, NOT_READY, {"Retry-After": "5"})
         if self.open >= self.settings.max_requests:
-            return _error(429, f"{self.open} requests are waiting: ask again later.", {"Retry-After": "1"})
+            return _error(429, f"{self.open} requests are waiting: try again later.", {"Retry-After": "1"})
         kind, options = parse_options_header(headers.get("content-type", ""))
-        # A charset is the client's choice of a decoder, some of which take minutes for a field.
+        # The charset selects the decoder of fields; some decoders take minutes for one field.
         if (
             kinds != 1
             or kind.lower() != b"multipart/form-data"
@@ -87,12 +87,12 @@ class Gate:
         return None
 
     def _limited(self, receive: Receive) -> Receive:
-        """The same, with an end to bytes and time."""
+        """Return `receive` with limits for bytes and time."""
         got, more, end = 0, True, time.monotonic() + self.settings.upload_seconds
 
         async def limited() -> Message:
             nonlocal got, more
-            if not more:  # the body is here; only the client's going away is still to come
+            if not more:  # the body is complete; the only remaining message is the disconnect
                 return await receive()
             try:
                 async with asyncio.timeout(end - time.monotonic()):
@@ -108,7 +108,7 @@ class Gate:
         return limited
 
     async def _drain(self, receive: Receive, headers: Mapping[str, str]) -> None:
-        if "100-continue" in headers.get("expect", "").lower():  # such a client waits for a word before it sends
+        if "100-continue" in headers.get("expect", "").lower():  # the client sends no body yet
             return
         got, more = 0, True
         try:

@@ -1,4 +1,4 @@
-"""What Prometheus reads."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ _PHRASES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Of one server, in a registry of its own."""
+    """Metrics of one server, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, processor time
-        self.requests = Counter(
-            "refersam_requests", "Requests by the status of their answer", ["status"], registry=registry
-        )
+        self.requests = Counter("refersam_requests", "Requests by response status", ["status"], registry=registry)
         self.seconds = Histogram(
-            "refersam_request_seconds", "From a request's head to its answer", buckets=_SECONDS, registry=registry
+            "refersam_request_seconds", "Seconds from request to response", buckets=_SECONDS, registry=registry
         )
-        self.open_requests = Gauge("refersam_open_requests", "At work or waiting", registry=registry)
+        self.open_requests = Gauge("refersam_open_requests", "Open requests, running or waiting", registry=registry)
         self.batch_phrases = Histogram(
-            "refersam_batch_phrases", "Phrases in a run of the model", buckets=_PHRASES, registry=registry
+            "refersam_batch_phrases", "Phrases per model run", buckets=_PHRASES, registry=registry
         )
         self.phrases = Counter("refersam_phrases", "Phrases answered", ["no_target"], registry=registry)

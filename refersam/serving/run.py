@@ -1,4 +1,4 @@
-"""The process: a socket, a server that finishes what it began, and signals."""
+"""Server process: socket, graceful shutdown and signals."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from refersam.errors import ReferSamError
 from refersam.serving.settings import ServerSettings
 
 HEAD_SECONDS = 10.0
-"""For the head of a request to arrive."""
+"""Time limit for the head of a request."""
 STALL_SECONDS = 60.0
-"""For an answer that a client does not read to move on."""
+"""Time limit for a client that does not read its response."""
 _SPARE_CONNECTIONS = 64
-"""For health, metrics, and for telling those that are too many so."""
+"""Extra connections for health, metrics, and 429 responses."""
 
 
 def address_of(host: str, port: int) -> str:
-    """Of a page or server; an IPv6 host goes between brackets."""
+    """Return the URL of a host and port; an IPv6 host is put in brackets."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket (port 0: any free port); raise ReferSamError if the address cannot be used."""
+    """Return a listening socket (port 0: any free port); raise ReferSamError if binding fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -37,9 +37,11 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> None:
-    """Serve the app of `create_app` until SIGTERM or Ctrl-C, then answer the open requests.
+    """Serve the app of `create_app` until SIGTERM or Ctrl-C, then finish the open requests.
 
-    Raises the error of a model that could not be loaded, and KeyboardInterrupt after Ctrl-C.
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the server.
+        Exception: the model could not be loaded.
     """
     config = uvicorn.Config(
         app,
@@ -61,13 +63,13 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServerSettings) -> N
 
 
 class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Ends where no request comes, or nobody reads the answer: it counts against the limit.
+    """Connection with time limits for the next request and for a client that does not read its response.
 
-    uvicorn would wait for the first request for ever, and so for a client to take what was sent.
+    uvicorn has no such limits, and stalled connections would count against the connection limit.
     """
 
     _seen: object = None
-    """Request, whether it is answered, and bytes that wait to be read, as they were at `_since`."""
+    """State since `_since`: request cycle, idle flag, and number of unread response bytes."""
     _since = 0.0
     _check: asyncio.TimerHandle | None = None
 
@@ -81,13 +83,13 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_lost(error)
 
     def _end_if_stuck(self) -> None:
-        is_idle = self.cycle is None or self.cycle.response_complete  # a head that is not complete has no cycle yet
+        is_idle = self.cycle is None or self.cycle.response_complete  # an incomplete head has no cycle
         unread = self.transport.get_write_buffer_size()
         now, seen = self.loop.time(), (self.cycle, is_idle, unread)
         if seen != self._seen:
             self._seen, self._since = seen, now
         elif unread and now - self._since >= STALL_SECONDS:
-            self.transport.abort()  # closing would wait until all is read
+            self.transport.abort()  # `close` would wait for the client to read the response
             return
         elif is_idle and not unread:
             self.transport.close()
@@ -96,17 +98,17 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class _Server(uvicorn.Server):
-    """Ends with the process's own exit code: uvicorn's would send itself the signal again."""
+    """Server that returns on a signal; uvicorn's would raise the signal again."""
 
     is_interrupted = False
-    """Whether Ctrl-C, not SIGTERM, ends it."""
+    """Whether Ctrl-C (not SIGTERM) ended the server."""
 
     def give_up(self) -> None:
-        """End, since there is no model."""
+        """Stop the server because the model could not be loaded."""
         self.should_exit = True
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self.config.app.state.draining = True  # type: ignore[union-attr]
-        self.force_exit = self.should_exit and sig == signal.SIGINT  # Ctrl-C again
+        self.force_exit = self.should_exit and sig == signal.SIGINT  # second Ctrl-C
         self.is_interrupted = sig == signal.SIGINT
         self.should_exit = True

@@ -1,4 +1,4 @@
-"""What a server allows."""
+"""Server settings."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from refersam.checks import check_number
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Limits, each of which bounds the memory or time that clients can take.
+    """Limits of the memory and time per client, and the API key.
 
     Attributes:
-        max_bytes: of one request's body.
-        max_pixels: width times height of an image, checked before it is decoded.
-        max_phrases: in one request.
-        max_characters: of one phrase.
-        max_requests: at work or waiting; more are turned away.
-        upload_seconds: for a request's body to arrive.
-        answer_seconds: from then to the answer.
-        batch_size: most phrases in one run of the model, of several requests; one request is never split.
-        readers: threads that decode images and encode masks, each at one image at a time.
-        api_key: that clients must send as `Authorization: Bearer KEY`; None for an open server.
+        max_bytes: maximum size of a request's body in bytes.
+        max_pixels: maximum width times height of an image, checked before decoding.
+        max_phrases: maximum number of phrases per request.
+        max_characters: maximum number of characters per phrase.
+        max_requests: maximum number of open requests; further ones are rejected.
+        upload_seconds: time limit for receiving a request's body.
+        answer_seconds: time limit from the complete body to the answer.
+        batch_size: maximum number of phrases in one model run; a request with more phrases is not split.
+        readers: number of threads that decode images and encode masks, one image per thread at a time.
+        api_key: key that clients must send as `Authorization: Bearer KEY`; None for a server without authentication.
 
     Raises:
-        ValueError: a limit below 1, or below 0.001 seconds.
+        ValueError: a limit is below 1, or below 0.001 seconds.
     """
 
     max_bytes: int = 20_000_000

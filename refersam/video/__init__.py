@@ -1,1 +1,1 @@
-"""Videos, frame by frame."""
+"""Segmentation of videos, frame by frame."""

@@ -1,4 +1,4 @@
-"""Reading a video one frame at a time, without trusting it."""
+"""Reading of untrusted video files, one frame at a time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from refersam.errors import VideoError
 from refersam.optional import require
 
 MAX_PIXELS = 36_000_000
-"""Of a frame: 8K has 33 million."""
+"""Default maximum width times height of a frame; 8K has 33 million pixels."""
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,ivf"
-"""What is read. ffmpeg knows more, some of which name other files that it would open: playlists, lists of files."""
+"""Container formats that are read. ffmpeg supports more, but playlists and file lists would open other files."""
 
 _USUAL_RATE = 25.0
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """An upright RGB frame, its number from 0 and its time in seconds from the start of the video."""
+    """An upright RGB frame with its 0-based number and its time in seconds from the start of the video."""
 
     number: int
     time: float
@@ -32,24 +32,28 @@ class Frame:
 
 @dataclass(frozen=True)
 class BrokenFrame:
-    """Number of a frame that could not be decoded (approximate after lost frames), and the reason, one sentence."""
+    """A frame that cannot be decoded: its number (approximate after lost frames) and the reason as a sentence."""
 
     number: int
     reason: str
 
 
 class VideoReader:
-    """The frames of a local file, decoded one at a time. Use as a context manager, and iterate once.
+    """Iterator over the frames of a local file, one at a time. Use it as a context manager, and iterate once.
 
-    Only the regular file `path` is opened, and nothing that it refers to. `max_pixels` limits a frame's width times
-    height.
+    Only the regular file `path` is opened; references to other files are ignored.
+
+    Args:
+        path: path of the video file.
+        max_pixels: maximum width times height of a frame.
+        max_frames: maximum number of frames.
 
     Attributes:
         rate: frames per second.
-        expected_frames: from the file's header or duration; None if unknown.
+        expected_frames: number of frames from the file's header or duration; None if unknown.
 
     Raises:
-        VideoError: no such file, no video in it, or a limit is exceeded.
+        VideoError: the file does not exist, has no readable video, or exceeds a limit.
         MissingExtraError: PyAV is not installed.
     """
 
@@ -77,7 +81,7 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame | BrokenFrame]:
-        """Yield every frame in display order, also after broken ones; raise VideoError beyond the limit of frames."""
+        """Yield all frames in display order, including broken ones; raise VideoError beyond `max_frames`."""
         number = -1
         for number, found in enumerate(self._decoded()):
             if number >= self.max_frames:
@@ -87,14 +91,14 @@ class VideoReader:
             yield BrokenFrame(number + 1, f"the file ends here, but says that it has {self._stored_frames} frames")
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames of PyAV, and sentences where there should be one."""
+        """Yield frames of PyAV, and the reason as a string for each broken frame."""
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
                 return
-            except self._av.error.FFmpegError as error:  # what follows cannot be found
+            except self._av.error.FFmpegError as error:  # the following packets cannot be located
                 yield f"the file is broken or cut off: {_reason(error)}"
                 return
             try:
@@ -114,7 +118,7 @@ class VideoReader:
             image = frame.to_image()
         except (self._av.error.FFmpegError, ValueError) as error:
             return BrokenFrame(number, f"it cannot be converted to RGB: {_reason(error)}")
-        # as the camera was held: degrees against the clock
+        # `rotation` is in degrees, counterclockwise
         return Frame(number, max(0.0, float(time)), image.rotate(frame.rotation, expand=True))
 
     def _first_stream(self) -> Any:
@@ -127,7 +131,7 @@ class VideoReader:
             raise VideoError(
                 f"{self.path} has frames of {width} x {height} pixels, more than {self.max_pixels:,}: make it smaller."
             )
-        stream.codec_context.options = {"max_pixels": str(self.max_pixels)}  # which may change on the way
+        stream.codec_context.options = {"max_pixels": str(self.max_pixels)}  # the size may change within the stream
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         self.rate = rate if 0 < rate <= 1000 else _USUAL_RATE
         seconds = float(stream.duration * stream.time_base) if stream.duration else None
@@ -137,7 +141,7 @@ class VideoReader:
         if stream.frames > 10 * self.max_frames:
             raise VideoError(_too_many(self.path, self.max_frames))
         if stream.frames and "mp4" in self._container.format.name.split(","):
-            # Cut without being encoded anew, it has frames that are not shown; its index, of all frames, knows which.
+            # A file that was cut without re-encoding has hidden frames; its index marks them as discarded.
             shown = sum(not entry.is_discard for entry in stream.index_entries)
             self._stored_frames = min(stream.frames, shown or stream.frames)
         self.expected_frames = self._stored_frames or (None if seconds is None else round(seconds * self.rate))

@@ -1,4 +1,4 @@
-"""From a video and phrases to answers for each frame and a video with the masks laid over it."""
+"""Video segmentation: answers per frame, and a video with overlaid masks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from refersam.video.reader import BrokenFrame, Frame, VideoReader
 from refersam.video.writer import VideoWriter
 
 COLOURS = ((255, 40, 120), (0, 170, 255), (255, 190, 0), (60, 200, 90), (160, 90, 255), (255, 110, 40))
-"""Of the first phrase, the second, ..., and again."""
+"""Overlay colours of the phrases, in cyclic order."""
 
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """The frames to segment: one of `every` from `first` (0-based) to `last`, None for the end of the video."""
+    """Frames to segment: each `every`-th from `first` (0-based) to `last` (inclusive; None for the last frame)."""
 
     first: int = 0
     last: int | None = None
@@ -37,21 +37,24 @@ class FrameChoice:
         )
 
     def count(self, frames: int) -> int:
-        """Of a video of so many frames."""
+        """Return the number of chosen frames in a video of `frames` frames."""
         last = frames - 1 if self.last is None else min(self.last, frames - 1)
         return max(0, (last - self.first) // self.every + 1)
 
 
 @dataclass
 class VideoResult:
-    """Files written and statistics.
+    """Output files and statistics.
 
     Attributes:
-        lines: JSON lines, one per segmented frame.
-        overlay: video of the segmented frames with their masks, encoded by `encoder`, a name of `ENCODERS`.
-        found: for each phrase, the number of frames with a match.
-        broken: frames that could not be read, or of another size than the first.
-        left_out, unknown: parts of each phrase that the model did not read.
+        lines: path of the JSON Lines file, one line per segmented frame.
+        overlay: path of the video of the segmented frames with their masks.
+        encoder: encoder of `overlay`, a key of `ENCODERS`.
+        frames: number of segmented frames.
+        found: number of frames with a match, per phrase.
+        broken: frames that could not be read, or whose size differs from the first frame.
+        left_out: truncated end of each phrase; see `Answer`.
+        unknown: parts of each phrase outside the tokenizer's vocabulary; see `Answer`.
     """
 
     lines: Path
@@ -77,12 +80,22 @@ def segment_video(
 ) -> VideoResult:
     """Segment the frames of a video independently, one in memory at a time.
 
-    Writes NAME.jsonl and NAME_overlay.mp4 (see `answer_name`) into `out`, both at the end or neither. `on_frame` is
-    called after each segmented frame; thresholds are those of `ReferSamPredictor.predict`.
+    NAME.jsonl and NAME_overlay.mp4 (see `answer_name`) are moved to `out` when both are complete.
+
+    Args:
+        predictor: predictor for the frames.
+        reader: open reader of the video.
+        phrases: one or more phrases.
+        out: output directory, created if missing.
+        choice: frames to segment.
+        threshold: as in `ReferSamPredictor.predict`.
+        no_target_threshold: as in `ReferSamPredictor.predict`.
+        on_frame: callback after each segmented frame.
+        min_component_fraction: as in `ReferSamPredictor.predict`.
 
     Raises:
-        VideoError: no frame could be segmented, or more frames than the reader's limit.
-        PhraseError: no phrase, or one without a word.
+        VideoError: no frame could be segmented, or the video exceeds the reader's frame limit.
+        PhraseError: there is no phrase, or a phrase has no word.
         OSError: the disk is full or not writable.
     """
     settings = (threshold, no_target_threshold, min_component_fraction)
@@ -122,7 +135,7 @@ def segment_video(
 
 
 def _chosen(reader: VideoReader, choice: FrameChoice, broken: list[BrokenFrame]) -> Iterator[Frame]:
-    """Those to segment, all of one size; what is wrong is added to `broken`."""
+    """Yield the chosen frames, all of one size; append unusable frames to `broken`."""
     size: tuple[int, int] | None = None
     for frame in reader:
         if choice.last is not None and frame.number > choice.last:

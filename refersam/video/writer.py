@@ -1,4 +1,4 @@
-"""Writing a video one image at a time."""
+"""Writing of videos, one image at a time."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from PIL import Image
 from refersam.optional import require
 
 ENCODERS = {"libx264": "H.264", "libopenh264": "H.264", "mpeg4": "MPEG-4"}
-"""PyAV's names and what people call them; the first that PyAV was built with is taken."""
+"""PyAV's encoder names with their common names; the first available one is used."""
 
-_TICKS = 60_000  # a second; more than 65,535 are too many for MPEG-4
+_TICKS = 60_000  # per second; MPEG-4 allows at most 65,535
 _OPTIONS = {"libx264": {"crf": "20", "preset": "veryfast"}}
 
 
 class VideoWriter:
-    """An MP4 file written one image at a time, complete when the context ends. Needs PyAV (MissingExtraError).
+    """Writer of an MP4 file, one image at a time. Use it as a context manager; its exit completes the file.
 
     Args:
-        rate: approximate images per second; each has its own time.
-        size: width and height of all images in pixels; an odd one gets a black line more.
+        path: path of the MP4 file.
+        rate: approximate images per second; each image has a timestamp of its own.
+        size: (width, height) of all images in pixels; odd sides are padded by one black line.
 
     Attributes:
-        encoder: one of `ENCODERS`.
+        encoder: encoder in use, a key of `ENCODERS`.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
@@ -52,7 +56,7 @@ class VideoWriter:
             self._container.close()
 
     def add(self, image: Image.Image, time: float) -> None:
-        """Append an RGB image, shown from `time` on, in seconds from the start; times ascend."""
+        """Append an RGB image; `time` is its start in seconds from the start of the video, in ascending order."""
         canvas = image
         if image.size != self._size:
             canvas = Image.new("RGB", self._size)

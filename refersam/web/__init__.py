@@ -1,1 +1,1 @@
-"""A page in the browser: image and phrases in, coloured answers out."""
+"""Web page for referring image segmentation."""

@@ -1,4 +1,4 @@
-"""What the page shows of answers, and what it offers to download."""
+"""Overlays, legends and download files of answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLOURS = (
     (168, 84, 32),
     (96, 106, 118),
 )
-"""Of the phrases, in turn: dark enough for white text."""
+"""Colours of the phrases, in cyclic order; dark enough for white text."""
 
 MASK_FILE, LABELS_FILE, CUTOUT_FILE, COCO_FILE = "mask.png", "labels.png", "cutout.png", "answers.json"
 OWN_DATA_FILE = "own_data.zip"
@@ -45,11 +45,11 @@ FILES = {
     COCO_FILE: ("coco", "COCO JSON"),
     OWN_DATA_FILE: ("own-data", "Own data"),
 }
-"""For each file to download, the name and the text of its button."""
+"""Name and text of the button for each download file."""
 
 
 def split_phrases(text: str, most: int) -> list[str]:
-    """Split text into phrases at line ends and semicolons; raise PhraseError for none, or more than `most`."""
+    """Split text into phrases at newlines and semicolons; raise PhraseError for 0 or more than `most` phrases."""
     phrases = [" ".join(phrase.split()) for phrase in re.split(r"[\n;]", text)]
     phrases = [phrase for phrase in phrases if phrase]
     if not phrases:
@@ -60,24 +60,24 @@ def split_phrases(text: str, most: int) -> list[str]:
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
-    """Of a phrase, by its number."""
+    """Return the colour of the phrase with an index."""
     return COLOURS[index % len(COLOURS)]
 
 
 def overlay(image: Image.Image, masks: Sequence[np.ndarray], shown: Sequence[int]) -> Image.Image:
-    """Lay the (H, W) bool masks with the indices `shown` over an RGB image, each in its colour, later ones on top."""
+    """Overlay the (H, W) bool masks with indices `shown` on an RGB image, each in its colour, later ones on top."""
     return draw_overlays(image, ((masks[index], colour_of(index)) for index in shown))
 
 
 def legend(answers: Sequence[Answer]) -> str:
-    """HTML: a line for each phrase, with its colour, and its score or that nothing matches."""
+    """Return HTML with one line per phrase: its colour, and its score or 'nothing matches'."""
     lines = []
     for index, answer in enumerate(answers):
         colour = "#{:02x}{:02x}{:02x}".format(*colour_of(index)) if answer.area else "transparent"
         if answer.no_target:
             verdict = '<span class="verdict none">nothing matches</span>'
         elif not answer.area:
-            verdict = '<span class="verdict none">no pixel is sure enough</span>'
+            verdict = '<span class="verdict none">no pixel reaches the threshold</span>'
         else:
             share = 100 * answer.area / answer.mask.size
             verdict = (
@@ -96,12 +96,12 @@ def legend(answers: Sequence[Answer]) -> str:
 
 
 def refusal(sentence: str) -> str:
-    """Return HTML: why there is no answer."""
+    """Return HTML with an error message."""
     return f'<p class="refused" role="alert">{html.escape(sentence)}</p>'
 
 
 def domain_banner(predictors: Mapping[str, ReferSamPredictor]) -> str:
-    """Return HTML: a paragraph for each domain of the models, with the warning about it; empty for general models."""
+    """Return HTML with one warning per domain of the models; empty for general models."""
     names: dict[str, list[str]] = {}
     for name, predictor in predictors.items():
         if predictor.domain is not None:
@@ -115,20 +115,22 @@ def domain_banner(predictors: Mapping[str, ReferSamPredictor]) -> str:
 def write_files(
     image: Image.Image, answers: Sequence[Answer], folder: Path, domain: str | None = None
 ) -> dict[str, Path]:
-    """Write mask, label map, cut-out, COCO file and own data of the answers about one image.
+    """Write the download files of answers about one image.
 
-    The mask is white where any phrase's is; the label map has the number of the phrase, 1 for the first; the cut-out is
-    the image, transparent elsewhere; the JSON file has an annotation for each phrase that has a mask, and lists those
-    that match nothing. Own data is described in `own_data`.
+    - mask: union of the masks of all phrases, in white.
+    - label map: number of the phrase per pixel, 1 for the first.
+    - cut-out: the image, transparent outside the mask.
+    - COCO JSON: see `coco_document`.
+    - own data: see `own_data`.
 
     Args:
-        image: W x H, RGB.
-        answers: at least one.
-        folder: an existing folder.
-        domain: of the model, for the JSON file.
+        image: RGB image of W x H pixels.
+        answers: one or more answers.
+        folder: existing output directory.
+        domain: domain of the model, for the JSON file; None for a general model.
 
     Returns:
-        The files by their names.
+        Paths by file name.
     """
     mask = np.logical_or.reduce([answer.mask for answer in answers])
     alpha = mask_image(mask)
@@ -145,9 +147,10 @@ def write_files(
 
 
 def coco_document(image: Image.Image, answers: Sequence[Answer], domain: str | None = None) -> dict[str, Any]:
-    """The answers in COCO's format: categories are phrases, masks run-length encoded, boxes (x, y, width, height).
+    """Return the answers in COCO format: one category per phrase, one annotation per non-empty mask.
 
-    `info` holds the domain of the model, if it has one.
+    Masks are run-length encoded, boxes are (x, y, width, height). `no_target` lists the phrases without a match. `info`
+    holds the domain of the model, if it has one.
     """
     annotations: list[dict[str, Any]] = []
     for number, answer in enumerate(answers, 1):
@@ -165,8 +168,8 @@ def coco_document(image: Image.Image, answers: Sequence[Answer], domain: str | N
 def own_data(image: Image.Image, answers: Sequence[Answer]) -> bytes:
     """Return a ZIP file with the answers as training data in the project's own format (docs/own_data.md).
 
-    It holds `images/NAME.png` and `corrected_NAME.jsonl`: a line for each phrase with its mask, or with `no_target` if
-    the mask is empty. NAME is a hash of the pixels, so that several files can be unpacked into one folder.
+    It holds `images/NAME.png` and `corrected_NAME.jsonl`, one line per phrase with its mask, or with `no_target` if the
+    mask is empty. NAME is a hash of the pixels; several files can be unpacked into one directory.
     """
     name = hashlib.sha256(image.tobytes()).hexdigest()[:12]
     lines = [

@@ -1,4 +1,4 @@
-"""Images to click on: scenes of SceneRef, drawn when the page is made, with phrases about them."""
+"""Example images of the page: SceneRef scenes with phrases, rendered at start."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sceneref import SceneRefSettings, generate_scene
 
 SCENES = SceneRefSettings(width=384, height=288, min_objects=5, max_objects=7, phrases_per_scene=6, difficulty=0.5)
 NUMBERS = (3, 7, 9, 12)
-"""Scenes of the val split, which no training shows."""
+"""Scene numbers in the val split, which is not used for training."""
 
 PHRASES_SHOWN = 3
 
 
 def draw_examples(folder: Path) -> list[tuple[Path, str]]:
-    """Render the example images into a folder; return each path with phrases about it, one per line."""
+    """Render the example images into a directory; return each path with its phrases, one per line."""
     examples = []
     for number in NUMBERS:
         scene = generate_scene(SCENES, "val", 1, number)

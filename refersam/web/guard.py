@@ -1,4 +1,4 @@
-"""The page reads files that visitors upload, and nothing else: a link in place of a file is refused."""
+"""Rejection of links in place of uploaded files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_BYTES = 1_000_000
-"""Of a question in JSON; images are uploaded by themselves, as files."""
+"""Maximum size of a JSON request; images are uploaded separately, as files."""
 
 
 class RefuseLinks:
-    """ASGI middleware that refuses links in place of uploaded files, which gradio would fetch."""
+    """ASGI middleware that rejects links in place of uploaded files, because gradio would fetch them."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Read a body whole that may be JSON, look for links, and hand it on."""
+        """Read the whole body of a request that may be JSON, reject links, and forward the request."""
         kinds = [value.strip().lower() for name, value in scope.get("headers", ()) if name.lower() == b"content-type"]
-        is_upload = len(kinds) == 1 and kinds[0].startswith(b"multipart/form-data")  # anything else may be read as JSON
+        is_upload = len(kinds) == 1 and kinds[0].startswith(b"multipart/form-data")  # other types may be parsed as JSON
         if scope["type"] != "http" or scope["method"] != "POST" or is_upload:
             await self.app(scope, receive, send)
             return
@@ -34,7 +34,7 @@ class RefuseLinks:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if message["type"] == "http.disconnect" or len(body) > MAX_BYTES:
-                await _refuse(send, 413, b"The question is too long.")
+                await _refuse(send, 413, b"The request is too long.")
                 return
         if _has_link(body):
             await _refuse(send, 400, b"An image must be uploaded: links are not fetched.")
@@ -52,7 +52,7 @@ class RefuseLinks:
 
 
 def _has_link(body: bytes) -> bool:
-    """Whether the "path" of a file anywhere in a JSON text leads elsewhere; a text that is no JSON has none."""
+    """Return whether any "path" in a JSON text is a URL; False for invalid JSON."""
     try:
         waiting: list[Any] = [json.loads(body)]
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The page itself, of gradio's components."""
+"""Layout and event handlers of the page, in gradio components."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from refersam.web.visits import ALL, Kind, Visit
 logger = logging.getLogger(__name__)
 
 TITLE = "ReferSAM: name what to segment"
-FAILED = "The server failed to answer; its log says why."
+FAILED = "The server failed to answer; see its log."
 CLICKS: dict[str, Kind] = {"Add": "add", "Remove": "remove", "Box": "box"}
-"""What a click on the answer does, by its name on the page."""
+"""Kinds of clicks on the answer, by their names on the page."""
 
 _ASSETS = Path(__file__).parents[1] / "assets" / "web"
 STYLE = (_ASSETS / "page.css").read_text(encoding="utf-8")
 SCRIPT = (_ASSETS / "page.js").read_text(encoding="utf-8")
 FONTS = ("system-ui", "sans-serif")
-"""Fonts of the visitor's machine: none is loaded."""
+"""System fonts only; no font is downloaded."""
 
 
 def uploaded_file(upload: Any) -> str | None:
-    """Return the path of a file as it was uploaded, of gradio's ImageData; None without one."""
+    """Return the path of an uploaded file from gradio's ImageData; None without a file."""
     return None if upload is None else upload.path
 
 
 def build_page(page: Page) -> Any:
-    """Lay the page out.
+    """Build the page.
 
     Args:
-        page: its functions.
+        page: functions of the page.
 
     Returns:
-        gradio.Blocks, to be launched with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
+        gradio.Blocks; launch them with `css=STYLE`, `js=SCRIPT` and a theme of `FONTS`.
 
     Raises:
         MissingExtraError: gradio is not installed.
@@ -68,7 +68,7 @@ def build_page(page: Page) -> Any:
                 )
                 phrases = gr.Textbox(
                     label="Phrases",
-                    info=f"One phrase a line or between ; (at most {page.settings.max_phrases}). Ctrl+Enter asks.",
+                    info=f"One phrase a line or between ; (at most {page.settings.max_phrases}). Ctrl+Enter: segment.",
                     placeholder="the orange star\nevery red object",
                     lines=3,
                     max_lines=page.settings.max_phrases,
@@ -115,7 +115,7 @@ def build_page(page: Page) -> Any:
                         gr.DownloadButton(text, interactive=False, size="sm", min_width=90, elem_id=name)
                         for name, text in FILES.values()
                     ]
-        # gradio itself would open the file here, and end in "Error" where it cannot: `load_image` says why.
+        # gradio would open the file here and show only "Error" on failure; errors of `load_image` are precise.
         image.preprocess = uploaded_file
         questions, outputs = [image, phrases, model, threshold, no_target], [result, verdicts, choice, visit, tools]
         one = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -140,7 +140,7 @@ def build_page(page: Page) -> Any:
         def click(visit, choice, kind, event):  # type: ignore[no-untyped-def]
             return handlers.click(visit, choice, kind, event.index)
 
-        click.__annotations__["event"] = gr.SelectData  # by this type gradio knows what to pass
+        click.__annotations__["event"] = gr.SelectData  # gradio selects the argument by this type
         model.input(page.no_target_threshold, model, no_target, show_progress="hidden")
         choice.input(handlers.show, shown, result, **quick)
         asked += [
@@ -148,62 +148,62 @@ def build_page(page: Page) -> Any:
             undo.click(handlers.undo, shown, corrected, **quick),
             clear.click(handlers.clear, shown, corrected, **quick),
         ]
-        for event in asked:  # the answer is shown before its files are written
+        for event in asked:  # show the answer before writing its files
             event.then(handlers.write, visit, downloads, **quick)
     blocks.queue(max_size=page.settings.waiting, default_concurrency_limit=1, api_open=False)
     return blocks
 
 
 class Handlers:
-    """What the page's events call: each returns the new values of components; a mistake becomes a sentence.
+    """Event handlers of the page. Each returns new component values; errors are shown as messages.
 
     Args:
-        page: the functions behind the page.
-        gr: gradio.
+        page: functions of the page.
+        gr: the gradio module.
     """
 
     def __init__(self, page: Page, gr: Any) -> None:
         self.page, self.gr = page, gr
 
     def run(self, file: str | None, text: str, model: str, threshold: float, no_target: float) -> tuple:
-        """Answer a question: image, verdicts, choice of what to show, visit, and the tools for clicks."""
+        """Answer a request; return image, verdicts, choice of phrases, visit, and the click tools."""
         gr, start = self.gr, time.perf_counter()
         try:
             visit = self.page.ask(file, text, model, threshold, no_target)
             image, verdicts = self._drawn(visit, ALL, start)
         except ReferSamError as error:
             return self._refused(str(error))
-        except Exception:  # a defect of ours: the log gets it, the visitor a sentence
-            logger.exception("A visitor's question was not answered.")
+        except Exception:  # a bug: details go to the log, not to the page
+            logger.exception("A request of the page failed.")
             return self._refused(FAILED)
         radio = gr.Radio(choices=visit.labels(), value=ALL, visible=len(visit.phrases) > 1)
         return image, verdicts, radio, visit, gr.Row(visible=True)
 
     def show(self, visit: Visit | None, choice: str) -> Any:
-        """Show one phrase or all: the image."""
+        """Return the image with one phrase or all phrases."""
         return self._changed(visit, lambda old: old, choice)[0]
 
     def click(self, visit: Visit | None, choice: str, kind: str, place: Sequence[int]) -> tuple:
-        """Correct an answer by a click at (x, y) in pixels of the image: image, verdicts, visit."""
+        """Correct an answer by a click at (x, y) in pixels of the image; return image, verdicts, visit."""
         return self._changed(visit, lambda old: old.click(old.chosen(choice), CLICKS[kind], *place), choice)
 
     def undo(self, visit: Visit | None, choice: str) -> tuple:
-        """Take the last correction back: image, verdicts, visit."""
+        """Undo the last correction; return image, verdicts, visit."""
         return self._changed(visit, lambda old: old.undo(old.chosen(choice)), choice)
 
     def clear(self, visit: Visit | None, choice: str) -> tuple:
-        """Take all corrections of a phrase back: image, verdicts, visit."""
+        """Remove all corrections of a phrase; return image, verdicts, visit."""
         return self._changed(visit, lambda old: old.clear(old.chosen(choice)), choice)
 
     def write(self, visit: Visit | None) -> list:
-        """Write the files of a visit: the download buttons."""
+        """Write the files of a visit; return the download buttons."""
         paths: list[str | None] = [None] * len(FILES)
         with suppress(ReferSamError):  # the image has been deleted in the meantime
             paths = paths if visit is None else [*self.page.files(visit)]
         return [self.gr.DownloadButton(value=path, interactive=path is not None) for path in paths]
 
     def _changed(self, visit: Visit | None, change: Callable[[Visit], Visit], choice: str) -> tuple:
-        """Return image, verdicts and visit after a change; nothing new after a mistake."""
+        """Return image, verdicts and visit after a change; skip the updates after an error."""
         start = time.perf_counter()
         try:
             if visit is not None:
@@ -212,7 +212,7 @@ class Handlers:
         except ReferSamError as error:
             self._warn(str(error))
         except Exception:
-            logger.exception("A visitor's click was not answered.")
+            logger.exception("A click on the page failed.")
             self._warn(FAILED)
         return (self.gr.skip(),) * 3
 
@@ -227,4 +227,4 @@ class Handlers:
         return None, refusal(sentence), radio, None, gr.Row(visible=False)
 
     def _warn(self, sentence: str) -> None:
-        self.gr.Warning(html.escape(sentence))  # a gr.Error would replace the sentence below by "Error"
+        self.gr.Warning(html.escape(sentence))  # gr.Error would replace the message in the page by "Error"

@@ -1,4 +1,4 @@
-"""What the page does: questions are checked, answered, corrected by clicks, and written as files."""
+"""Functions of the page: validation, answers, corrections by clicks, and download files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from refersam.web.examples import draw_examples
 from refersam.web.visits import DELETED, Answers, Visit
 
 KEEP_SECONDS = 3600
-"""Files of a visit are deleted after this time."""
+"""Time in seconds after which files of a visit are deleted."""
 
 
 @dataclass(frozen=True)
 class PageSettings:
-    """Limits of a question.
+    """Limits of the page.
 
     Attributes:
-        max_bytes: of an image's file.
-        max_pixels: of an image.
-        max_phrases: phrases of one question.
-        waiting: visitors in the queue; more are turned away.
+        max_bytes: maximum size of an image file in bytes.
+        max_pixels: maximum width times height of an image.
+        max_phrases: maximum number of phrases per request.
+        waiting: maximum number of queued requests; further ones are rejected.
     """
 
     max_bytes: int = 20_000_000
@@ -40,12 +40,12 @@ class PageSettings:
 
 
 class Page:
-    """The functions behind the page.
+    """Functions of the page.
 
     Args:
-        predictors: by the names that visitors see; the first is chosen at the start.
-        folder: for files to download and the examples; all in it may be deleted.
-        settings: limits.
+        predictors: predictors by their names on the page; the first is the default.
+        folder: directory for download files and examples; its contents may be deleted.
+        settings: limits of the page.
     """
 
     def __init__(self, predictors: Mapping[str, ReferSamPredictor], folder: Path, settings: PageSettings) -> None:
@@ -56,20 +56,20 @@ class Page:
         self._answers = Answers(self.predictors, settings.max_pixels)
 
     def warm_up(self) -> None:
-        """Answer once: what is set up on first use does not delay the first visitor."""
+        """Run each predictor once, because the first run is slow."""
         image, text = self.examples[0]
         for predictor in self.predictors.values():
             predictor.predict(image, text.splitlines())
 
     def no_target_threshold(self, model: str) -> float:
-        """Return the default of a model, by its name on the page."""
+        """Return the default no-target threshold of a model, by its name on the page."""
         return self.predictors[model].model.config.no_target_threshold
 
     def ask(self, file: str | None, text: str, model: str, threshold: float, no_target: float) -> Visit:
-        """Check a question about an uploaded image.
+        """Validate a request about an uploaded image and return its visit.
 
         Raises:
-            ReferSamError: no image or phrase, a file that is too large, or an unknown model.
+            ReferSamError: the image or phrase is missing, the file is too large, or the model is unknown.
         """
         phrases = split_phrases(text or "", self.settings.max_phrases)
         if file is None:
@@ -83,11 +83,11 @@ class Page:
         return Visit.begin(file, model, phrases, (threshold, no_target))
 
     def answers(self, visit: Visit) -> list[Segmentation]:
-        """Answer the phrases of a visit; see `Answers.of`."""
+        """Return the answers to the phrases of a visit; see `Answers.of`."""
         return self._answers.of(visit)
 
     def show(self, visit: Visit, choice: str) -> Image.Image:
-        """Return the image with the masks that a choice stands for, and the clicks about them.
+        """Return the image with the masks and clicks of the chosen phrases.
 
         Raises:
             ReferSamError: see `Answers.of`.
@@ -100,7 +100,7 @@ class Page:
         return draw_clicks(image, points, boxes, visit.corner)
 
     def files(self, visit: Visit) -> list[str]:
-        """Write the files to download, in the order of `FILES`; return their paths."""
+        """Write the download files; return their paths in the order of `FILES`."""
         self._tidy()
         folder = Path(tempfile.mkdtemp(dir=self.folder / "answers"))
         answers = self.answers(visit)

@@ -1,4 +1,4 @@
-"""Calls to this machine's own addresses, which must not go through a proxy of the environment."""
+"""Bypassing of environment proxies for requests to this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 def without_proxies() -> Iterator[None]:
     """Bypass all proxies of the environment inside the block.
 
-    Gradio requests its own page at launch, which a proxy refuses, and a SOCKS proxy without its package ends gradio's
-    import.
+    Gradio requests its own page at launch, which fails through a proxy. A SOCKS proxy without its package makes the
+    import of gradio fail.
     """
     before = os.environ.get("no_proxy")
-    os.environ["no_proxy"] = "*"  # the name in lower case counts where both are set
+    os.environ["no_proxy"] = "*"  # the lower-case name takes precedence
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Visits: questions with the corrections of their answers, and the answers that are kept for the next click."""
+"""Visits: requests with corrections of their answers, and a cache of answers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ CHOOSE = "Choose one phrase under 'Show' first: a click corrects the answer to o
 
 @dataclass(frozen=True)
 class Correction:
-    """A click or box of a visitor.
+    """A click or box on the answer.
 
     Attributes:
-        kind: of the correction.
-        numbers: (x, y) of a click, or (left, top, right, bottom), in pixels of the image.
+        kind: kind of the correction.
+        numbers: (x, y) of a click, or (left, top, right, bottom) of a box, in pixels of the image.
     """
 
     kind: Kind
     numbers: tuple[int, ...]
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `ReferSamPredictor.refine`."""
+        """Return the correction as arguments of `ReferSamPredictor.refine`."""
         if self.kind == "box":
             return {"box": self.numbers}
         return {"points": [self.numbers], "point_labels": [int(self.kind == "add")]}
@@ -42,15 +42,15 @@ class Correction:
 
 @dataclass(frozen=True)
 class Visit:
-    """A question and the corrections of its answers; everything else follows from it.
+    """A request and the corrections of its answers: the complete state of the page.
 
     Attributes:
         file: path of the image.
         model: name of the model.
         phrases: P phrases.
-        thresholds: probability of a pixel, and of a target.
-        corrections: P times the corrections of the phrase's answer, in order.
-        corner: (x, y) of a box's first corner, while its second is missing.
+        thresholds: `threshold` and `no_target_threshold` of `ReferSamPredictor.predict`.
+        corrections: P sequences of corrections, in order.
+        corner: (x, y) of the first corner of an incomplete box; None otherwise.
     """
 
     file: str
@@ -66,11 +66,11 @@ class Visit:
         return cls(file, model, tuple(phrases), thresholds, ((),) * len(phrases))
 
     def labels(self) -> list[str]:
-        """Return the choices of what to show; two equal phrases stay two choices."""
+        """Return the labels of the choices; equal phrases have different labels."""
         return [ALL, *(f"{number}. {phrase}" for number, phrase in enumerate(self.phrases, 1))]
 
     def shown(self, choice: str) -> list[int]:
-        """Return the indices of the phrases that a choice stands for."""
+        """Return the indices of the chosen phrases."""
         return [index for index, label in enumerate(self.labels()[1:]) if choice in (ALL, label)]
 
     def chosen(self, choice: str) -> int:
@@ -85,7 +85,7 @@ class Visit:
         return shown[0]
 
     def click(self, index: int, kind: Kind, x: int, y: int) -> Visit:
-        """Return the visit after a click about a phrase; a box needs two.
+        """Return the visit after a click for a phrase; a box needs two clicks.
 
         Raises:
             PromptError: both corners of a box are in one row or column.
@@ -101,7 +101,7 @@ class Visit:
         return self._with(index, (*self.corrections[index], box))
 
     def undo(self, index: int) -> Visit:
-        """Return the visit without the first corner of a box, or else without a phrase's last correction."""
+        """Return the visit without the first corner of an incomplete box, or a phrase's last correction."""
         return replace(self, corner=None) if self.corner else self._with(index, self.corrections[index][:-1])
 
     def clear(self, index: int) -> Visit:
@@ -121,12 +121,12 @@ class _Kept:
 
 
 class Answers:
-    """The answers of visits. The last ones are kept, so that a click costs one pass of the decoder.
+    """Cache of the answers of recent visits; a click then costs one decoder pass.
 
     Args:
-        predictors: by the names that visitors see.
-        max_pixels: of an image.
-        most: visits whose answers are kept. Those of others are computed again.
+        predictors: predictors by their names on the page.
+        max_pixels: maximum width times height of an image.
+        most: number of visits in the cache; answers of other visits are recomputed.
     """
 
     def __init__(self, predictors: Mapping[str, ReferSamPredictor], max_pixels: int, most: int = 4) -> None:
@@ -136,10 +136,10 @@ class Answers:
         self._lock = Lock()
 
     def of(self, visit: Visit) -> list[Segmentation]:
-        """Answer the phrases of a visit, and correct the answers.
+        """Return the answers to the phrases of a visit, with its corrections applied.
 
         Raises:
-            ReferSamError: the image is deleted or cannot be read, a phrase is unusable, or the model takes no clicks.
+            ReferSamError: the image is deleted or unreadable, a phrase is invalid, or the model does not accept clicks.
         """
         if not Path(visit.file).is_file():
             raise ReferSamError(DELETED)
@@ -172,7 +172,7 @@ class Answers:
         kept.answers[index], kept.corrections[index] = answer, wanted
 
     def _encode(self, model: str, digest: bytes, content: bytes) -> EncodedImage:
-        """Encode an image; the last one is kept for further phrases."""
+        """Encode an image; the last result is cached for further phrases."""
         key = (model, digest)
         if self._encoded is None or self._encoded[0] != key:
             image = load_image(content, max_pixels=self._max_pixels)

@@ -1,4 +1,4 @@
-"""Published models of transformers behind the interface of the predictor: one file per family."""
+"""Published models of transformers with the interface of the predictor, one module per family."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from refersam.inference.published.sam3 import load_sam3
 Loader = Callable[..., tuple[TransformersModel, TransformersProcessor]]
 
 LOADERS: dict[str, Loader] = {"clipseg": load_clipseg, "grounded-sam": load_grounded_sam, "sam3": load_sam3}
-"""By alias; each takes the directories of the family's weights, and a dtype."""
+"""Loaders by alias; arguments are the directories of the family's weights, and a dtype."""
 
 
 def load_published(
     published: Published, device: torch.device, dtype: torch.dtype
 ) -> tuple[TransformersModel, TransformersProcessor]:
-    """Load a published model and its processor; what is missing is downloaded.
+    """Load a published model and its processor; missing files are downloaded.
 
-    Only configuration, tokenizer and safetensors files are read: nothing in a repository is executed.
+    Only configuration, tokenizer and safetensors files are read. No code from a repository is executed.
 
     Args:
-        published: of `find_published` or `published_of_type`.
-        device: to run on.
-        dtype: of the weights.
+        published: result of `find_published` or `published_of_type`.
+        device: device of the model.
+        dtype: dtype of the weights.
 
     Raises:
-        CheckpointError: no network, no access, or files that are missing, broken or of another model.
+        CheckpointError: there is no network or access, or files are missing, broken or of another model.
     """
     folders: list[Path] = published.fetch()
     try:
         model, processor = LOADERS[published.family.alias](*folders, dtype=dtype)
     except ReferSamError:
         raise
-    except Exception as error:  # of any kind: a foreign folder may hold anything
+    except Exception as error:  # a foreign directory may raise any error
         raise CheckpointError(f"{' and '.join(published.names)} could not be loaded: {one_line(error)}.") from error
     return model.to(device).eval(), processor

@@ -1,4 +1,4 @@
-"""What the published models share."""
+"""Base classes and loaders of the published models."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from refersam.processor import MAX_SIDE, ReferSamProcessor
 WITHOUT_CLICKS = "This model takes no clicks or boxes: use a ReferSAM model, such as the bundled one."
 
 _NOTHING = -1e4
-"""Logit of a mask without pixels."""
+"""Logit of an empty mask."""
 
 
 @dataclass(frozen=True)
 class TransformersConfig:
-    """Facts about a published model that its answers depend on; see `runtimes.Config`."""
+    """Model properties that inference depends on; see `runtimes.Config`."""
 
     text_config: Any
     object_score_head: bool
@@ -43,7 +43,7 @@ class TransformersModel(nn.Module):
     """Base of the published models, called like `ReferSamModel`.
 
     Args:
-        config: facts about the model.
+        config: properties of the model.
     """
 
     def __init__(self, config: TransformersConfig) -> None:
@@ -52,12 +52,12 @@ class TransformersModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Dtype of the weights."""
         return next(self.parameters()).dtype
 
     def num_parameters(self) -> int:
@@ -69,19 +69,19 @@ class TransformersModel(nn.Module):
         raise NotImplementedError
 
     def encode_phrases(self, *_inputs: Any, **_named: Any) -> None:
-        """Return None: the model runs in one piece."""
+        """Return None: the model has no separate decoder."""
 
     def decode(self, *_inputs: Any, **_named: Any) -> ReferSamOutput:
-        """Raise PromptError: the model takes no clicks."""
+        """Raise PromptError: the model does not accept clicks."""
         raise PromptError(WITHOUT_CLICKS)
 
     def answer(self, features: Any, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
-        """Segment by the features of I images; the phrases of one image follow one another.
+        """Segment B phrases about I encoded images, B / I consecutive phrases per image.
 
         Args:
-            features: of `encode_image`.
-            input_ids: (B, S), B a multiple of I.
-            attention_mask: (B, S).
+            features: result of `encode_image` for I images.
+            input_ids: (B, S) token ids; B is a multiple of I.
+            attention_mask: (B, S) mask, 1 for tokens and 0 for padding.
         """
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class TransformersModel(nn.Module):
         image_features: Any = None,
         **prompts: Tensor | None,
     ) -> ReferSamOutput:
-        """See `runtimes.Model`; raise PromptError for clicks, boxes and previous masks."""
+        """Segment; see `runtimes.Model`. Raise PromptError for clicks, boxes and mask prompts."""
         if any(prompt is not None for prompt in prompts.values()):
             raise PromptError(WITHOUT_CLICKS)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -105,18 +105,18 @@ class TransformersProcessor(ReferSamProcessor):
     """Image processor and tokenizer of a published model.
 
     Args:
-        image_processor: of transformers.
-        tokenizer: of transformers.
-        max_text_tokens: longer phrases are cut.
+        image_processor: image processor of transformers.
+        tokenizer: tokenizer of transformers.
+        max_text_tokens: maximum number of tokens; longer phrases are truncated.
     """
 
     padding: ClassVar[bool | str] = True
-    """Of phrases: to the longest, or to "max_length"."""
+    """Padding of phrases: True (to the longest) or "max_length"."""
 
     def __call__(
         self, images: ImageSource | Sequence[ImageSource] | None = None, text: Any = None, **_kwargs: Any
     ) -> BatchFeature:
-        """Return the model's inputs for one image, or several of one size, and for phrases."""
+        """Return the model inputs for images of one size, and for phrases."""
         data: dict[str, Any] = {}
         if images is not None:
             several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
@@ -130,14 +130,14 @@ class TransformersProcessor(ReferSamProcessor):
         return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
     def wording(self, phrase: str) -> str:
-        """Return a phrase as the model was trained to read it."""
+        """Return a phrase in the text format of the model's training data."""
         return phrase
 
     def encode_phrases(self, phrases: Sequence[str]) -> dict[str, Tensor]:
-        """Phrases -> `input_ids` and `attention_mask` (B, S).
+        """Tokenize phrases to `input_ids` and `attention_mask` (B, S).
 
         Raises:
-            PhraseError: a phrase without a word.
+            PhraseError: a phrase has no word.
         """
         check_phrases(phrases)
         encoded = self.tokenizer(
@@ -150,14 +150,14 @@ class TransformersProcessor(ReferSamProcessor):
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _without_unknown_symbols(self, phrase: str) -> str:
-        return phrase  # read as the published tools read it
+        return phrase  # unchanged, as in the published code
 
 
 def load_part(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a model of transformers from a directory, strictly.
+    """Load a model of transformers from a directory; all weights must match its configuration.
 
     Raises:
-        CheckpointError: no safetensors file, or weights that do not fit.
+        CheckpointError: there is no safetensors file, or weights are missing or of another shape.
     """
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} has no weights: model.safetensors is expected (pickled weights are not read).")
@@ -176,16 +176,16 @@ def load_part(kind: type[PreTrainedModel], folder: Path, dtype: torch.dtype) -> 
 
 
 def load_image_processor(folder: Path) -> BaseImageProcessor:
-    """Load an image processor of transformers that resizes by Pillow: the same pixels with and without torchvision."""
+    """Load an image processor of transformers with Pillow backend: the same pixels with and without torchvision."""
     options = {"local_files_only": True, "trust_remote_code": False}
     return check_size(AutoImageProcessor.from_pretrained(folder, backend="pil", **options), folder)
 
 
 def check_size(image_processor: BaseImageProcessor, folder: Path) -> BaseImageProcessor:
-    """Refuse an input size that would exhaust the machine.
+    """Validate the input size, which limits memory and time.
 
     Raises:
-        CheckpointError: an invalid side, or one longer than `MAX_SIDE`.
+        CheckpointError: a side is invalid, or longer than `MAX_SIDE`.
     """
     sizes = {**dict(image_processor.size), **dict(getattr(image_processor, "pad_size", None) or {})}
     for name, side in sizes.items():
@@ -197,19 +197,19 @@ def check_size(image_processor: BaseImageProcessor, folder: Path) -> BaseImagePr
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a directory."""
+    """Load a tokenizer from a directory."""
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def instance_output(masks: Sequence[Tensor], scores: Sequence[Tensor]) -> ReferSamOutput:
-    """Put the instances of B phrases together.
+    """Stack the instances of B phrases into one output.
 
     Args:
-        masks: B times (K, h, w) mask logits of the phrase's K instances, which may be 0.
-        scores: B times () the best score of any candidate, in [0, 1]: the probability of a target.
+        masks: B tensors (K, h, w), the mask logits of K >= 0 instances.
+        scores: B scalar tensors in [0, 1], the best score of any candidate, used as target probability.
 
     Returns:
-        An output with `mask_logits` (B, K, h, w), K being the largest and at least 1.
+        Output with `mask_logits` (B, K, h, w), K being the largest number of instances and at least 1.
     """
     most = max(1, *(mask.shape[0] for mask in masks))
     stacked = masks[0].new_full((len(masks), most, *masks[0].shape[1:]), _NOTHING, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""CLIPSeg (Lüddecke and Ecker, CVPR 2022): CLIP's image features, decoded to a mask by the phrase's embedding."""
+"""CLIPSeg (Lüddecke and Ecker, CVPR 2022): mask decoder on CLIP image features, conditioned on the phrase embedding."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Activations(OneLineRepr):
     """Activations of CLIP's image encoder for I images.
 
     Attributes:
-        layers: for each layer that the decoder reads, (I, T, C).
+        layers: (I, T, C) activations per layer used by the decoder.
     """
 
     layers: tuple[Tensor, ...]
 
     @property
     def num_images(self) -> int:
-        """I."""
+        """Number of images I."""
         return self.layers[0].shape[0]
 
 
 class ClipSeg(TransformersModel):
-    """CLIPSeg.
+    """CLIPSeg with the interface of `ReferSamModel`.
 
     Args:
-        net: of transformers.
+        net: CLIPSeg of transformers.
     """
 
     def __init__(self, net: CLIPSegForImageSegmentation) -> None:
@@ -60,7 +60,7 @@ class ClipSeg(TransformersModel):
         return Activations(tuple(output.hidden_states[layer + 1] for layer in self.net.extract_layers))
 
     def answer(self, features: Activations, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
-        """See `TransformersModel.answer`."""
+        """Segment by phrases; see `TransformersModel.answer`."""
         rows = input_ids.shape[0]
         phrases = rows // features.num_images
         layers = [layer.repeat_interleave(phrases, dim=0) for layer in features.layers]

@@ -1,4 +1,4 @@
-"""Grounded SAM: Grounding DINO finds boxes by a phrase (ECCV 2024), SAM segments each of them."""
+"""Grounded SAM: Grounding DINO (ECCV 2024) detects boxes by a phrase, SAM segments each box."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ BOX_THRESHOLD = 0.25
 
 
 class GroundedSamProcessor(TransformersProcessor):
-    """Processor of Grounding DINO, and SAM's for the same image.
+    """Processors of Grounding DINO and SAM for the same image.
 
     Args:
-        image_processor: of Grounding DINO.
-        tokenizer: of Grounding DINO.
-        max_text_tokens: longer phrases are cut.
+        image_processor: image processor of Grounding DINO.
+        tokenizer: tokenizer of Grounding DINO.
+        max_text_tokens: maximum number of tokens; longer phrases are truncated.
         sam: image processor of SAM.
     """
 
@@ -46,17 +46,17 @@ class GroundedSamProcessor(TransformersProcessor):
         self.sam = sam
 
     def image_inputs(self, images: list[Image.Image]) -> BatchFeature:
-        """Return the inputs of both models for one image: their sizes differ between images, so none are stacked."""
+        """Return the inputs of both models for one image; input sizes differ between images."""
         (image,) = images
         detector = self.image_processor(image, return_tensors="pt")
         return BatchFeature({**self.sam(image, return_tensors="pt"), "detector_pixels": detector["pixel_values"]})
 
     def wording(self, phrase: str) -> str:
-        """Return the phrase in lower case with a full stop, which ends a phrase for Grounding DINO."""
+        """Return the phrase in lower case with a full stop, the phrase separator of Grounding DINO."""
         return f"{phrase.strip().lower().rstrip('. ')}."
 
     def mask_logits(self, output: ReferSamOutput, image_size: tuple[int, int], size: tuple[int, int], /) -> Tensor:
-        """Unite the masks of one phrase's boxes: the largest logit of any, without SAM's padding."""
+        """Merge the masks of one phrase's boxes by the maximum logit, without SAM's padding."""
         scale = self.sam.size["longest_edge"] / max(image_size)
         unpadded = tuple(int(side * scale + 0.5) for side in image_size)
         best = output.mask_logits.new_full((1, *size), -math.inf)
@@ -68,14 +68,14 @@ class GroundedSamProcessor(TransformersProcessor):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GroundedFeatures(OneLineRepr):
-    """One image's features of both models.
+    """Features of both models for one image.
 
     Attributes:
         detector_pixels: (1, 3, H, W) input of the detector.
-        detector_maps: what the detector's backbone returns for it.
+        detector_maps: output of the detector's backbone for `detector_pixels`.
         embeddings: (1, C, h, w) SAM's image embeddings.
         size: (height, width) of the image in pixels.
-        unpadded: (height, width) of the image in SAM's input, without padding.
+        unpadded: (height, width) of the image in SAM's input without padding, in pixels.
     """
 
     detector_pixels: Tensor
@@ -86,19 +86,19 @@ class GroundedFeatures(OneLineRepr):
 
     @property
     def num_images(self) -> int:
-        """Always 1."""
+        """Number of images, always 1."""
         return 1
 
 
 _maps: ContextVar[tuple[list[Any], list[Tensor]]] = ContextVar("maps")
-"""What `EncodedBackbone` returns, in this thread."""
+"""Output of `EncodedBackbone` in the current context."""
 
 
 class EncodedBackbone(nn.Module):
-    """The detector's backbone, which returns what was encoded before: its images are text-independent.
+    """The detector's backbone with a precomputed, text-independent output.
 
     Args:
-        backbone: of Grounding DINO.
+        backbone: backbone of Grounding DINO.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -107,17 +107,17 @@ class EncodedBackbone(nn.Module):
         self.position_embedding = backbone.position_embedding
 
     def forward(self, _pixel_values: Tensor, _pixel_mask: Tensor) -> tuple[list[Any], list[Tensor]]:
-        """Return the feature maps and position embeddings of `_maps`, in lists that the caller may append to."""
+        """Return the feature maps and position embeddings of `_maps` as new lists, which the caller may extend."""
         features, positions = _maps.get()
         return list(features), list(positions)
 
 
 class GroundedSam(TransformersModel):
-    """Grounding DINO and SAM; each phrase runs alone, so that its answer does not depend on others.
+    """Grounding DINO and SAM; each phrase runs separately, which makes its answer independent of other phrases.
 
     Args:
-        detector: of transformers.
-        sam: of transformers.
+        detector: Grounding DINO of transformers.
+        sam: SAM of transformers.
     """
 
     def __init__(self, detector: GroundingDinoForObjectDetection, sam: SamModel) -> None:
@@ -130,7 +130,7 @@ class GroundedSam(TransformersModel):
         """Encode one image.
 
         Args:
-            pixel_values: of `GroundedSamProcessor.image_inputs`.
+            pixel_values: result of `GroundedSamProcessor.image_inputs`.
         """
         pixels = pixel_values["detector_pixels"]
         mask = torch.ones(pixels.shape[0], *pixels.shape[2:], dtype=torch.long, device=pixels.device)
@@ -143,7 +143,7 @@ class GroundedSam(TransformersModel):
         )
 
     def answer(self, features: GroundedFeatures, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
-        """See `TransformersModel.answer`."""
+        """Segment by phrases; see `TransformersModel.answer`."""
         masks, best = [], []
         for ids, attention in zip(input_ids, attention_mask.bool(), strict=True):
             boxes, score = self._detect(features, ids[attention][None])
@@ -152,7 +152,7 @@ class GroundedSam(TransformersModel):
         return instance_output(masks, best)
 
     def _detect(self, features: GroundedFeatures, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the boxes of a phrase: (K, 4) left, top, right, bottom in pixels of the image, and the best score."""
+        """Return (K, 4) boxes (left, top, right, bottom) of a phrase in pixels of the image, and the best score."""
         token = _maps.set(features.detector_maps)
         try:
             output = self.detector(features.detector_pixels, input_ids, return_dict=True)
@@ -164,14 +164,14 @@ class GroundedSam(TransformersModel):
         return boxes[scores > BOX_THRESHOLD], scores.max()
 
     def _segment(self, features: GroundedFeatures, boxes: Tensor) -> Tensor:
-        """Segment boxes in pixels of the image -> (K, h, w) mask logits, one mask per box."""
+        """Return (K, h, w) mask logits for K boxes in pixels of the image."""
         if not len(boxes):
             side = features.embeddings.shape[-1] * 4
             return boxes.new_zeros((0, side, side))
         (height, width), (new_height, new_width) = features.size, features.unpadded
         scale = torch.tensor([new_width / width, new_height / height] * 2, dtype=torch.float64)
         scaled = (boxes.cpu().double() * scale)[None]
-        if boxes.device.type == "mps":  # it has no float64
+        if boxes.device.type == "mps":  # MPS does not support float64
             scaled = scaled.float()
         output = self.sam(
             image_embeddings=features.embeddings,
@@ -188,7 +188,7 @@ def _pair(sizes: Tensor) -> tuple[int, int]:
 
 
 def load_grounded_sam(detector: Path, sam: Path, *, dtype: torch.dtype) -> tuple[GroundedSam, GroundedSamProcessor]:
-    """Load Grounding DINO and SAM, each from a directory."""
+    """Load Grounding DINO and SAM from one directory each."""
     net = load_part(GroundingDinoForObjectDetection, detector, dtype)
     model = GroundedSam(net, load_part(SamModel, sam, dtype))
     processor = GroundedSamProcessor(

@@ -1,4 +1,4 @@
-"""SAM 3 (Meta, 2025): all instances that a phrase names, each with a score and a mask."""
+"""SAM 3 (Meta, 2025): scores and masks of all instances that match a phrase."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ TEXT_TOKENS = 32
 
 
 class Sam3ImageProcessor(BaseImageProcessor):
-    """The preprocessing of transformers' `Sam3ImageProcessor`, without torchvision: the same pixels.
+    """Preprocessing of transformers' `Sam3ImageProcessor` without torchvision, with identical results.
 
     Args:
-        size: {"height": ..., "width": ...} of the network's input in pixels.
-        image_mean: per channel, of pixels in [0, 1].
-        image_std: per channel.
-        rescale_factor: brings pixels to [0, 1].
+        size: {"height": ..., "width": ...} of the model input in pixels.
+        image_mean: mean per channel, of pixels in [0, 1].
+        image_std: standard deviation per channel, of pixels in [0, 1].
+        rescale_factor: factor that scales pixels to [0, 1].
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers' own declaration
@@ -57,7 +57,7 @@ class Sam3ImageProcessor(BaseImageProcessor):
         self.image_mean, self.image_std, self.rescale_factor = list(image_mean), list(image_std), rescale_factor
 
     def __call__(self, images: Sequence[Image.Image], **_kwargs: Any) -> BatchFeature:
-        """Return `pixel_values` (I, 3, H, W) float32."""
+        """Return (I, 3, H, W) float32 `pixel_values`."""
         return BatchFeature({"pixel_values": torch.stack([self._pixels(image) for image in images])})
 
     def _pixels(self, image: Image.Image) -> Tensor:
@@ -74,7 +74,7 @@ class Sam3Processor(TransformersProcessor):
     padding = "max_length"
 
     def mask_logits(self, output: ReferSamOutput, _image_size: tuple[int, int], size: tuple[int, int], /) -> Tensor:
-        """Unite the instances of one phrase: the largest probability of any, resized as a probability."""
+        """Merge the instances of one phrase by the maximum of their resized probabilities."""
         best = output.mask_logits.new_zeros((1, 1, *size))
         for instance in output.mask_logits[0].sigmoid():
             best = best.maximum(F.interpolate(instance[None, None], size, mode="bilinear", align_corners=False))
@@ -86,22 +86,22 @@ class VisionEmbeddings(OneLineRepr):
     """SAM 3's vision embeddings of I images.
 
     Attributes:
-        images: I outputs of its image encoder.
+        images: I outputs of the image encoder.
     """
 
     images: list[Any]
 
     @property
     def num_images(self) -> int:
-        """I."""
+        """Number of images I."""
         return len(self.images)
 
 
 class Sam3(TransformersModel):
-    """SAM 3's detector; each phrase runs alone, so that its answer does not depend on others.
+    """SAM 3's detector; each phrase runs separately, which makes its answer independent of other phrases.
 
     Args:
-        net: of transformers.
+        net: SAM 3 of transformers.
     """
 
     def __init__(self, net: Sam3Model) -> None:
@@ -114,7 +114,7 @@ class Sam3(TransformersModel):
         return VisionEmbeddings([self.net.get_vision_features(image[None]) for image in pixel_values])
 
     def answer(self, features: VisionEmbeddings, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
-        """See `TransformersModel.answer`."""
+        """Segment by phrases; see `TransformersModel.answer`."""
         masks, best = [], []
         phrases = input_ids.shape[0] // features.num_images
         for row, (ids, attention) in enumerate(zip(input_ids, attention_mask, strict=True)):
@@ -133,7 +133,7 @@ class Sam3(TransformersModel):
 
 
 def load_sam3(folder: Path, *, dtype: torch.dtype) -> tuple[Sam3, Sam3Processor]:
-    """Load SAM 3 from a directory: the detector alone, or that of the published file, which has a tracker beside it."""
+    """Load SAM 3's detector from a directory; the published file, with detector and tracker, is accepted too."""
     settings, _ = Sam3ImageProcessor.get_image_processor_dict(folder, local_files_only=True)
     image_processor = check_size(Sam3ImageProcessor.from_dict(settings), folder)
     model = Sam3(load_part(Sam3Model, folder, dtype))
