@@ -100,7 +100,7 @@ def describe_model(name: str) -> Description | PublishedDescription:
     """Describe a model from its files. A published model is described from stored facts, without a download.
 
     Args:
-        name: directory, Hub id, authors' checkpoint (.pth), export (OpenVINO folder, .onnx), or alias of a published model.
+        name: directory, Hub id, authors' checkpoint (.pth), export (OpenVINO, .onnx), or alias of a published model.
 
     Raises:
         CheckpointError: the model does not exist, is of another kind, or has unreadable files.
