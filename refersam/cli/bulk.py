@@ -74,8 +74,8 @@ def segment_many(
         console.number_option(
             0,
             1,
-            "With --format own-data: lowest score of a mask to train on; an answer without target is kept up to a "
-            "score of 1 minus this. Without it: all answers.",
+            "Lowest score of a mask in --format own-data; an answer without target is kept up to a score of 1 minus "
+            "this. Without it: all answers.",
         ),
     ] = None,
     model: console.ModelOption = None,

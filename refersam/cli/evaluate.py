@@ -96,7 +96,7 @@ def evaluate(
     boundary: Annotated[
         bool,
         typer.Option(
-            "--boundary", help="Also compute mBIoU, the mean boundary IoU: how well masks follow the targets' outlines."
+            "--boundary", help="Compute mBIoU, too, the mean boundary IoU: how well masks follow the targets' outlines."
         ),
     ] = False,
     clicks: Annotated[
