@@ -60,20 +60,19 @@ train-gpu: setup  ## train the bundled model on a CUDA device, six million phras
 
 BENCH := $(BIN)/python benchmarks
 TABLES := out/bench
+EXPORTS := $(TABLES)/exports
 bench: setup  ## run the benchmarks of docs/performance.md and serving.md, and update their tables
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,serve]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,openvino,serve]'
+	@$(BENCH)/engines.py --files $(EXPORTS) --phrases 5 --count 100 --table $(TABLES)/engines_bundled.md
+	@$(BENCH)/engines.py --preset base --files $(EXPORTS) --phrases 5 --repeats 3 --table $(TABLES)/engines_base.md
+	@$(BENCH)/contention.py --beside-training --table $(TABLES)/contention_bundled.md
+	@$(BENCH)/contention.py --preset base --seconds 20 --table $(TABLES)/contention_base.md
 	@$(BENCH)/steps.py --table $(TABLES)/steps.md
 	@$(BENCH)/steps.py --phrases 5 --tokens 20 --table $(TABLES)/phrases.md
 	@$(BENCH)/steps.py --memory 1024 --table $(TABLES)/memory.md
-	@$(BENCH)/latency.py --table $(TABLES)/latency.md
-	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md
 	@$(BENCH)/clicks.py --table $(TABLES)/clicks.md
-	@$(BENCH)/onnx_export.py --repeats 5 --table $(TABLES)/onnx.md
-	@rm -f $(TABLES)/model_int8.onnx
-	@$(BIN)/refersam export onnx --int8 --out $(TABLES)/model_int8.onnx
-	@$(BENCH)/agreement.py --other $(TABLES)/model_int8.onnx --count 100 --table $(TABLES)/int8.md
-	@$(BENCH)/agreement.py --dtype bfloat16 --count 100 --table $(TABLES)/bfloat16.md
-	@$(BENCH)/server.py --table $(TABLES)/server.md
+	@$(BENCH)/training.py --steps 10 --table $(TABLES)/training.md
+	@$(BENCH)/server.py --models model $(EXPORTS)/tiny/openvino $(EXPORTS)/tiny/openvino_int8 --table $(TABLES)/server.md
 	@$(BENCH)/report.py $(TABLES) README.md docs/*.md
 
 bench-gpu: setup  ## run the benchmarks on a CUDA device; write tables to out/bench-gpu

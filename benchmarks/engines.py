@@ -44,7 +44,7 @@ FORMS = {
 }
 """Where each form's model is in the folder of its preset, and its precision."""
 ALONE, SEVERAL, ENCODED = "one phrase", "{} phrases about one image", "one phrase, image encoded before"
-CALIBRATION_SCENES = {"tiny": 96, "base": 8}
+CALIBRATION_SCENES = {"tiny": 96, "base": 4}
 
 
 def make_model(preset: str, folder: Path) -> Path:

@@ -14,12 +14,12 @@ OTHER_PAGES = {"ablations", "demo", "export", "performance"}
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("Two Images of it", "Images"),
+        ("Two Pictures of it", "Pictures"),
         ("MAX_PICTURE_SIDE = 3", "PICTURE"),
-        ("class ImageSize:", "Image"),
-        ("class LabelPicture:", "Image"),
+        ("class PictureSize:", "Picture"),
+        ("class LabelPicture:", "Picture"),
         ("def number_formats():", "number_formats"),
-        ("it is that of the model\nin the box.", "bundled model"),
+        ("it is that of the model\nin the box.", "model in the box"),
         ("    # learned by\n    # heart", "by heart"),
         ("> the loss is no\n> number", "is no number"),
     ],
@@ -42,12 +42,12 @@ def test_files_and_exit_code(
     """Text files only, none in hidden directories; the term to write stands behind the phrase."""
     (tmp_path / ".hidden").mkdir()
     for name in ("a.md", ".hidden/b.md", "c.png", "Makefile"):
-        (tmp_path / name).write_text("no\na image")
+        (tmp_path / name).write_text("no\na picture")
     monkeypatch.setattr("sys.argv", ["check_terms.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="1"):
         check_terms.main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"{tmp_path / name}:2: image -> image" for name in ("Makefile", "a.md")]
+    assert lines == [f"{tmp_path / name}:2: picture -> image" for name in ("Makefile", "a.md")]
     (tmp_path / "a.md").write_text("an image")
     (tmp_path / "Makefile").unlink()
     check_terms.main()

@@ -22,9 +22,9 @@ EXCEPT = frozenset({"check_terms.py", "test_check_terms.py"})
 """This list, and its test."""
 
 TERMS = {
-    r"images?": "image",
+    r"pictures?": "image",
     r"(?:model|one|weights|checkpoint)s? in the box": "bundled model, bundled checkpoint",
-    r"dtypes?": "dtype, precision",
+    r"number formats?": "dtype, precision",
     r"recomput\w*": "gradient checkpointing",
     r"highest rate|matrix_rate": "peak learning rate, muon_learning_rate",
     r"(?:backbone|text|prior)_factor": "image_encoder_lr_scale, text_encoder_lr_scale, spatial_prior_lr_scale",
@@ -46,7 +46,7 @@ TERMS = {
     r"(?:is|are|was|were|be|been) told|told(?= at| as| by| in)": "is reported",
     r"not to be had": "not available",
     r"that is none|what is none": "not a ...",
-    r"rendered scenes?|drawings(?! -->)": "synthetic scenes, rendered scenes",
+    r"drawn scenes?|drawings(?! -->)": "synthetic scenes, rendered scenes",
     r"takes? home": "download",
     r"(?:is|was|are|were) heard|hears?": "text conditioning",
     r"knows no sign": "the tokenizer maps ... to [UNK]",

@@ -23,8 +23,8 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth), an export (OpenVINO or "
-            "ONNX), or clipseg, grounded-sam, sam3, described before anything is downloaded. Without it: the bundled model.",
+            help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth), an export (OpenVINO, "
+            "ONNX), clipseg, grounded-sam or sam3. Without it: the bundled model.",
             metavar="[MODEL]",
             show_default=False,
         ),

@@ -41,9 +41,14 @@ from refersam.processor import ReferSamProcessor
 LEAST_AGREEMENT = 0.9
 """An int8 model whose masks overlap less with the model's own is not written."""
 
-KEPT_IN_FLOAT = ("text_encoder", "sampling_offsets", "attention_weights", "prompter", "mask_decoder", "object_score")
-"""Modules, by a part of their names, whose rounding to int8 lowers the agreement of masks more than it saves time."""
-
+QUANTISED = ("vision_encoder", "pyramid_ffn", "value_proj", "level_projections")
+"""Modules, by a part of their names, whose linear layers are in int8: most of the work. Rounding others changes masks
+(docs/performance.md)."""
+LINEAR = "aten.linear.default/MatMul"
+"""End of the names of linear layers' products. The others are between activations, as in attention."""
+KEPT_TYPES = ("Convolution", "ConvolutionBackpropData", "Interpolate", "ScaledDotProductAttention")
+"""Operations that lose the masks in int8: convolutions of the spatial prior, whose norms see a whole map; the guided
+filter's functions; and attention with relative positions as channels of wide ranges."""
 WHAT = "Exporting for OpenVINO"
 HELD_OUT = 8
 """Every so many-th calibration image is left out of the calibration, to compare masks on."""
@@ -249,7 +254,11 @@ def quantize(
                     subset_size=len(used),
                     model_type=nncf.ModelType.TRANSFORMER,
                     preset=nncf.QuantizationPreset.MIXED,
-                    ignored_scope=nncf.IgnoredScope(patterns=[f".*{name}.*" for name in KEPT_IN_FLOAT], validate=False),
+                    ignored_scope=nncf.IgnoredScope(
+                        names=[operation.get_friendly_name() for operation in graph.get_ops() if _is_kept(operation)],
+                        types=list(KEPT_TYPES),
+                        validate=False,
+                    ),
                     advanced_parameters=nncf.AdvancedQuantizationParameters(
                         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
                     ),
@@ -259,8 +268,15 @@ def quantize(
     return quantised, sum(map(_is_int8, operations))
 
 
+def _is_kept(operation: Any) -> bool:
+    """Return whether a product stays in float32."""
+    name = operation.get_friendly_name()
+    quantised = LINEAR in name and any(part in name for part in QUANTISED)
+    return operation.get_type_name() == "MatMul" and not quantised
+
+
 def _is_int8(operation: Any) -> bool:
-    """Return whether a product or convolution has a quantised input."""
-    if operation.get_type_name() not in ("MatMul", "Convolution"):
+    """Return whether a product has a quantised input."""
+    if operation.get_type_name() != "MatMul":
         return False
     return operation.input_value(0).get_node().get_type_name() == "FakeQuantize"
