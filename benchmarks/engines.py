@@ -21,7 +21,7 @@ import torch
 from agreement import HEADER, compare, scenes
 from report import add_option, dtypes, machine, report
 from rich.console import Console
-from steps import take_turns
+from steps import measure_interleaved
 
 from refersam.checkpoints.folders import BUNDLED_CHECKPOINT, load_model
 from refersam.config import ReferSamConfig
@@ -125,7 +125,7 @@ def main() -> None:
             for what, call in calls(predictor, TOKENS[args.preset], args.phrases).items()
         }
         with torch.inference_mode():
-            times = take_turns(measured, args.repeats, torch.device("cpu"))
+            times = measure_interleaved(measured, args.repeats, torch.device("cpu"))
         rows = []
         for form, what in measured:
             per_phrase = times[form, what] / (args.phrases if what == SEVERAL else 1)

@@ -40,7 +40,7 @@ TERMS = {
     r"what it survives": "fault tolerance",
     r"how it stands": "robustness",
     r"by heart": "overfit",
-    r"in miniature": "small-scale",
+    r"in miniature(?!\.)": "small-scale",
     r"tak(?:es?|ing) turns": "alternate, interleave",
     r"let(?:s|ting)? go of": "free, release",
     r"(?:is|are|was|were|be|been) told|told(?= at| as| by| in)": "is reported",
@@ -48,7 +48,7 @@ TERMS = {
     r"that is none|what is none": "not a ...",
     r"drawn scenes?|drawings(?! -->)": "synthetic scenes, rendered scenes",
     r"takes? home": "download",
-    r"(?:is|was|are|were) heard|hears?": "text conditioning",
+    r"(?:is|was|are|were) heard|hears?(?!t)": "text conditioning",
     r"knows no sign": "the tokenizer maps ... to [UNK]",
     r"whoever": "name the person or program",
 }

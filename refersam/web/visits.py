@@ -126,7 +126,7 @@ class Answers:
     Args:
         predictors: predictors by their names on the page.
         max_pixels: maximum width times height of an image.
-        most: number of visits in the cache; answers of other visits are recomputed.
+        most: number of visits in the cache; answers of other visits are computed again.
     """
 
     def __init__(self, predictors: Mapping[str, ReferSamPredictor], max_pixels: int, most: int = 4) -> None:
