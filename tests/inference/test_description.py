@@ -26,7 +26,7 @@ def test_the_bundled_model(run: Run) -> None:
     assert (told["preset"], told["licence"]) == ("tiny", "apache-2.0")
     assert told["input_size"] == [256, 256]
     assert told["heads"] == {"no_target": True, "iou": True}
-    assert told["supports_clicks"]
+    assert not told["supports_clicks"]
     assert (told["left_out"], told["upsampling"]) == ([], "guided filter")
     assert told["file_bytes"] == (BUNDLED_CHECKPOINT / "model.safetensors").stat().st_size
     model = ReferSamModel.from_pretrained(BUNDLED_CHECKPOINT)
