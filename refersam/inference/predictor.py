@@ -44,7 +44,7 @@ class _State:
     """
 
     query: Query
-    mask_logits: Tensor
+    mask_logits: Tensor | None
     model: Model
 
 
@@ -298,7 +298,7 @@ class ReferSamPredictor:
         results = []
         for index, answer in enumerate(read_answers(self.model, self.processor, output, query, *thresholds)):
             one = replace(query.part(index, index + 1), phrase_features=parts[index])
-            state = _State(one, masks[index : index + 1], self.model)
+            state = _State(one, None if masks is None else masks[index : index + 1], self.model)
             results.append(Segmentation(**vars(answer), image=image, prompts=query.prompts, _state=state))
         return results
 

@@ -18,7 +18,13 @@ Run = Callable[..., SimpleNamespace]
 IMAGE = str(Path(__file__).parents[2] / "examples" / "scene_1.png")
 DATA = ["--data-root", "."]
 TO_OUT = ["--out", "out"]
-EXTRAS = {"demo": "gradio", "serve": "fastapi_offline", "video": "av", "export onnx": "onnx"}
+EXTRAS = {
+    "demo": "gradio",
+    "serve": "fastapi_offline",
+    "video": "av",
+    "export onnx": "onnx",
+    "export openvino": "openvino",
+}
 """Packages that the command itself needs, before anything can fail."""
 
 USAGE: dict[str, list[list[str]]] = {
@@ -68,6 +74,7 @@ USAGE: dict[str, list[list[str]]] = {
     "serve": [["--port", "70000"], ["--api-key", ""]],
     "convert official": [["a.pth", "--out", "model"], ["a.pth", "--out", "model", "--preset", "nope"]],
     "export onnx": [[], ["--out", "model.txt"]],
+    "export openvino": [[], ["--out", "x", "--calibration", "photos"]],
 }
 FAILURES: dict[str, list[str]] = {
     "segment": ["nowhere.png", "star"],
@@ -87,6 +94,7 @@ FAILURES: dict[str, list[str]] = {
     "serve": ["--host", "192.0.2.1"],
     "convert official": ["nowhere.pth", "--out", "model", "--preset", "base"],
     "export onnx": ["--model", "nowhere", "--out", "model.onnx"],
+    "export openvino": ["--model", "nowhere", "--out", "exported"],
 }
 INTERRUPTED: dict[str, tuple[str, list[str]]] = {
     "segment": ("refersam.image.load_image", ["a.png", "star"]),
@@ -106,6 +114,7 @@ INTERRUPTED: dict[str, tuple[str, list[str]]] = {
     "serve": ("refersam.serving.run.serve", ["--port", "0"]),
     "convert official": ("refersam.checkpoints.official.convert_official_checkpoint", FAILURES["convert official"]),
     "export onnx": ("refersam.checkpoints.folders.load_model", ["--out", "model.onnx"]),
+    "export openvino": ("refersam.checkpoints.folders.load_model", ["--out", "exported"]),
 }
 """What is stopped, and the arguments that lead there."""
 
@@ -201,7 +210,7 @@ def test_signals_end_the_page(run: Run, monkeypatch: pytest.MonkeyPatch, number:
     monkeypatch.setattr("refersam.cli.console.load_predictor", lambda *_: SimpleNamespace(domain=None))
     monkeypatch.setattr(Page, "warm_up", lambda _: None)
     monkeypatch.setattr(
-        "refersam.web.page.build_page", lambda *_: SimpleNamespace(launch=launch, block_thread=lambda: None)
+        "refersam.web.layout.build_page", lambda *_: SimpleNamespace(launch=launch, block_thread=lambda: None)
     )
     result = run("demo", "--port", 17860)
     assert result.code == code, result
