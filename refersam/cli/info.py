@@ -24,7 +24,7 @@ def info(
         str | None,
         typer.Argument(
             help="Model to describe: a folder, a Hub id, a checkpoint of the authors (.pth), an export (OpenVINO, "
-            "ONNX), clipseg, grounded-sam or sam3. Without it: the bundled model.",
+            ".onnx), clipseg, grounded-sam or sam3. Without it: the bundled model.",
             metavar="[MODEL]",
             show_default=False,
         ),

@@ -107,7 +107,7 @@ def check_thresholds(
         ("no_target_threshold", no_target_threshold),
         ("min_component_fraction", min_component_fraction),
     ):
-        if value is not None:
+        if value is not None or name == "threshold":
             check_number(name, value, 0, 1)
 
 

@@ -159,7 +159,7 @@ def test_coco_captions_or_categories(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "image,phrase\n", "head line with the columns image and phrase"),
+        ("a.csv", "photo,phrase\n", "head line with the columns image and phrase"),
         ("a.csv", "image;phrase\na.jpg;x\n", "but has 'image;phrase'"),
         ("a.csv", "image,phrase\na.jpg,the big, red star\n", "line 2 has more cells .* between quotes"),
         ("a.csv", 'image,phrase\na.jpg,"the star\nb.jpg,x\n', "is not a CSV file"),

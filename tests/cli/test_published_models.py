@@ -121,6 +121,6 @@ def test_demo(predictor: ReferSamPredictor, images: list[Path], tmp_path: Path) 
     page = Page({"published": predictor}, tmp_path / "page", PageSettings())
     page.warm_up()
     threshold = page.no_target_threshold("published")
-    answers = page.answer(str(images[0]), "\n".join(PHRASES), "published", 0.5, threshold)
+    answers = page.answers(page.ask(str(images[0]), "\n".join(PHRASES), "published", 0.5, threshold))
     for one, other in zip(answers, predictor.predict(images[0], PHRASES), strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)

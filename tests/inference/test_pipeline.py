@@ -110,7 +110,7 @@ def test_what_is_refused(segmenter: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match="threshold must be a number from 0 to 1"):
         segmenter(SCENES[0], phrases="a star", threshold=2)
     with pytest.raises(ValueError, match="An image with phrases must be"):
-        segmenter({"image": SCENES[0]}, phrases="a star")
+        segmenter({"photo": SCENES[0]}, phrases="a star")
     with pytest.raises(TypeError, match="top_k"):
         segmenter(SCENES[0], phrases="a star", top_k=3)
 
@@ -135,7 +135,7 @@ def test_clicks(segmenter: Any, predictor: ReferSamPredictor) -> None:
     clicked, plain = segmenter(asked, phrases="every red object", batch_size=2)
     assert_same(clicked, [expected])
     assert_same(plain, [predictor.predict(SCENES[1], "every red object")])
-    with pytest.raises(PromptError, match="One box"):
+    with pytest.raises(PromptError, match="At most one box"):
         segmenter(SCENES[0], phrases="the star", boxes=[(1, 1, 9, 9), (2, 2, 8, 8)])
     with pytest.raises(PromptError):
         segmenter(SCENES[0], phrases=PHRASES, points=[(1, 1)])

@@ -186,7 +186,7 @@ def test_many_clients_at_once_get_their_own_answers(
         (png(), ["x"], {"points": "[[1, 2]]", "point_labels": "[1, 1]"}, 422, "1 point and 2 labels"),
         (png(), ["x"], {"box": "[5, 5, 5, 9]"}, 422, "A box"),
         (png(), ["x", "y"], {"points": "[[1, 2]]"}, 422, "phrase"),
-        (png(), ["x"], {"thresholdd": 0.9}, 422, "no field 'thresholdd', but image, phrases, threshold"),
+        (png(), ["x"], {"thresholdd": 0.9}, 422, "no field 'thresholdd', but image, phrases, points"),
     ],
 )
 def test_refused(
