@@ -102,7 +102,7 @@ def position_words(words: Wording, where: str) -> tuple[str, str]:
         return words.pick(_BEFORE[where]), ""
     after = words.pick(_AFTER[where])
     if after.startswith(("in the", "on the", "at the")) and words.chance(0.1):
-        after += words.pick((" of the image", " of the image"))
+        after += words.pick((" of the picture", " of the image"))
     elif not after.startswith("that") and words.chance(0.1):
         after = f"that is {after}"
     return "", after

@@ -59,12 +59,17 @@ START, GAP = r"(?:(?<![a-zA-Z])|(?<=[a-z])(?=[A-Z]))", r"(?:[_ ]+|[ ]*\n[ ]*)"
 WORDS = {re.compile(f"{START}(?i:{phrase.replace(' ', GAP)})(?![a-z])"): term for phrase, term in TERMS.items()}
 
 
+PHRASE_DATA = frozenset({"places.py", "rewording.py", "phrases_by_hand.yaml"})
+"""Files with phrases of data, in which people say "picture"."""
+
+
 def text_files(places: Iterable[Path]) -> Iterator[Path]:
     """Yield the text files among files and, sorted, inside directories; hidden directories are left out."""
     for place in places:
         for path in [place] if place.is_file() else sorted(place.rglob("*")):
             hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
-            if path.is_file() and not hidden and (path.suffix in SUFFIXES or path.name in FILES):
+            is_text = path.suffix in SUFFIXES or path.name in FILES
+            if path.is_file() and not hidden and is_text and path.name not in PHRASE_DATA:
                 yield path
 
 

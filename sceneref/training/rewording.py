@@ -106,7 +106,7 @@ _ENDINGS = (
     "please",
     "for me",
     "in this image",
-    "somewhere in the image",
+    "somewhere in the picture",
     ", nothing else",
     ", i think",
     "and leave the rest",

@@ -171,7 +171,7 @@ def test_broken_images(write: Callable[..., Path], image: bytes, told: str) -> N
     [
         ([{"image": {"bytes": b"a"}}], "should have a column image .* but has image: struct"),
         ([{"samples": [target(1, "dog")]}], "should have a column image"),
-        ([{"image": 1}], "but has neither"),
+        ([{"photo": 1}], "but has neither"),
         ([row(0, target(1, "dog"), image="a.png")], "should have a column image .* image: string"),
         ([{"image": b"a", "samples": "dog"}], "should have a column image .* samples: string"),
         ([{"image": b"a", "samples": [1, 2]}], "row 0: samples, entry 0"),

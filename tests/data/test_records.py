@@ -94,7 +94,7 @@ def test_null_is_absent(miniature: Any) -> None:
         ({"image": "a.jpg", "text": "x"}, r"line 1: phrase is missing, and text is not a field .*, which has phrase, "),
         ({"image": "a.jpg", "phrases": "x"}, "phrase is missing, and phrases is not .*, did you mean phrase"),
         ({"image": "a.jpg", "mask": "m.png"}, r"line 1: phrase is missing\."),
-        ({"img": "a.jpg", "text": "x"}, r"line 1: img is not a field.*It was read as the head.*has a \"phrase\""),
+        ({"img": "a.jpg", "text": "x"}, r"line 1: img is not a field.*It was read as the head.*have a \"phrase\""),
     ],
 )
 def test_a_first_line_without_a_phrase(line: object, message: str, tmp_path: Path) -> None:
