@@ -280,7 +280,7 @@ def test_what_is_not_offered(
 
 def raise_for(kind: type[Exception]) -> Callable[..., Any]:
     """Return what stands for a download that the Hub refuses."""
-    import httpx
+    httpx = pytest.importorskip("httpx")
 
     def refuse(*_arguments: object, **_options: object) -> None:
         request = httpx.Request("GET", "https://huggingface.co")
