@@ -100,7 +100,7 @@ class PhraseParser:
 
     def read(self, text: str) -> set[int]:
         text = text.lower().rstrip(".").replace("-most", "most").replace("isn't", "is not").replace("aren't", "are not")
-        text = re.sub(r" of the (image|image)$", "", text)
+        text = re.sub(r" of the (picture|image)$", "", text)
         text = re.sub(r"\b(top|bottom|upper|lower)-(left|right)", r"\1 \2", text)
         if " and " in text:
             parts = [self.read(part) for part in re.split(r", | and ", text.removeprefix("both "))]
