@@ -18,9 +18,9 @@ from refersam.files import WriteLock
 lock = WriteLock(Path(sys.argv[1]))
 lock.acquire()
 if os.fork() == 0:  # a worker that outlives its parent
+    print("held", flush=True)  # from here, it has closed what it inherited
     time.sleep(20)
     os._exit(0)
-print("held", flush=True)
 time.sleep(20)
 """
 
