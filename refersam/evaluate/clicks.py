@@ -11,6 +11,7 @@ from refersam.clicks import PADDING, next_clicks
 from refersam.evaluate.answers import protocol_answers
 from refersam.inference.predictor import ReferSamPredictor
 from refersam.inference.prompts import to_input
+from refersam.inference.queries import clickable
 from refersam.metrics.protocols import Protocol
 from refersam.model.refersam import PhraseFeatures, ReferSamOutput
 
@@ -40,7 +41,7 @@ def click_rounds(
     Yields:
         The B masks after each click at the protocol's size; a mask without any error gets no further click.
     """
-    model, processor, current = predictor.model, predictor.processor, list(masks)
+    model, processor, current = clickable(predictor.model), predictor.processor, list(masks)
     input_size = (4 * output.low_res_mask_logits.shape[1], 4 * output.low_res_mask_logits.shape[2])
     points, labels = [], []
     for _ in range(count):
@@ -51,8 +52,8 @@ def click_rounds(
         scaled = [to_input(point, m.shape, input_size) for (point, _), m in zip(found, current, strict=True)]
         points.append(torch.cat(scaled).to(model.device))
         labels.append(torch.cat([label for _, label in found]).to(model.device))
-        clicks = torch.stack(points, dim=1), torch.stack(labels, dim=1)
-        output = model.decode(features, *clicks, mask_prompt=output.low_res_mask_logits)
+        clicks = {"input_points": torch.stack(points, dim=1), "input_labels": torch.stack(labels, dim=1)}
+        output = model.decode(features, **clicks, mask_prompt=output.low_res_mask_logits)
         answers = protocol_answers(output, sizes, processor, protocol, model.config.supervise_iou, 0.5)
         for row, answer in enumerate(answers):
             if labels[-1][row] != PADDING:

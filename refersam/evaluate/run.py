@@ -15,7 +15,7 @@ from refersam.data.check import check_images
 from refersam.data.findings import Severity
 from refersam.data.index import group_by_image
 from refersam.data.sample import ReferringSample
-from refersam.errors import DataError, PromptError
+from refersam.errors import DataError
 from refersam.evaluate.answers import protocol_answers
 from refersam.evaluate.batches import (
     PREDICTIONS_PER_BATCH,
@@ -29,8 +29,7 @@ from refersam.evaluate.clicks import click_rounds
 from refersam.evaluate.predictions import Prediction, make_prediction, read_predictions
 from refersam.evaluate.processes import Processes
 from refersam.inference.predictor import ReferSamPredictor
-from refersam.inference.prompts import WITHOUT_CLICKS
-from refersam.inference.queries import Query, encode_queries, run_queries
+from refersam.inference.queries import Query, clickable, encode_queries, run_queries
 from refersam.metrics.clicks import ClickCurve, click_curve
 from refersam.metrics.masks import encode_mask
 from refersam.metrics.protocols import Protocol, check_protocol
@@ -220,9 +219,7 @@ def _run_batch(
 ) -> Iterator[_Row]:
     """Run the model on a batch and score its phrases."""
     model = predictor.model
-    queries: Sequence[Query] = encode_queries(model, batch.queries) if clicks else batch.queries
-    if clicks and any(query.phrase_features is None for query in queries):
-        raise PromptError(WITHOUT_CLICKS)
+    queries: Sequence[Query] = encode_queries(clickable(model), batch.queries) if clicks else batch.queries
     rows = iter(zip(batch.positions, batch.truths, strict=True))
     for query, output in zip(queries, run_queries(model, queries), strict=True):
         sizes = [(query.height, query.width)] * len(query.phrases)

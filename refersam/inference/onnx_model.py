@@ -20,9 +20,8 @@ from torch import Tensor
 
 from refersam.checkpoints.registration import register_classes
 from refersam.config import ReferSamConfig
-from refersam.errors import CheckpointError, DeviceError, PromptError, ReferSamError, one_line
-from refersam.inference.prompts import WITHOUT_CLICKS
-from refersam.model.refersam import PhraseFeatures, ReferSamOutput, check_images, check_text
+from refersam.errors import CheckpointError, DeviceError, ReferSamError, one_line
+from refersam.model.refersam import ReferSamOutput, check_images, check_text
 from refersam.optional import require
 from refersam.processor import ReferSamProcessor, check_room
 from refersam.reprs import OneLineRepr
@@ -71,6 +70,7 @@ class OnnxModel:
         num_parameters: of that model.
     """
 
+    without_clicks = "This model was exported without clicks: load the model that it was exported from instead."
     device = torch.device("cpu")
     dtype = torch.float32
 
@@ -112,29 +112,12 @@ class OnnxModel:
         self._check_images(pixel_values)
         return Images(pixel_values)
 
-    def encode_phrases(
-        self,
-        pixel_values: Tensor | None,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        image_features: Any = None,
-    ) -> None:
-        """Return None: an exported model runs in one piece."""
-
-    def decode(self, features: PhraseFeatures, *_prompts: Any, **_named: Any) -> ReferSamOutput:  # noqa: ARG002
-        """Raise PromptError: an exported model runs in one piece."""
-        raise PromptError(WITHOUT_CLICKS)
-
     def __call__(
         self,
         pixel_values: Tensor | None,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Any = None,
-        input_points: Tensor | None = None,
-        input_labels: Tensor | None = None,
-        input_boxes: Tensor | None = None,
-        mask_prompt: Tensor | None = None,
     ) -> ReferSamOutput:
         """As `ReferSamModel.forward`, without clicks.
 
@@ -142,8 +125,6 @@ class OnnxModel:
             ValueError: shapes that do not fit, neither pixel_values nor image_features, or both.
             ReferSamError: the runtime cannot run the file.
         """
-        if any(prompt is not None for prompt in (input_points, input_labels, input_boxes, mask_prompt)):
-            raise PromptError(WITHOUT_CLICKS)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if (pixel_values is None) == (image_features is None):

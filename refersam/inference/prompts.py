@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 MAX_POINTS = 100
 """Maximum number of clicks per phrase."""
 
-WITHOUT_CLICKS = "This model was exported without clicks: load the model that it was exported from instead."
-
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from refersam.errors import PhraseError, PromptError, ReferSamError
 from refersam.inference.prompts import NO_PROMPTS, Prompts, warn_untrained
-from refersam.inference.runtimes import Features, Model, Processor
+from refersam.inference.runtimes import ClickableModel, Features, Model, Processor
 from refersam.model.refersam import PhraseFeatures, ReferSamOutput
 from refersam.reprs import OneLineRepr
 
@@ -166,7 +166,7 @@ def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
 
     Raises:
         ReferSamError: the device runs out of memory.
-        PromptError: clicks are given for a model that was exported without clicks.
+        PromptError: clicks are given for a model that takes none.
     """
     inputs = [getattr(query.pixel_values, "shape", place) for place, query in enumerate(queries)]
     if len(set(inputs)) > 1 and queries[0].phrase_features is None:
@@ -176,14 +176,16 @@ def run_queries(model: Model, queries: Sequence[Query]) -> list[ReferSamOutput]:
         name: torch.cat([query.prompt_tensors[name] for query in queries]).to(model.device)
         for name in first.prompt_tensors
     }
+    if prompts and first.phrase_features is None:
+        return run_queries(model, encode_queries(clickable(model), queries))
     if prompts and not model.config.supports_clicks:
         warn_untrained(str(getattr(model, "name_or_path", "")))
     with _errors_of_memory(model, rows * len(queries)):
-        if first.phrase_features is not None:
-            features = [query.phrase_features for query in queries if query.phrase_features is not None]
-            output = model.decode(PhraseFeatures.concatenate(features), **prompts)
+        if first.phrase_features is None:
+            output = model(**_inputs(model, queries))
         else:
-            output = model(**_inputs(model, queries), **prompts)
+            features = [query.phrase_features for query in queries if query.phrase_features is not None]
+            output = clickable(model).decode(PhraseFeatures.concatenate(features), **prompts)
     return [
         ReferSamOutput(**{name: value[start : start + rows] for name, value in output.items()})
         for start in range(0, rows * len(queries), rows)
@@ -205,14 +207,26 @@ def encode_queries(model: Model, queries: Sequence[Query]) -> list[Query]:
     Raises:
         ReferSamError: the device runs out of memory.
     """
+    if not isinstance(model, ClickableModel):
+        return list(queries)
     with _errors_of_memory(model, sum(len(query.phrases) for query in queries)):
         features = model.encode_phrases(**_inputs(model, queries))
-    if features is None:
-        return list(queries)
     return [
         replace(query, pixel_values=None, image_features=None, phrase_features=part)
         for query, part in zip(queries, features.split(len(queries)), strict=True)
     ]
+
+
+def clickable(model: Model) -> ClickableModel:
+    """Return a model that takes clicks.
+
+    Raises:
+        PromptError: the model takes none.
+    """
+    if isinstance(model, ClickableModel):
+        return model
+    own = getattr(model, "without_clicks", None)
+    raise PromptError(own or "This model takes no clicks or boxes: use a ReferSAM model, such as the bundled one.")
 
 
 def _inputs(model: Model, queries: Sequence[Query]) -> dict[str, Any]:

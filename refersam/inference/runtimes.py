@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -75,37 +75,31 @@ class Model(Protocol):
     def encode_image(self, pixel_values: Any) -> Any:
         """Encode the text-independent features of I images; pass them as `image_features` to later calls."""
 
-    def encode_phrases(
-        self,
-        pixel_values: Tensor | None,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        image_features: Any = None,
-    ) -> PhraseFeatures | None:
-        """Compute the inputs of `decode`; return None if the model has no separate decoder."""
-
-    def decode(
-        self,
-        features: PhraseFeatures,
-        input_points: Tensor | None = None,
-        input_labels: Tensor | None = None,
-        input_boxes: Tensor | None = None,
-        mask_prompt: Tensor | None = None,
-    ) -> ReferSamOutput:
-        """Run the decoder on features of `encode_phrases`; see `ReferSamModel.decode`."""
-
     def __call__(
         self,
         pixel_values: Any,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Any = None,
-        input_points: Tensor | None = None,
-        input_labels: Tensor | None = None,
-        input_boxes: Tensor | None = None,
-        mask_prompt: Tensor | None = None,
     ) -> ReferSamOutput:
         """Segment; see `ReferSamModel.forward`. `image_features` come from `encode_image` of the same model."""
+
+
+@runtime_checkable
+class ClickableModel(Model, Protocol):
+    """Model with a separate decoder, which takes clicks, boxes and mask prompts."""
+
+    def encode_phrases(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        image_features: Any = None,
+    ) -> PhraseFeatures:
+        """Compute the inputs of `decode`; see `ReferSamModel.encode_phrases`."""
+
+    def decode(self, features: PhraseFeatures, **prompts: Tensor) -> ReferSamOutput:
+        """Run the decoder on features of `encode_phrases`; see `ReferSamModel.decode` for the prompts."""
 
 
 class Processor(Protocol):

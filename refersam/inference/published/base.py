@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from refersam.errors import CheckpointError, PromptError, first_of
+from refersam.errors import CheckpointError, first_of
 from refersam.image import ImageSource, load_image
 from refersam.inference.runtimes import Features
 from refersam.model.refersam import ReferSamOutput
 from refersam.phrases import check_phrases
 from refersam.processor import MAX_SIDE, ReferSamProcessor
-
-WITHOUT_CLICKS = "This model takes no clicks or boxes: use a ReferSAM model, such as the bundled one."
 
 _NOTHING = -1e4
 """Logit of an empty mask."""
@@ -68,13 +66,6 @@ class TransformersModel(nn.Module):
         """Encode the text-independent features of images."""
         raise NotImplementedError
 
-    def encode_phrases(self, *_inputs: Any, **_named: Any) -> None:
-        """Return None: the model has no separate decoder."""
-
-    def decode(self, *_inputs: Any, **_named: Any) -> ReferSamOutput:
-        """Raise PromptError: the model does not accept clicks."""
-        raise PromptError(WITHOUT_CLICKS)
-
     def answer(self, features: Any, input_ids: Tensor, attention_mask: Tensor) -> ReferSamOutput:
         """Segment B phrases about I encoded images, B / I consecutive phrases per image.
 
@@ -91,11 +82,8 @@ class TransformersModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         image_features: Any = None,
-        **prompts: Tensor | None,
     ) -> ReferSamOutput:
-        """Segment; see `runtimes.Model`. Raise PromptError for clicks, boxes and mask prompts."""
-        if any(prompt is not None for prompt in prompts.values()):
-            raise PromptError(WITHOUT_CLICKS)
+        """Segment; see `runtimes.Model`."""
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         features = self.encode_image(pixel_values) if image_features is None else image_features
         return self.answer(features, input_ids, attention_mask)
