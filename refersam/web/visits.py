@@ -138,16 +138,16 @@ class Answers:
     def of(self, visit: Visit) -> list[Segmentation]:
         """Return the answers to the phrases of a visit, with its corrections applied.
 
+        A file is read once per visit: gradio gives each content a path of its own.
+
         Raises:
             ReferSamError: the image is deleted or unreadable, a phrase is invalid, or the model does not accept clicks.
         """
         if not Path(visit.file).is_file():
             raise ReferSamError(DELETED)
-        content = Path(visit.file).read_bytes()
-        digest = hashlib.sha256(content).digest()
-        key = (digest, visit.model, visit.phrases, visit.thresholds)
+        key = (visit.file, visit.model, visit.phrases, visit.thresholds)
         with self._lock:
-            kept = self._kept.pop(key, None) or self._begin(visit, self._encode(visit.model, digest, content))
+            kept = self._kept.pop(key, None) or self._begin(visit)
             for index in range(len(visit.phrases)):
                 self._correct(visit, index, kept)
             self._kept[key] = kept
@@ -155,7 +155,8 @@ class Answers:
                 self._kept.popitem(last=False)
             return list(kept.answers)
 
-    def _begin(self, visit: Visit, image: EncodedImage) -> _Kept:
+    def _begin(self, visit: Visit) -> _Kept:
+        image = self._encode(visit.model, Path(visit.file))
         answers = self._predictors[visit.model].predict(image, visit.phrases, *visit.thresholds)
         return _Kept(answers, list(answers), [()] * len(answers))
 
@@ -171,9 +172,10 @@ class Answers:
             )
         kept.answers[index], kept.corrections[index] = answer, wanted
 
-    def _encode(self, model: str, digest: bytes, content: bytes) -> EncodedImage:
-        """Encode an image; the last result is cached for further phrases."""
-        key = (model, digest)
+    def _encode(self, model: str, file: Path) -> EncodedImage:
+        """Encode an image; the last result is cached for further phrases, also if the image is uploaded again."""
+        content = file.read_bytes()
+        key = (model, hashlib.sha256(content).digest())
         if self._encoded is None or self._encoded[0] != key:
             image = load_image(content, max_pixels=self._max_pixels)
             self._encoded = (key, self._predictors[model].set_image(image))
