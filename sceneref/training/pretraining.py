@@ -10,7 +10,7 @@ the spatial prior, SAM's first layers, their injection and extraction. The text-
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -60,6 +60,15 @@ class LabelBatch:
         return LabelBatch(pixel_values, fine, cells, self.sample_ids)
 
 
+def render_scenes(
+    settings: PretrainingSettings, seed: int, rank: int, world_size: int, is_stopping: Callable[[], bool]
+) -> Iterator[tuple[int, Scene]]:
+    """Yield this process's share of the scenes with their indices; arguments and errors as in `LabelledScenes`."""
+    scenes = settings.scenes()
+    for index in until_stopped(range(rank, settings.images, world_size), is_stopping):
+        yield index, generate_scene(scenes, "train", seed, index)
+
+
 class LabelledScenes:
     """Rendered images and their labels, in memory.
 
@@ -82,9 +91,7 @@ class LabelledScenes:
         world_size: int = 1,
         is_stopping: Callable[[], bool] = never,
     ) -> None:
-        scenes = settings.scenes()
-        own = until_stopped(range(rank, settings.images, world_size), is_stopping)
-        rendered = [generate_scene(scenes, "train", seed, index) for index in own]
+        rendered = [scene for _, scene in render_scenes(settings, seed, rank, world_size, is_stopping)]
         self.process = (seed, rank, world_size)
         self.images = torch.from_numpy(np.stack([scene.image for scene in rendered]))
         self.fine = torch.stack([fine_labels(scene) for scene in rendered])

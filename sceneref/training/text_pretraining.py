@@ -27,12 +27,12 @@ from refersam.model.refersam import ReferSamModel
 from refersam.model.text_encoder import encode_text
 from refersam.processor import ReferSamProcessor
 from refersam.training.engine import Engine
-from refersam.training.signals import never, until_stopped
+from refersam.training.signals import never
 from refersam.training.trainee import LossTerms
-from sceneref import Scene, ScenePhrase, generate_scene, phrases_about
+from sceneref import Scene, ScenePhrase, phrases_about
 from sceneref.training.labels import condition_at
 from sceneref.training.objectives import fusions_of, normalised
-from sceneref.training.pretraining import ScenePhase
+from sceneref.training.pretraining import ScenePhase, render_scenes
 from sceneref.training.rewording import NUMBERS, RewordingDraw, reword
 from sceneref.training.settings import PretrainingSettings
 
@@ -122,8 +122,7 @@ class CachedScenes:
         self.seed = [seed, world_size, rank]
         self.scenes: list[CachedScene] = []
         encoder = copy.deepcopy(model).eval()
-        for index in until_stopped(range(rank, settings.images, world_size), is_stopping):
-            scene = generate_scene(scenes, "train", seed, index)
+        for index, scene in render_scenes(settings, seed, rank, world_size, is_stopping):
             rng = np.random.default_rng([seed, index])
             phrases = phrases_about(scene.objects, scenes, "train", rng, settings.phrases_per_image)
             if phrases:

@@ -20,7 +20,7 @@ from refersam.training.phases import Phase
 from refersam.training.trainer import Trainer
 from sceneref import SceneRefSettings, generate_scene
 from sceneref.objects import PATTERNS
-from sceneref.training import pretraining, text_pretraining
+from sceneref.training import pretraining
 from sceneref.training.pretraining import LabelBatch, LabelledScenes, LabelPhase, LabelTrainee, fine_labels
 from sceneref.training.settings import PretrainingSettings, SceneRefTrainSettings
 
@@ -307,8 +307,7 @@ def test_a_signal_while_images_are_rendered(
     part: str, miniature: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No further image is rendered, no step is taken; the resumed run starts the phase again."""
-    module = pretraining if part == "encoder" else text_pretraining
-    generate, rendered = module.generate_scene, []
+    generate, rendered = pretraining.generate_scene, []
 
     def signalled(*arguments: Any) -> Any:
         rendered.append(arguments)
@@ -318,7 +317,7 @@ def test_a_signal_while_images_are_rendered(
 
     settings = with_phases(miniature, {"part": part}, steps=1)
     run = Trainer(settings, tmp_path)
-    monkeypatch.setattr(module, "generate_scene", signalled)
+    monkeypatch.setattr(pretraining, "generate_scene", signalled)  # both parts render by it
     assert run.run() == {}
     assert (len(rendered), run.step, run.stopped_by) == (2, 0, "SIGTERM")
     steps: list[tuple[int, int]] = []
