@@ -57,3 +57,12 @@ def original(folder: Path) -> ReferSamPredictor:
 def image() -> np.ndarray:
     """37 x 53, noise."""
     return np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=[(1, 1, 3), (1, 5, 20), (2, 4, 9), (3, 3, 24)], ids=str)
+def inputs(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random pixels, ids and attention mask for (images, phrases, tokens), with padding in some phrases."""
+    images, phrases, tokens = request.param
+    ids = torch.randint(5, 90, (phrases, tokens))
+    attention = (torch.arange(tokens) < torch.randint(3, tokens + 1, (phrases, 1))).long()
+    return torch.randn(images, 3, 64, 96), ids * attention, attention
